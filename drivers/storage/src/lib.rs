@@ -1,1 +1,121 @@
-//! x
+//! The storage contract: keys and bytes, nothing of backups.
+//!
+//! A [`Storage`] holds objects under checked [`Key`]s. Each sentence below that makes a promise is one
+//! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
+//! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
+
+pub mod conformance;
+mod error;
+pub mod fault;
+mod key;
+pub mod limit;
+pub mod memory;
+pub mod record;
+pub mod retry;
+
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+pub use error::{Error, ErrorKind, Operation, Result};
+pub use key::{Key, KeyError, Prefix};
+
+/// What a store knows of one object without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Length in bytes.
+    pub size_bytes: u64,
+    /// When the object was last published, replaced or touched, by the store's clock.
+    pub modified: SystemTime,
+}
+
+/// One object of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Where the object lies.
+    pub key: Key,
+    /// Its size and time.
+    pub meta: ObjectMeta,
+}
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SweepReport {
+    /// Abandoned uploads that are gone now.
+    pub removed: u64,
+}
+
+/// A place that keeps objects: whole, durable and named by [`Key`]s.
+#[async_trait]
+pub trait Storage: std::fmt::Debug + Send + Sync {
+    /// Returns the place as a user writes it, without secrets.
+    fn location(&self) -> String;
+
+    /// Returns exactly the bytes of the object.
+    async fn read(&self, key: &Key) -> Result<Bytes>;
+
+    /// Returns exactly the bytes of the range; an object that ends before it is `ErrorKind::Short`.
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes>;
+
+    /// Returns the bytes of each range, in the order asked for, with [`Storage::read_range`]'s promise.
+    async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>>;
+
+    /// Returns the size and the modification time of the object.
+    async fn stat(&self, key: &Key) -> Result<ObjectMeta>;
+
+    /// Lists every object below the prefix whose publication returned before the call, in no order.
+    ///
+    /// Unfinished uploads are invisible. A prefix under which nothing lies is an empty list. A name that
+    /// is no [`Key`] is left out.
+    fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ListedObject>>;
+
+    /// Publishes the object whole and durable, and only if the key is absent: the store decides in one
+    /// step. `ErrorKind::AlreadyExists` otherwise.
+    async fn create(&self, key: &Key, bytes: Bytes) -> Result<()>;
+
+    /// Begins an object that is streamed; see [`Staged`].
+    async fn stage(&self, key: &Key) -> Result<Box<dyn Staged>>;
+
+    /// Publishes the object durably whether or not the key is taken; a reader sees the old bytes or the
+    /// new ones at any instant, never a mix, never nothing.
+    async fn replace(&self, key: &Key, bytes: Bytes) -> Result<()>;
+
+    /// Moves the modification time to the store's now, if the object still holds `expected`; otherwise
+    /// `ErrorKind::Changed`, and the object of the other party is untouched.
+    async fn touch(&self, key: &Key, expected: &[u8]) -> Result<()>;
+
+    /// Moves an object, with its modification time, to a name that must be absent, in one step: of
+    /// several movers one wins, the others see `ErrorKind::NotFound`; a taken name is
+    /// `ErrorKind::AlreadyExists`. A store that has no such step answers `ErrorKind::Unsupported`.
+    async fn rename(&self, from: &Key, to: &Key) -> Result<()>;
+
+    /// Removes the object durably; `ErrorKind::NotFound` when there is none.
+    async fn remove(&self, key: &Key) -> Result<()>;
+
+    /// Removes abandoned uploads older than the given age; never follows a link out of the repository.
+    ///
+    /// The caller must know that no upload of that age is still wanted.
+    async fn sweep(&self, older_than: Duration) -> Result<SweepReport>;
+
+    /// Returns the present time by the clock that stamps [`ObjectMeta::modified`].
+    async fn now(&self) -> Result<SystemTime>;
+}
+
+/// An object being streamed into a storage.
+///
+/// Nothing is visible under the key before [`Staged::seal`] returns. Dropped or killed before that, the
+/// remains can be found by [`Storage::sweep`]; a drop removes them where it can do so without waiting.
+#[async_trait]
+pub trait Staged: std::fmt::Debug + Send {
+    /// Appends bytes. After an error the object can only be discarded.
+    async fn write(&mut self, bytes: Bytes) -> Result<()>;
+
+    /// Publishes the object with [`Storage::create`]'s promise.
+    async fn seal(self: Box<Self>) -> Result<()>;
+
+    /// Gives the object up and removes what was written.
+    async fn discard(self: Box<Self>) -> Result<()>;
+}

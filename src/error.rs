@@ -1,0 +1,95 @@
+//! The error of every floor above `format`: a kind for callers, a message for people, the cause kept.
+//!
+//! A message names the operation and the object, in lower case, without a full stop, and does not repeat
+//! its cause. Hints and exit codes belong to the command line.
+
+use std::fmt;
+
+/// What callers may match on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The request itself cannot be meant: a flag, a path, an id.
+    Usage,
+    /// No repository lies at the location.
+    NoRepository,
+    /// Another process holds the repository's lock, or the archive's.
+    Locked,
+    /// The key does not open the repository.
+    WrongKey,
+    /// The user stopped the operation.
+    Interrupted,
+    /// What was asked for is not there: a snapshot, a file.
+    NotFound,
+    /// The destination or the source is not in a state in which going on would be safe.
+    Refused,
+    /// Stored bytes are not what they must be.
+    Damaged,
+    /// Written by a newer version, or of a kind this version does not handle.
+    Unsupported,
+    /// The source archive cannot be captured: a file is missing, changed, or not what the database says.
+    Source,
+    /// Reading or writing failed.
+    Io,
+}
+
+/// An error of packvault.
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// The result of every fallible function above `format`.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// Makes an error without a cause.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// Makes an error that keeps its cause.
+    pub fn caused(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// Returns what callers may match on.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Returns the message and every cause, joined by `: `, in one line.
+    pub fn chain(&self) -> String {
+        let mut line = self.message.clone();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            line.push_str(": ");
+            line.push_str(&error.to_string());
+            cause = error.source();
+        }
+        line
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.kind, self.chain())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
