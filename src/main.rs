@@ -1,1 +1,3 @@
-fn main(){}
+//! The packvault program: parse, run, exit code.
+
+fn main() {}

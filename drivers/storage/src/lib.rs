@@ -4,14 +4,8 @@
 //! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
 //! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
 
-pub mod conformance;
 mod error;
-pub mod fault;
 mod key;
-pub mod limit;
-pub mod memory;
-pub mod record;
-pub mod retry;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
