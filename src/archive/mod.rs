@@ -1,0 +1,15 @@
+//! The live data of an application, and the target of a restore.
+//!
+//! Everything here works on the local file system through held handles, never follows a link it was not
+//! given by the user, and blocks: the engine calls it on blocking threads. It knows nothing of
+//! repositories.
+
+pub mod beneath;
+pub mod content;
+pub mod extras;
+pub mod freeze;
+pub mod ownership;
+pub mod pages;
+pub mod profile;
+pub mod sqlite;
+pub mod target;

@@ -1,0 +1,103 @@
+//! What packvault must know of one application: the trait that a profile fills in.
+//!
+//! A profile knows names, queries and rules; it reads what it is handed and decides nothing about
+//! repositories. Capture and restore proof go through the same queries, so that the two statistics can
+//! differ only if the data does.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::content::{ContentRef, ContentStore};
+use super::extras::ExtrasSource;
+use super::freeze::FrozenDatabase;
+use crate::Result;
+use crate::format::BlobId;
+
+/// Where an archive lies on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchivePaths {
+    /// The folder that extras are relative to.
+    pub home: PathBuf,
+    /// The database file.
+    pub database: PathBuf,
+    /// The folder of content-addressed attachments.
+    pub content: PathBuf,
+    /// The application's configuration file; it need not exist.
+    pub config: PathBuf,
+}
+
+/// What a capture learns from the pinned database beside its pages.
+#[derive(Debug, Clone)]
+pub struct CapturedFacts {
+    /// The statistics, compact JSON, as the manifest records them.
+    pub stats: String,
+    /// Number of attachment rows, whatever they point at.
+    pub attachment_rows: u64,
+    /// One reference per distinct attachment, in the order in which they are listed.
+    pub content: Vec<ContentRef>,
+    /// Whether an attachment lies at another path than its own hash gives.
+    pub namespaced: bool,
+}
+
+/// A path at which the application expects an attachment.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ContentPath {
+    /// The attachment.
+    pub id: BlobId,
+    /// Its path below the content folder.
+    pub path: String,
+}
+
+/// Which of the files that may hold secrets a capture takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExtrasChoice {
+    /// The application's configuration file.
+    pub include_config: bool,
+    /// Tokens and client secrets.
+    pub include_tokens: bool,
+}
+
+/// One kind of application.
+pub trait Profile: std::fmt::Debug + Send + Sync {
+    /// Returns the profile's name in configuration files.
+    fn name(&self) -> &'static str;
+
+    /// Returns the database's file name in a restored archive.
+    fn database_name(&self) -> &'static str;
+
+    /// Returns the attachment folder's name in a restored archive.
+    fn content_name(&self) -> &'static str;
+
+    /// Returns what every snapshot of this application leaves out, for the manifest.
+    fn excluded(&self) -> &'static [&'static str];
+
+    /// Returns the lock files that own the archive, in the order in which they are taken.
+    fn ownership_files(&self, paths: &ArchivePaths) -> Vec<PathBuf>;
+
+    /// Reads the facts of a capture inside the pinned transaction.
+    fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts>;
+
+    /// Recomputes the statistics by the queries of the capture.
+    fn stats(&self, connection: &Connection, database: &Path) -> Result<String>;
+
+    /// Returns every path at which the database expects an attachment.
+    fn content_paths(&self, connection: &Connection, database: &Path) -> Result<Vec<ContentPath>>;
+
+    /// Opens the live attachments; `frozen` is the pinned database.
+    fn content_store(&self, paths: &ArchivePaths, frozen: &FrozenDatabase) -> Result<Arc<dyn ContentStore>>;
+
+    /// Returns the extra files that a capture takes.
+    fn extras(&self, paths: &ArchivePaths, choice: ExtrasChoice) -> Vec<ExtrasSource>;
+
+    /// Empties what describes the live store and not the restored one (section 12.4), in a staged
+    /// database; tells whether it had to change anything.
+    fn settle_restored(&self, staged_database: &Path) -> Result<bool>;
+
+    /// Checks an auxiliary artifact of a snapshot; an error names why a restore must not go on.
+    fn check_auxiliary(&self, name: &str, format: &str, body: &[u8]) -> Result<()>;
+
+    /// Returns the folder in which page hashes are cached between captures.
+    fn cache_folder(&self, paths: &ArchivePaths) -> PathBuf;
+}

@@ -1,0 +1,82 @@
+//! Opening SQLite databases the two ways a backup may: pinned in place, and a finished file at rest.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{Error, ErrorKind, Result};
+
+/// How long one statement waits for another connection's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Opens an existing database for reading and writing; never creates one.
+pub fn open_existing(path: &Path) -> Result<Connection> {
+    // Without SQLITE_OPEN_URI a path is a path, whatever characters it holds.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| database_error("open", path, error))?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| database_error("open", path, error))?;
+    Ok(connection)
+}
+
+/// Opens a database file that nobody writes, without locks and without sidecar files.
+pub fn open_at_rest(path: &Path) -> Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}?immutable=1", percent_encoded(path));
+    Connection::open_with_flags(uri, flags).map_err(|error| database_error("open", path, error))
+}
+
+/// Encodes a path for a SQLite URI: everything but unreserved characters and `/`.
+fn percent_encoded(path: &Path) -> String {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut encoded = String::new();
+    for &byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(byte as char);
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Makes the error of a failed step on a database.
+pub fn database_error(operation: &str, path: &Path, error: rusqlite::Error) -> Error {
+    use rusqlite::ErrorCode;
+    let kind = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Locked,
+        Some(ErrorCode::OperationInterrupted) => ErrorKind::Interrupted,
+        _ => ErrorKind::Source,
+    };
+    Error::caused(kind, format!("cannot {operation} the database {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_with_odd_characters_opens_at_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("what? #1 100% ü.db");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (7)").unwrap();
+        drop(connection);
+        let at_rest = open_at_rest(&path).unwrap();
+        let value: i64 = at_rest.query_row("SELECT a FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(value, 7);
+    }
+
+    #[test]
+    fn a_missing_database_is_not_created() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("none.db");
+        assert!(open_existing(&path).is_err());
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,200 @@
+//! Chains: from a snapshot back to its keyframes, and forward to its page map and page hashes
+//! (section 3.5).
+//!
+//! Objects hold no links; the chain is walked through manifests. Both maps share one depth.
+
+use std::collections::{HashMap, HashSet};
+
+use super::metadata::MetadataReader;
+use crate::format::{BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, SnapshotId};
+use crate::repo::Repository;
+use crate::repo::blobs::BlobFailure;
+use crate::repo::indexes::format_error;
+use crate::{Error, ErrorKind, Result};
+
+/// Steps with a non-zero depth after which a chain is given up.
+const STEPS_MAX: usize = 30;
+
+/// Why a chain cannot be followed.
+#[derive(Debug)]
+pub enum ChainFailure {
+    /// A blob of the chain cannot be read or decoded.
+    Blob(BlobFailure),
+    /// The links or the objects contradict each other.
+    Broken(Error),
+}
+
+impl From<ChainFailure> for Error {
+    fn from(failure: ChainFailure) -> Self {
+        match failure {
+            ChainFailure::Blob(failure) => failure.into(),
+            ChainFailure::Broken(error) => error,
+        }
+    }
+}
+
+type ChainResult<T> = std::result::Result<T, ChainFailure>;
+
+/// Manifests by id: those loaded before, and the repository for the rest.
+pub struct Manifests<'a> {
+    repository: &'a Repository,
+    loaded: HashMap<SnapshotId, Manifest>,
+}
+
+impl<'a> Manifests<'a> {
+    /// Makes a lookup over manifests that are loaded already.
+    pub fn new(repository: &'a Repository, loaded: impl IntoIterator<Item = Manifest>) -> Self {
+        let loaded = loaded.into_iter().map(|manifest| (manifest.snapshot_id.clone(), manifest)).collect();
+        Self { repository, loaded }
+    }
+
+    async fn get(&mut self, id: &SnapshotId) -> Result<&Manifest> {
+        if !self.loaded.contains_key(id) {
+            let manifest = self.repository.load_snapshot(id).await?;
+            self.loaded.insert(id.clone(), manifest);
+        }
+        Ok(&self.loaded[id])
+    }
+}
+
+/// One snapshot of a chain, newest first.
+#[derive(Debug, Clone)]
+pub struct ChainLink {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// Its page-map object.
+    pub page_map: BlobId,
+    /// Its page-hash object.
+    pub page_hashes: BlobId,
+}
+
+/// Walks from a snapshot to the one at depth 0.
+pub async fn links(manifests: &mut Manifests<'_>, newest: &Manifest) -> ChainResult<Vec<ChainLink>> {
+    let broken = |why: String| {
+        let message = format!("the chain of snapshot {} cannot be followed: {why}", newest.snapshot_id);
+        ChainFailure::Broken(Error::new(ErrorKind::Damaged, message))
+    };
+    let mut seen = HashSet::new();
+    let mut links = Vec::new();
+    let mut current = newest.clone();
+    loop {
+        if !seen.insert(current.snapshot_id.clone()) {
+            return Err(broken(format!("snapshot {} is its own ancestor", current.snapshot_id)));
+        }
+        links.push(link(&current).map_err(&broken)?);
+        if current.db.map_chain_depth == 0 {
+            return Ok(links);
+        }
+        if links.len() > STEPS_MAX {
+            return Err(broken(format!("it has more than {STEPS_MAX} steps")));
+        }
+        let parent = SnapshotId::parse(&current.parent_id)
+            .map_err(|_| broken(format!("snapshot {} names no parent", current.snapshot_id)))?;
+        current = manifests
+            .get(&parent)
+            .await
+            .map_err(|error| {
+                let message = format!(
+                    "the chain of snapshot {} needs snapshot {parent}, which cannot be read",
+                    newest.snapshot_id
+                );
+                ChainFailure::Broken(Error::caused(error.kind(), message, error))
+            })?
+            .clone();
+    }
+}
+
+fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
+    let id = |text: &str, what: &str| {
+        BlobId::parse(text).map_err(|_| format!("snapshot {} has no {what}", manifest.snapshot_id))
+    };
+    Ok(ChainLink {
+        snapshot: manifest.snapshot_id.clone(),
+        page_map: id(&manifest.db.page_map, "page map")?,
+        page_hashes: id(&manifest.db.page_hash_map, "page-hash map")?,
+    })
+}
+
+/// A materialised page map, and what its chain weighs.
+#[derive(Debug)]
+pub struct LoadedMap {
+    /// The map.
+    pub map: PageMap,
+    /// Every page-map object of the chain, keyframe first.
+    pub objects: Vec<BlobId>,
+}
+
+/// Reads the objects of a chain newest first until a keyframe, and applies them oldest first.
+pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
+    let mut deltas = Vec::new();
+    for link in links {
+        let object = reader
+            .decode(&link.page_map, "page map", PageMapObject::decode)
+            .await
+            .map_err(ChainFailure::Blob)?;
+        if object.kind == PageMapKind::Delta {
+            deltas.push((link, object));
+            continue;
+        }
+        let broken = |link: &ChainLink, error| broken_at(&link.page_map, "page map", error);
+        let mut map = PageMap::from_keyframe(&object).map_err(|error| broken(link, error))?;
+        let mut objects = vec![link.page_map];
+        for (link, delta) in deltas.into_iter().rev() {
+            map.apply(&delta).map_err(|error| broken(link, error))?;
+            objects.push(link.page_map);
+        }
+        return Ok(LoadedMap { map, objects });
+    }
+    Err(no_keyframe("page-map"))
+}
+
+/// The same for page hashes.
+pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
+    let mut deltas = Vec::new();
+    for link in links {
+        let object = reader
+            .decode(&link.page_hashes, "page-hash map", PageHashObject::decode)
+            .await
+            .map_err(ChainFailure::Blob)?;
+        match object {
+            PageHashObject::Delta(delta) => deltas.push((link, delta)),
+            PageHashObject::Keyframe(mut hashes) => {
+                for (link, delta) in deltas.into_iter().rev() {
+                    hashes
+                        .apply(&delta)
+                        .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
+                }
+                return Ok(hashes);
+            }
+        }
+    }
+    Err(no_keyframe("page-hash"))
+}
+
+fn broken_at(id: &BlobId, what: &str, error: crate::format::FormatError) -> ChainFailure {
+    ChainFailure::Broken(format_error(format!("{what} {id} does not fit its chain"), error))
+}
+
+fn no_keyframe(what: &str) -> ChainFailure {
+    let message = format!("the {what} chain ends without a keyframe");
+    ChainFailure::Broken(Error::new(ErrorKind::Damaged, message))
+}
+
+/// Checks that both maps have the geometry of the manifest and that every page is mapped.
+pub fn check_geometry(manifest: &Manifest, map: &PageMap, hashes: &PageHashes) -> Result<()> {
+    let expected = (manifest.db.page_size, manifest.db.page_count);
+    let found = [
+        ("page map", (map.page_size(), map.page_count())),
+        ("page-hash map", (hashes.page_size, hashes.page_count())),
+    ];
+    for (what, geometry) in found {
+        if geometry != expected {
+            let message = format!(
+                "the {what} has {} pages of {} bytes, the manifest says {} of {}",
+                geometry.1, geometry.0, expected.1, expected.0
+            );
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
+    }
+    map.coverage().map_err(|error| format_error("the page map has a gap", error))
+}

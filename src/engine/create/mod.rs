@@ -1,0 +1,325 @@
+//! create: captures an archive as a new snapshot (section 9).
+//!
+//! Durable steps, in this order: exclusive lock; packs; index; `config.toml` if the page size changed;
+//! manifest. The manifest is the commit point. Stopped anywhere before it, the repository has the
+//! snapshots it had, and what was written is unreferenced.
+
+mod attachments;
+mod extras;
+mod keyframe;
+mod known;
+mod pages;
+mod plan;
+mod sink;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+
+use self::attachments::CapturedAttachments;
+use self::keyframe::{ParentState, StoredMaps};
+use self::known::KnownBlobs;
+use self::pages::CapturedPages;
+use self::sink::{Added, BlobSink};
+use super::Context;
+use super::metadata::MetadataReader;
+use super::pipeline::Pipeline;
+use super::report::{CreateReport, CreatedAttachments, CreatedDatabase};
+use crate::archive::freeze::FrozenDatabase;
+use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
+use crate::format::{
+    AttachmentsSection, DatabaseSection, ExtrasSection, IndexId, Manifest, OptionsSection, SnapshotId,
+    effective_level,
+};
+use crate::progress::{Stage, Unit};
+use crate::repo::Repository;
+use crate::repo::blobs::BlobStore;
+use crate::repo::indexes::format_error;
+use crate::{Error, ErrorKind, Result};
+
+/// What a create is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct CreateOptions {
+    /// Which files with secrets are taken.
+    pub extras: ExtrasChoice,
+    /// Whether secrets may go into a repository that is not encrypted.
+    pub allow_plaintext_secrets: bool,
+    /// A word for the snapshot.
+    pub tag: String,
+    /// zstd level; 0 means 3, otherwise 1 to 19.
+    pub zstd_level: i32,
+    /// Whether locks of others are broken, fresh ones too.
+    pub force_unlock: bool,
+    /// Whether nothing is written, only counted.
+    pub dry_run: bool,
+    /// The writer's version, for the manifest.
+    pub writer_version: String,
+}
+
+/// What a capture has put into packs, and what the manifest says of it.
+struct Capture {
+    facts: CapturedFacts,
+    geometry: (u32, u64),
+    pages_changed: u64,
+    maps: StoredMaps,
+    attachments: CapturedAttachments,
+    lists: Option<Vec<String>>,
+    tree: Option<String>,
+    extras: u64,
+}
+
+/// Captures the archive. On failure, and when interrupted, no snapshot, lock or staging stays behind.
+pub async fn create(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    paths: &ArchivePaths,
+    options: CreateOptions,
+    context: &Context,
+) -> Result<CreateReport> {
+    check_options(&options)?;
+    if options.dry_run {
+        return run(repository, profile, paths, &options, context, None).await;
+    }
+    let request = context.lock_request("create", options.force_unlock);
+    let lock = repository.lock_exclusive(&request).await?;
+    let result = async {
+        repository.clean_staging().await?;
+        run(repository, profile, paths, &options, context, Some(&lock)).await
+    }
+    .await;
+    let released = lock.release().await;
+    let report = result?;
+    released?;
+    Ok(report)
+}
+
+fn check_options(options: &CreateOptions) -> Result<()> {
+    let secrets = options.extras.include_config || options.extras.include_tokens;
+    if secrets && !options.allow_plaintext_secrets {
+        return Err(Error::new(
+            ErrorKind::Refused,
+            "configuration and tokens hold secrets, and the repository is not encrypted",
+        ));
+    }
+    effective_level(options.zstd_level)
+        .map_err(|error| Error::caused(ErrorKind::Usage, "cannot use the compression level", error))?;
+    if options.tag.chars().any(char::is_control) {
+        return Err(Error::new(ErrorKind::Usage, "a tag cannot hold control characters"));
+    }
+    Ok(())
+}
+
+async fn run(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    paths: &ArchivePaths,
+    options: &CreateOptions,
+    context: &Context,
+    lock: Option<&crate::repo::locks::Lock>,
+) -> Result<CreateReport> {
+    let started = Instant::now();
+    let level = effective_level(options.zstd_level).expect("checked before");
+    let pipeline = Pipeline::new(context, level);
+    let snapshots = repository.load_snapshots().await?;
+    let union = Arc::new(repository.load_indexes().await?);
+    let known =
+        Arc::new(KnownBlobs::check(repository, union.clone(), context.progress.as_ref()).await?);
+    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let reader = MetadataReader::new(store, pipeline.clone());
+    let cache = profile.cache_folder(paths);
+    let parent =
+        ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
+    let writes_to = (!options.dry_run).then(|| repository.clone());
+    let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
+    let captured =
+        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
+    let captured = match captured {
+        Ok(captured) => captured,
+        Err(error) => {
+            sink.abandon().await;
+            pipeline.quiesce().await;
+            return Err(error);
+        }
+    };
+    context.progress.begin(Stage::Seal, Unit::Steps, None);
+    let added = sink.finish().await?;
+    let manifest = manifest(repository, &profile, options, level, &parent, &captured, &added, started)?;
+    if let Some(lock) = lock {
+        publish(repository, context, lock, &manifest, added.written.entries, captured.geometry.0).await?;
+        captured.maps.write_cache(&cache, repository.config(), &manifest);
+    }
+    context.progress.end(Stage::Seal);
+    Ok(report(options, manifest, &captured, added.blobs, added.written.packs.len() as u64))
+}
+
+/// Captures everything into packs; nothing here is visible to a reader.
+#[allow(clippy::too_many_arguments, reason = "the parts of one capture, named once here")]
+async fn capture(
+    context: &Context,
+    pipeline: &Pipeline,
+    reader: &MetadataReader,
+    sink: &mut BlobSink,
+    profile: &Arc<dyn Profile>,
+    paths: &ArchivePaths,
+    options: &CreateOptions,
+    parent: &ParentState,
+) -> Result<Capture> {
+    context.progress.begin(Stage::Freeze, Unit::Steps, None);
+    let (database, lock_files) = (paths.database.clone(), profile.ownership_files(paths));
+    let cancel = context.cancel.clone();
+    let frozen = pipeline.run(move |_| FrozenDatabase::freeze(&database, &lock_files, &cancel)).await?;
+    let (asked, archive) = (profile.clone(), paths.clone());
+    let (frozen, facts, store) = pipeline
+        .run(move |_| {
+            let facts = asked.capture(&frozen)?;
+            let store = asked.content_store(&archive, &frozen)?;
+            Ok((frozen, facts, store))
+        })
+        .await?;
+    context.progress.end(Stage::Freeze);
+
+    let geometry = (frozen.page_size(), frozen.page_count());
+    let parent_hashes = parent.hashes_for(geometry.0);
+    let captured = pages::capture(context, pipeline, sink, &frozen, parent_hashes).await?;
+    pipeline.run(move |_| frozen.release()).await?;
+
+    let pages_changed = captured.changed_count();
+    let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
+    let attachments =
+        attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
+    let lists =
+        attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
+    let sources = profile.extras(paths, options.extras);
+    let (tree, extras) = extras::capture(context, pipeline, sink, sources).await?;
+    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, tree, extras })
+}
+
+/// Makes the snapshot exist: index, page size, manifest, in this order. Packs are durable already.
+async fn publish(
+    repository: &Repository,
+    context: &Context,
+    lock: &crate::repo::locks::Lock,
+    manifest: &Manifest,
+    entries: Vec<crate::format::IndexEntry>,
+    page_size: u32,
+) -> Result<()> {
+    if !entries.is_empty() {
+        let id = IndexId::parse(&manifest.new_index)
+            .map_err(|error| format_error("cannot name the new index", error))?;
+        repository.publish_index(&id, entries).await?;
+    }
+    repository.set_page_size(page_size).await?;
+    lock.confirm().await?;
+    context.cancel.check()?;
+    repository.publish_snapshot(manifest).await
+}
+
+#[allow(clippy::too_many_arguments, reason = "the sources of one manifest, named once here")]
+fn manifest(
+    repository: &Repository,
+    profile: &Arc<dyn Profile>,
+    options: &CreateOptions,
+    level: i32,
+    parent: &ParentState,
+    captured: &Capture,
+    added: &Added,
+    started: Instant,
+) -> Result<Manifest> {
+    let version = if captured.facts.namespaced { 2 } else { 1 };
+    let packs: Vec<String> = added.written.packs.iter().map(ToString::to_string).collect();
+    let has_index = !added.written.entries.is_empty();
+    let mut manifest = Manifest {
+        format_version: version,
+        min_reader_version: version,
+        msgvault_version: options.writer_version.clone(),
+        snapshot_id: SnapshotId::placeholder(),
+        parent_id: parent.manifest().map(|parent| parent.snapshot_id.to_string()).unwrap_or_default(),
+        created_at: created_at(parent.manifest())?,
+        options: OptionsSection {
+            include_config: options.extras.include_config,
+            include_tokens: options.extras.include_tokens,
+            zstd_level: i64::from(level),
+            tag: options.tag.clone(),
+        },
+        db: DatabaseSection {
+            engine: "sqlite".to_owned(),
+            page_size: captured.geometry.0,
+            page_count: captured.geometry.1,
+            page_map: captured.maps.page_map.to_string(),
+            page_hash_map: captured.maps.page_hashes.to_string(),
+            map_chain_depth: captured.maps.depth,
+        },
+        metadata: None,
+        auxiliary: Vec::new(),
+        attachments: AttachmentsSection {
+            layout: Some(vec!["loose".to_owned()]),
+            rows: captured.facts.attachment_rows as i64,
+            blobs: captured.attachments.listed.len() as i64,
+            blob_bytes: captured.attachments.total_bytes() as i64,
+            recipes: Some(Vec::new()),
+            lists: captured.lists.clone(),
+        },
+        extras: ExtrasSection { tree: captured.tree.clone().unwrap_or_default() },
+        excluded: Some(profile.excluded().iter().map(ToString::to_string).collect()),
+        stats: captured.facts.stats.clone(),
+        new_packs: if packs.is_empty() { None } else { Some(packs) },
+        new_index: has_index.then(|| repository.ulids().next().to_string().to_lowercase()).unwrap_or_default(),
+        duration_seconds: (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
+        bytes_added: added.bytes as i64,
+    };
+    manifest.seal_id().map_err(|error| format_error("cannot name the snapshot", error))?;
+    Ok(manifest)
+}
+
+/// Returns now in whole seconds, or the second after the parent's if the clock is not past it
+/// (section 6.6).
+fn created_at(parent: Option<&Manifest>) -> Result<String> {
+    let now = Timestamp::now().as_second();
+    let second = match parent {
+        None => now,
+        Some(parent) => {
+            let parent_second = parent
+                .created_at
+                .parse::<Timestamp>()
+                .map_err(|error| Error::caused(ErrorKind::Damaged, "cannot read the parent's time", error))?
+                .as_second();
+            now.max(parent_second + 1)
+        }
+    };
+    let time = Timestamp::from_second(second)
+        .map_err(|error| Error::caused(ErrorKind::Damaged, "the parent's time is out of range", error))?;
+    Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+fn report(
+    options: &CreateOptions,
+    manifest: Manifest,
+    captured: &Capture,
+    blobs_added: u64,
+    packs_added: u64,
+) -> CreateReport {
+    let (page_size, pages) = captured.geometry;
+    CreateReport {
+        id: (!options.dry_run).then(|| manifest.snapshot_id.to_string()),
+        parent: Some(manifest.parent_id).filter(|parent| !parent.is_empty()),
+        created_at: manifest.created_at,
+        tag: manifest.options.tag,
+        bytes_added: manifest.bytes_added as u64,
+        blobs_added,
+        packs_added,
+        database: CreatedDatabase {
+            bytes: pages * u64::from(page_size),
+            pages,
+            pages_changed: captured.pages_changed,
+        },
+        attachments: CreatedAttachments {
+            blobs: captured.attachments.listed.len() as u64,
+            bytes: captured.attachments.total_bytes(),
+            blobs_added: captured.attachments.blobs_added,
+        },
+        extras: captured.extras,
+        seconds: manifest.duration_seconds,
+        source_problems: Vec::new(),
+    }
+}

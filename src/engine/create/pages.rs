@@ -1,0 +1,165 @@
+//! The database pages of a capture: read and hashed once, the changed ones compressed and stored.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+
+use super::plan::{BLOB_PAGES_MAX, PlannedBlob, Planner};
+use super::sink::{BlobSink, EncodedBlob, encode};
+use crate::Result;
+use crate::archive::freeze::FrozenDatabase;
+use crate::archive::pages;
+use crate::engine::Context;
+use crate::engine::pipeline::{Pipeline, Reservation, Task};
+use crate::format::{BlobId, PageHash, Run};
+use crate::progress::{Stage, Unit};
+
+/// Bytes that one worker reads and hashes at a time.
+const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
+
+/// What the scan of a database has found and stored.
+#[derive(Debug, Default)]
+pub struct CapturedPages {
+    /// The hash of every page.
+    pub hashes: Vec<PageHash>,
+    /// The blobs of the changed pages, each once, in the order of their first use.
+    pub blobs: Vec<BlobId>,
+    /// The changed pages, ascending.
+    pub runs: Vec<Run>,
+}
+
+impl CapturedPages {
+    /// Returns the numbers of the changed pages, ascending.
+    pub fn changed(&self) -> impl Iterator<Item = u64> {
+        self.runs.iter().flat_map(|run| run.start_page..run.end_page())
+    }
+
+    /// Returns how many pages have changed.
+    pub fn changed_count(&self) -> u64 {
+        self.runs.iter().map(|run| u64::from(run.pages)).sum()
+    }
+}
+
+/// Blobs under way to the sink, in the order of the plan.
+struct Encoding {
+    waiting: VecDeque<(Task<EncodedBlob>, Vec<(u64, u32)>, Reservation)>,
+    capacity: usize,
+    page_size: u32,
+    indexes: HashMap<BlobId, u32>,
+    captured: CapturedPages,
+}
+
+/// Scans a frozen database against the hashes of its parent and stores what has changed.
+pub async fn capture(
+    context: &Context,
+    pipeline: &Pipeline,
+    sink: &mut BlobSink,
+    frozen: &FrozenDatabase,
+    known: Arc<Vec<PageHash>>,
+) -> Result<CapturedPages> {
+    let (page_size, page_count) = (frozen.page_size(), frozen.page_count());
+    context.progress.begin(Stage::Scan, Unit::Pages, Some(page_count));
+    context.progress.begin(Stage::Pack, Unit::Bytes, None);
+    let mut encoding = Encoding {
+        waiting: VecDeque::new(),
+        capacity: pipeline.jobs() + 1,
+        page_size,
+        indexes: HashMap::new(),
+        captured: CapturedPages { hashes: Vec::with_capacity(page_count as usize), ..CapturedPages::default() },
+    };
+    let mut planner = Planner::new(page_size);
+    let chunk_pages = (CHUNK_BYTES / u64::from(page_size)).clamp(1, BLOB_PAGES_MAX);
+    let chunks = (0..page_count).step_by(chunk_pages as usize);
+    let mut scans = stream::iter(chunks)
+        .map(|first_page| {
+            let count = chunk_pages.min(page_count - first_page) as usize;
+            scan_chunk(pipeline, frozen, known.clone(), first_page, count)
+        })
+        .buffered(pipeline.jobs() + 1);
+    while let Some(scanned) = scans.next().await {
+        context.cancel.check()?;
+        let mut scanned = scanned?;
+        context.progress.advance(Stage::Scan, scanned.hashes.len() as u64);
+        encoding.captured.hashes.append(&mut scanned.hashes);
+        let (planned, free) = planner.push(scanned);
+        pipeline.recycle(free);
+        for blob in planned {
+            encoding.push(context, pipeline, sink, blob).await?;
+        }
+    }
+    drop(scans);
+    context.progress.end(Stage::Scan);
+    for blob in planner.finish() {
+        encoding.push(context, pipeline, sink, blob).await?;
+    }
+    while !encoding.waiting.is_empty() {
+        encoding.pop(context, sink).await?;
+    }
+    context.progress.end(Stage::Pack);
+    let mut captured = encoding.captured;
+    captured.runs.sort_by_key(|run| run.start_page);
+    Ok(captured)
+}
+
+fn scan_chunk(
+    pipeline: &Pipeline,
+    frozen: &FrozenDatabase,
+    known: Arc<Vec<PageHash>>,
+    first_page: u64,
+    page_count: usize,
+) -> Task<pages::ScannedPages> {
+    let (file, path) = (frozen.scan().clone(), frozen.path().to_owned());
+    let page_size = frozen.page_size() as usize;
+    let buffer = pipeline.buffer();
+    pipeline.start(move |_| {
+        let from = (first_page as usize).min(known.len());
+        let until = (first_page as usize + page_count).min(known.len());
+        pages::scan(&file, &path, first_page, page_count, page_size, &known[from..until], buffer)
+    })
+}
+
+impl Encoding {
+    async fn push(
+        &mut self,
+        context: &Context,
+        pipeline: &Pipeline,
+        sink: &mut BlobSink,
+        blob: PlannedBlob,
+    ) -> Result<()> {
+        while self.waiting.len() >= self.capacity {
+            self.pop(context, sink).await?;
+        }
+        let raw_bytes = blob.raw.len() as u64;
+        // Nobody but this queue holds reservations here: with it empty the whole budget is free.
+        while !self.waiting.is_empty() && !pipeline.has_room(raw_bytes) {
+            self.pop(context, sink).await?;
+        }
+        let reservation = pipeline.reserve(raw_bytes).await;
+        let known = sink.known().clone();
+        let task = pipeline.start(move |worker| encode(worker, &known, blob.raw));
+        self.waiting.push_back((task, blob.ranges, reservation));
+        Ok(())
+    }
+
+    async fn pop(&mut self, context: &Context, sink: &mut BlobSink) -> Result<()> {
+        let Some((task, ranges, reservation)) = self.waiting.pop_front() else { return Ok(()) };
+        context.cancel.check()?;
+        let encoded = task.await?;
+        let (id, raw_bytes) = (encoded.id, encoded.raw_bytes);
+        sink.take(encoded).await?;
+        drop(reservation);
+        context.progress.advance(Stage::Pack, raw_bytes);
+        let next_index = self.captured.blobs.len() as u32;
+        let blob_index = *self.indexes.entry(id).or_insert(next_index);
+        if blob_index == next_index {
+            self.captured.blobs.push(id);
+        }
+        let mut blob_offset = 0;
+        for (start_page, pages) in ranges {
+            self.captured.runs.push(Run { start_page, pages, blob_index, blob_offset });
+            blob_offset += u64::from(pages) * u64::from(self.page_size);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,14 @@
+//! init: makes a repository where none is.
+
+use packvault_storage::Storage;
+
+use super::report::InitReport;
+use crate::Result;
+use crate::repo;
+
+/// Makes a repository; refuses where one exists.
+pub async fn init(storage: &dyn Storage) -> Result<InitReport> {
+    let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let config = repo::config::init(storage, &created_at).await?;
+    Ok(InitReport { id: config.repo_id.to_string(), location: storage.location() })
+}

@@ -1,0 +1,38 @@
+//! list: what snapshots there are, oldest first. Takes no lock and goes on past a damaged manifest.
+
+use serde_json::value::RawValue;
+
+use super::report::ListRow;
+use crate::Result;
+use crate::format::Manifest;
+use crate::repo::Repository;
+use crate::repo::snapshots::FoundSnapshot;
+
+/// Lists every snapshot; one whose manifest is damaged is a row with its problem.
+pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
+    Ok(repository.find_snapshots().await?.into_iter().map(row).collect())
+}
+
+fn row(found: FoundSnapshot) -> ListRow {
+    match found.manifest {
+        Ok(manifest) => sound_row(manifest),
+        Err(error) => ListRow { id: found.name, problem: Some(error.chain()), ..ListRow::default() },
+    }
+}
+
+fn sound_row(manifest: Manifest) -> ListRow {
+    let stats = RawValue::from_string(manifest.stats.clone());
+    let problem = stats.as_ref().err().map(|error| format!("its statistics are unreadable: {error}"));
+    ListRow {
+        id: manifest.snapshot_id.to_string(),
+        parent: Some(manifest.parent_id).filter(|parent| !parent.is_empty()),
+        created_at: Some(manifest.created_at),
+        tag: Some(manifest.options.tag),
+        version: u64::try_from(manifest.format_version).ok(),
+        database_bytes: manifest.db.page_count.checked_mul(u64::from(manifest.db.page_size)),
+        attachments: u64::try_from(manifest.attachments.blobs).ok(),
+        bytes_added: u64::try_from(manifest.bytes_added).ok(),
+        stats: stats.ok(),
+        problem,
+    }
+}

@@ -1,0 +1,73 @@
+//! Reading metadata blobs whole: page maps, page hashes, lists, trees, artifacts.
+
+use std::sync::Arc;
+
+use super::pipeline::Pipeline;
+use crate::format::{
+    BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree,
+};
+use crate::repo::blobs::{BlobFailure, BlobStore};
+use crate::repo::indexes::format_error;
+
+/// The result of reading a metadata blob.
+pub type BlobResult<T> = std::result::Result<T, BlobFailure>;
+
+/// Reads and decodes blobs that are needed whole.
+#[derive(Clone)]
+pub struct MetadataReader {
+    store: Arc<BlobStore>,
+    pipeline: Pipeline,
+}
+
+impl MetadataReader {
+    /// Makes a reader over a blob store.
+    pub fn new(store: Arc<BlobStore>, pipeline: Pipeline) -> Self {
+        Self { store, pipeline }
+    }
+
+    /// Returns the store below.
+    pub fn store(&self) -> &Arc<BlobStore> {
+        &self.store
+    }
+
+    /// Reads a blob and proves it against its id.
+    pub async fn read(&self, id: &BlobId) -> BlobResult<Vec<u8>> {
+        let (pack, entry) = self.store.locate(id).await?;
+        let fail = |error| BlobFailure { blob: *id, pack: Some(pack), error };
+        let stored = self.store.fetch(&pack, &entry).await.map_err(fail)?;
+        let decoded = self.pipeline.run(move |worker| {
+            let mut raw = Vec::new();
+            worker
+                .decompressor
+                .decode_into(&entry, &stored, &mut raw)
+                .map_err(|error| format_error("cannot decode it", error))?;
+            Ok(raw)
+        });
+        decoded.await.map_err(fail)
+    }
+
+    /// Reads a blob and decodes what it holds.
+    pub async fn decode<T>(
+        &self,
+        id: &BlobId,
+        what: &str,
+        decode: impl FnOnce(&[u8]) -> Result<T, FormatError>,
+    ) -> BlobResult<T> {
+        let raw = self.read(id).await?;
+        decode(&raw).map_err(|error| BlobFailure {
+            blob: *id,
+            pack: self.store.pack_of(id),
+            error: format_error(format!("it is no usable {what}"), error),
+        })
+    }
+
+    /// Reads one attachment list.
+    pub async fn attachment_list(&self, id: &BlobId) -> BlobResult<Vec<ListedAttachment>> {
+        self.decode(id, "attachment list", attachment_list::decode).await
+    }
+
+    /// Reads the extras tree.
+    pub async fn extras_tree(&self, id: &BlobId) -> BlobResult<Vec<ExtrasEntry>> {
+        self.decode(id, "extras tree", extras_tree::decode).await
+    }
+}

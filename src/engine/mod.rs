@@ -1,0 +1,84 @@
+//! The operations: one module each. The only floor that knows both repositories and live archives.
+//!
+//! An operation takes what it works on, its options and a [`Context`], and returns a report. It stops at
+//! the first error, except for `verify` and `list`, which collect problems and go on.
+
+mod bulk;
+mod chain;
+pub mod create;
+pub mod init;
+pub mod list;
+mod metadata;
+pub mod pipeline;
+pub mod report;
+pub mod restore;
+pub mod verify;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cancel::Cancel;
+use crate::format::SnapshotId;
+use crate::progress::Progress;
+use crate::repo::Repository;
+use crate::repo::locks::LockRequest;
+use crate::{Error, ErrorKind, Result};
+
+/// What surrounds an operation.
+#[derive(Clone)]
+pub struct Context {
+    /// Stops the operation at its next safe point.
+    pub cancel: Cancel,
+    /// Told how far it is.
+    pub progress: Arc<dyn Progress>,
+    /// Pieces of CPU work done at once; 1 or more.
+    pub jobs: usize,
+    /// This machine's name, for lock records.
+    pub hostname: String,
+    /// Where bytes wait that do not fit in memory; files there have no name.
+    pub spool: PathBuf,
+}
+
+impl Context {
+    fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
+        let (hostname, progress) = (self.hostname.clone(), self.progress.clone());
+        LockRequest { operation, hostname, force, progress }
+    }
+}
+
+/// Which snapshots an operation is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// The newest.
+    Latest,
+    /// The one with this id.
+    One(SnapshotId),
+    /// Every one.
+    All,
+}
+
+/// Returns this machine's name for lock records.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Finds the snapshot that a person means: a whole id, or a beginning that only one id has.
+pub async fn find_snapshot(repository: &Repository, text: &str) -> Result<SnapshotId> {
+    if let Ok(id) = SnapshotId::parse(text) {
+        return Ok(id);
+    }
+    let plausible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !plausible {
+        return Err(Error::new(ErrorKind::Usage, format!("{text:?} is no snapshot id")));
+    }
+    let found = repository.find_snapshots().await?;
+    let mut matches = found.iter().filter_map(|snapshot| SnapshotId::parse(&snapshot.name).ok());
+    let mut matches = matches.by_ref().filter(|id| id.as_str().starts_with(text));
+    match (matches.next(), matches.next()) {
+        (Some(id), None) => Ok(id),
+        (Some(_), Some(_)) => {
+            Err(Error::new(ErrorKind::Usage, format!("several snapshots begin with {text:?}")))
+        }
+        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no snapshot {text:?} in the repository"))),
+    }
+}

@@ -1,0 +1,186 @@
+//! Where CPU work meets I/O: the only module that puts work on blocking threads.
+//!
+//! At most `jobs` pieces of work run at once, each with a [`Worker`] whose zstd contexts and buffers are
+//! used again and again. Work starts when it is handed in, not when its result is asked for, so that
+//! reading, computing and writing overlap. What is in flight is bounded by callers through
+//! [`Pipeline::reserve`]: bytes of a budget that are given back when the reservation is dropped. A piece
+//! larger than the budget is admitted alone.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::Context;
+use crate::cancel::Cancel;
+use crate::format::{Compressor, Decompressor};
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes that may be in flight between reading and writing.
+const BUDGET_BYTES: u64 = 32 * 1024 * 1024;
+/// The budget is counted in pieces of this size, for the counter has 32 bits.
+const BUDGET_UNIT_BYTES: u64 = 1024;
+/// Buffers kept for use again.
+const BUFFERS_MAX: usize = 8;
+
+/// What one thread works with; made once, used for many pieces.
+pub struct Worker {
+    /// Compresses blobs at the level of the run.
+    pub compressor: Compressor,
+    /// Decodes blobs.
+    pub decompressor: Decompressor,
+    /// Holds a frame until its length is known.
+    pub frame: Vec<u8>,
+    /// Where bytes wait that do not fit in memory.
+    pub spool: PathBuf,
+    /// The level of the compressor, for blobs that are streamed.
+    pub zstd_level: i32,
+}
+
+/// Bytes of the budget, given back when dropped.
+#[derive(Debug)]
+pub struct Reservation(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+
+struct Shared {
+    jobs: usize,
+    cancel: Cancel,
+    zstd_level: i32,
+    spool: PathBuf,
+    running: Arc<Semaphore>,
+    budget: Arc<Semaphore>,
+    workers: Mutex<Vec<Worker>>,
+    buffers: Mutex<Vec<Vec<u8>>>,
+}
+
+/// Runs CPU work beside I/O; clones share their workers.
+#[derive(Clone)]
+pub struct Pipeline(Arc<Shared>);
+
+impl Pipeline {
+    /// Makes a pipeline for one operation.
+    pub fn new(context: &Context, zstd_level: i32) -> Self {
+        let jobs = context.jobs.max(1);
+        Self(Arc::new(Shared {
+            jobs,
+            cancel: context.cancel.clone(),
+            zstd_level,
+            spool: context.spool.clone(),
+            running: Arc::new(Semaphore::new(jobs)),
+            budget: Arc::new(Semaphore::new((BUDGET_BYTES / BUDGET_UNIT_BYTES) as usize)),
+            workers: Mutex::default(),
+            buffers: Mutex::default(),
+        }))
+    }
+
+    /// Returns how many pieces run at once.
+    pub fn jobs(&self) -> usize {
+        self.0.jobs
+    }
+
+    /// Starts a piece of work; it runs as soon as a thread is free, asked for or not.
+    pub fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
+    ) -> Task<T> {
+        let shared = self.0.clone();
+        Task(tokio::spawn(async move {
+            let permit = shared.running.clone().acquire_owned().await.expect("the semaphore is never closed");
+            shared.cancel.check()?;
+            let finished = tokio::task::spawn_blocking(move || {
+                let mut worker = shared.worker()?;
+                let result = work(&mut worker);
+                shared.workers.lock().expect("no holder of the workers panics").push(worker);
+                // Held until the last step of the work, so that `quiesce` waits for it.
+                drop(permit);
+                result
+            });
+            finished.await.unwrap_or_else(|error| Err(ended_early(error)))
+        }))
+    }
+
+    /// Runs a piece of work and returns its result.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.start(work).await
+    }
+
+    /// Waits until so many bytes of the budget are free, and takes them.
+    pub async fn reserve(&self, bytes: u64) -> Reservation {
+        let units = bytes.min(BUDGET_BYTES).div_ceil(BUDGET_UNIT_BYTES) as u32;
+        let permit = self.0.budget.clone().acquire_many_owned(units).await;
+        Reservation(permit.expect("the semaphore is never closed"))
+    }
+
+    /// Tells whether a reservation of so many bytes would not have to wait.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        self.0.budget.available_permits() as u64 * BUDGET_UNIT_BYTES >= bytes.min(BUDGET_BYTES)
+    }
+
+    /// Waits until no work runs. Work that was started and not asked for has ended or never begins, once
+    /// its [`Task`] is dropped.
+    pub async fn quiesce(&self) {
+        let all = self.0.running.acquire_many(self.0.jobs as u32).await;
+        drop(all.expect("the semaphore is never closed"));
+    }
+
+    /// Returns an empty buffer, one used before where there is one.
+    pub fn buffer(&self) -> Vec<u8> {
+        let mut buffers = self.0.buffers.lock().expect("no holder of the buffers panics");
+        buffers.pop().unwrap_or_default()
+    }
+
+    /// Gives a buffer back for use again.
+    pub fn recycle(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut buffers = self.0.buffers.lock().expect("no holder of the buffers panics");
+        if buffers.len() < BUFFERS_MAX {
+            buffers.push(buffer);
+        }
+    }
+}
+
+impl Shared {
+    fn worker(&self) -> Result<Worker> {
+        if let Some(worker) = self.workers.lock().expect("no holder of the workers panics").pop() {
+            return Ok(worker);
+        }
+        let compressor = Compressor::new(self.zstd_level)
+            .map_err(|error| Error::caused(ErrorKind::Usage, "cannot prepare the compression", error))?;
+        Ok(Worker {
+            compressor,
+            decompressor: Decompressor::new(),
+            frame: Vec::new(),
+            spool: self.spool.clone(),
+            zstd_level: self.zstd_level,
+        })
+    }
+}
+
+/// Work under way. Dropped before it has begun, it never does.
+#[derive(Debug)]
+pub struct Task<T>(JoinHandle<Result<T>>);
+
+impl<T> Future for Task<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0)
+            .poll(context)
+            .map(|joined| joined.unwrap_or_else(|error| Err(ended_early(error))))
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn ended_early(error: tokio::task::JoinError) -> Error {
+    Error::caused(ErrorKind::Io, "a worker ended early", error)
+}

@@ -1,0 +1,91 @@
+//! The msgvault profile (section 7): an archive of e-mail and messages.
+
+pub mod auxiliary;
+pub mod config;
+pub mod content;
+pub mod packed;
+pub mod queries;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use crate::Result;
+use crate::archive::content::ContentStore;
+use crate::archive::extras::ExtrasSource;
+use crate::archive::freeze::FrozenDatabase;
+use crate::archive::profile::{ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
+
+/// The name of the database in a restored archive.
+pub const DATABASE_NAME: &str = "msgvault.db";
+/// The name of the attachment folder.
+pub const CONTENT_NAME: &str = "attachments";
+
+/// The profile of msgvault.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Msgvault;
+
+impl Profile for Msgvault {
+    fn name(&self) -> &'static str {
+        "msgvault"
+    }
+
+    fn database_name(&self) -> &'static str {
+        DATABASE_NAME
+    }
+
+    fn content_name(&self) -> &'static str {
+        CONTENT_NAME
+    }
+
+    fn excluded(&self) -> &'static [&'static str] {
+        &["vectors.db", "analytics/", "logs/", "imports/", "tmp/", "locks"]
+    }
+
+    fn ownership_files(&self, paths: &ArchivePaths) -> Vec<PathBuf> {
+        vec![paths.home.join("daemon.lock"), paths.home.join("db.write.lock")]
+    }
+
+    fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts> {
+        queries::capture(frozen.connection(), frozen.path())
+    }
+
+    fn stats(&self, connection: &Connection, database: &Path) -> Result<String> {
+        queries::stats(connection, database)
+    }
+
+    fn content_paths(&self, connection: &Connection, database: &Path) -> Result<Vec<ContentPath>> {
+        queries::content_paths(connection, database)
+    }
+
+    fn content_store(&self, paths: &ArchivePaths, frozen: &FrozenDatabase) -> Result<Arc<dyn ContentStore>> {
+        Ok(Arc::new(content::MsgvaultContent::open(paths, frozen)?))
+    }
+
+    fn extras(&self, paths: &ArchivePaths, choice: ExtrasChoice) -> Vec<ExtrasSource> {
+        let home = &paths.home;
+        let mut sources = vec![ExtrasSource::Folder { parent: home.clone(), name: "deletions" }];
+        if choice.include_config {
+            sources.push(ExtrasSource::File { path: paths.config.clone(), recorded: "config.toml" });
+        }
+        if choice.include_tokens {
+            sources.push(ExtrasSource::Folder { parent: home.clone(), name: "tokens" });
+            let (prefix, suffix) = ("client_secret", ".json");
+            sources.push(ExtrasSource::Matching { folder: home.clone(), prefix, suffix });
+        }
+        sources
+    }
+
+    fn settle_restored(&self, staged_database: &Path) -> Result<bool> {
+        packed::empty_pack_tables(staged_database)
+    }
+
+    fn check_auxiliary(&self, name: &str, format: &str, body: &[u8]) -> Result<()> {
+        auxiliary::check(name, format, body)
+    }
+
+    fn cache_folder(&self, paths: &ArchivePaths) -> PathBuf {
+        paths.home.join("backup-cache")
+    }
+}

@@ -1,0 +1,206 @@
+//! msgvault's own packs of live attachments: their tables, and reading one blob (section 7.7).
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use rusqlite::Connection;
+
+use crate::archive::beneath::{file_at, io_error};
+use crate::archive::sqlite::{database_error, open_existing};
+use crate::format::pack::{self, Entry, Footer, Trailer};
+use crate::format::{BlobFlags, BlobId, Decompressor, FormatError, PackId};
+use crate::{Error, ErrorKind, Result};
+
+/// msgvault keeps larger attachments loose.
+const PACKED_RAW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A footer that msgvault accepts.
+const FOOTER_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Packs held open at once.
+const OPEN_PACKS_MAX: usize = 16;
+/// The two tables that describe the live store.
+const TABLES: [&str; 2] = ["attachment_pack_index", "attachment_packs"];
+
+/// Where the database says that a packed attachment lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackRow {
+    pack: PackId,
+    entry: Entry,
+}
+
+/// Reads the pack index of a database; empty where there is no such table.
+pub fn load_rows(connection: &Connection, database: &Path) -> Result<HashMap<BlobId, PackRow>> {
+    if !has_table(connection, database, TABLES[0])? {
+        return Ok(HashMap::new());
+    }
+    let sql = "SELECT blob_hash, pack_id, pack_offset, stored_len, raw_len, flags, crc32c \
+               FROM attachment_pack_index";
+    let rows = connection.prepare(sql).and_then(|mut statement| {
+        let read = |row: &rusqlite::Row<'_>| {
+            let numbers: [i64; 5] =
+                [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, numbers))
+        };
+        statement.query_map([], read)?.collect::<rusqlite::Result<Vec<_>>>()
+    });
+    let rows = rows.map_err(|error| database_error("read the pack index of", database, error))?;
+    rows.into_iter()
+        .map(|(hash, pack, numbers)| {
+            row(&hash, &pack, numbers).map(|row| (row.entry.id, row)).ok_or_else(|| {
+                let message = format!("the pack index of {} has an unusable row for {hash:?}", database.display());
+                Error::new(ErrorKind::Source, message)
+            })
+        })
+        .collect()
+}
+
+fn row(hash: &str, pack: &str, [offset, stored, raw, flags, crc]: [i64; 5]) -> Option<PackRow> {
+    let entry = Entry {
+        id: BlobId::parse(hash).ok()?,
+        offset: u64::try_from(offset).ok()?,
+        stored_bytes: u64::try_from(stored).ok()?,
+        raw_bytes: u64::try_from(raw).ok()?,
+        flags: BlobFlags::from_bits(u8::try_from(flags).ok()?).ok()?,
+        crc32c: u32::try_from(crc).ok()?,
+    };
+    Some(PackRow { pack: PackId::parse(pack).ok()?, entry })
+}
+
+struct OpenedPack {
+    file: File,
+    footer: Footer,
+}
+
+/// The packs below the attachment folder, opened as they are needed.
+pub struct LivePacks {
+    content: Arc<OwnedFd>,
+    shown: PathBuf,
+    opened: Mutex<VecDeque<(PackId, Arc<OpenedPack>)>>,
+}
+
+impl std::fmt::Debug for LivePacks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LivePacks").field("folder", &self.shown).finish_non_exhaustive()
+    }
+}
+
+impl LivePacks {
+    /// Makes the packs of an attachment folder held open.
+    pub fn new(content: Arc<OwnedFd>, shown: PathBuf) -> Self {
+        Self { content, shown, opened: Mutex::default() }
+    }
+
+    /// Reads one attachment; `None` when its pack is gone.
+    pub fn read(&self, row: &PackRow) -> Result<Option<Vec<u8>>> {
+        let path = self.path_of(&row.pack);
+        let unusable = |error: FormatError| {
+            let message = format!("cannot read attachment {} in {}", row.entry.id, path.display());
+            Error::caused(ErrorKind::Source, message, error)
+        };
+        let Some(opened) = self.open(&row.pack)? else { return Ok(None) };
+        if opened.footer.get(&row.entry.id) != Some(&row.entry) {
+            let message = format!("the database and {} disagree on {}", path.display(), row.entry.id);
+            return Err(Error::new(ErrorKind::Source, message));
+        }
+        if row.entry.raw_bytes > PACKED_RAW_BYTES_MAX || row.entry.stored_bytes > PACKED_RAW_BYTES_MAX {
+            let message = format!("attachment {} is too large for {}", row.entry.id, path.display());
+            return Err(Error::new(ErrorKind::Source, message));
+        }
+        let mut stored = vec![0; row.entry.stored_bytes as usize];
+        opened
+            .file
+            .read_exact_at(&mut stored, row.entry.offset)
+            .map_err(|error| io_error("read", &path, error))?;
+        let mut raw = Vec::new();
+        let mut decompressor = Decompressor::new().map_err(unusable)?;
+        decompressor.decode_into(&row.entry, &stored, &mut raw).map_err(unusable)?;
+        Ok(Some(raw))
+    }
+
+    fn open(&self, id: &PackId) -> Result<Option<Arc<OpenedPack>>> {
+        let known = {
+            let opened = self.opened.lock().expect("no holder of the packs panics");
+            opened.iter().find(|(known, _)| known == id).map(|(_, pack)| pack.clone())
+        };
+        if known.is_some() {
+            return Ok(known);
+        }
+        let path = self.path_of(id);
+        let relative = format!("packs/{}/{id}.mvpack", id.shard());
+        let Some((file, stat)) = file_at(self.content.as_ref(), &relative, &path)? else { return Ok(None) };
+        let footer = read_footer(&file, stat.st_size as u64, &path)?;
+        let pack = Arc::new(OpenedPack { file, footer });
+        let mut opened = self.opened.lock().expect("no holder of the packs panics");
+        opened.push_back((*id, pack.clone()));
+        if opened.len() > OPEN_PACKS_MAX {
+            opened.pop_front();
+        }
+        Ok(Some(pack))
+    }
+
+    fn path_of(&self, id: &PackId) -> PathBuf {
+        self.shown.join("packs").join(id.shard()).join(format!("{id}.mvpack"))
+    }
+}
+
+fn read_footer(file: &File, file_bytes: u64, path: &Path) -> Result<Footer> {
+    let unusable = |error: FormatError| {
+        Error::caused(ErrorKind::Source, format!("cannot use the attachment pack {}", path.display()), error)
+    };
+    let read = |offset: u64, length: u64| {
+        let mut bytes = vec![0; length as usize];
+        file.read_exact_at(&mut bytes, offset).map_err(|error| io_error("read", path, error))?;
+        Ok::<_, Error>(bytes)
+    };
+    pack::check_header(&read(0, file_bytes.min(pack::HEADER_BYTES as u64))?).map_err(unusable)?;
+    let trailer_bytes = file_bytes.min(pack::TRAILER_BYTES as u64);
+    let trailer =
+        Trailer::parse(&read(file_bytes - trailer_bytes, trailer_bytes)?, file_bytes).map_err(unusable)?;
+    if trailer.region_bytes() > FOOTER_BYTES_MAX {
+        let message = format!("the footer of {} is larger than msgvault makes them", path.display());
+        return Err(Error::new(ErrorKind::Source, message));
+    }
+    let region = read(trailer.footer_offset(), trailer.region_bytes())?;
+    Footer::parse(&region, &trailer, file_bytes).map_err(unusable)
+}
+
+/// Empties both tables of a staged database that nobody else has open (section 12.4); tells whether
+/// there was anything to empty. A database without rows in them is not touched at all.
+pub fn empty_pack_tables(staged: &Path) -> Result<bool> {
+    let at_rest = crate::archive::sqlite::open_at_rest(staged)?;
+    let mut tables = Vec::new();
+    for table in TABLES {
+        if has_table(&at_rest, staged, table)? && has_rows(&at_rest, staged, table)? {
+            tables.push(table);
+        }
+    }
+    drop(at_rest);
+    if tables.is_empty() {
+        return Ok(false);
+    }
+    let connection = open_existing(staged)?;
+    let fail = |error| database_error("empty the pack tables of", staged, error);
+    connection.pragma_update(None, "journal_mode", "DELETE").map_err(fail)?;
+    let deletes: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();
+    connection.execute_batch(&format!("BEGIN IMMEDIATE;{deletes}COMMIT")).map_err(fail)?;
+    connection.close().map_err(|(_, error)| fail(error))?;
+    Ok(true)
+}
+
+fn has_table(connection: &Connection, database: &Path, table: &str) -> Result<bool> {
+    connection
+        .query_row("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1", [table], |row| {
+            row.get::<_, i64>(0)
+        })
+        .map(|count| count > 0)
+        .map_err(|error| database_error("read the schema of", database, error))
+}
+
+fn has_rows(connection: &Connection, database: &Path, table: &str) -> Result<bool> {
+    connection
+        .query_row(&format!("SELECT EXISTS (SELECT 1 FROM {table})"), [], |row| row.get::<_, bool>(0))
+        .map_err(|error| database_error("read", database, error))
+}

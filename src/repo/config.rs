@@ -1,0 +1,80 @@
+//! `config.toml`: what makes a folder a repository (section 1.2).
+//!
+//! Written last by init and create-only, so that of two inits one wins; replaced in one step when a
+//! create meets another page size.
+
+use bytes::Bytes;
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, Storage};
+
+use super::{Repository, key, storage_error};
+use crate::format::{RepoConfig, RepoId};
+use crate::{Error, ErrorKind, Result};
+
+/// The largest configuration that is read; ours has 164 bytes.
+const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+
+fn config_key() -> Key {
+    key("config.toml".to_owned())
+}
+
+/// Reads and checks the configuration.
+pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
+    let place = storage.location();
+    let meta = match storage.stat(&config_key()).await {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == StorageErrorKind::NotFound => {
+            return Err(Error::new(ErrorKind::NoRepository, format!("no repository at {place}")));
+        }
+        Err(error) => return Err(storage_error(format!("cannot open the repository at {place}"), error)),
+    };
+    if meta.size_bytes > CONFIG_BYTES_MAX {
+        return Err(Error::new(
+            ErrorKind::Damaged,
+            format!("config.toml of the repository at {place} has {} bytes", meta.size_bytes),
+        ));
+    }
+    let bytes = storage
+        .read(&config_key())
+        .await
+        .map_err(|error| storage_error(format!("cannot open the repository at {place}"), error))?;
+    RepoConfig::parse(&bytes)
+        .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
+}
+
+/// Makes a repository where none is: the folders' marker objects need none, `config.toml` says it all.
+pub async fn init(storage: &dyn Storage, created_at: &str) -> Result<RepoConfig> {
+    let place = storage.location();
+    let id = uuid::Uuid::new_v4().hyphenated().to_string();
+    let config = RepoConfig {
+        repo_id: RepoId::parse(&id).expect("a hyphenated UUID is a repository id"),
+        format_version: 1,
+        min_reader_version: 1,
+        encryption: "none".to_owned(),
+        created_at: created_at.to_owned(),
+        page_size: 0,
+    };
+    match storage.create(&config_key(), Bytes::from(config.encode())).await {
+        Ok(()) => Ok(config),
+        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(Error::new(
+            ErrorKind::Refused,
+            format!("a repository exists already at {place}; nothing was changed"),
+        )),
+        Err(error) => Err(storage_error(format!("cannot make a repository at {place}"), error)),
+    }
+}
+
+impl Repository {
+    /// Records the page size of the latest capture; informational (section 1.2).
+    ///
+    /// Unknown keys of a later version are lost by the rewrite, as in the reference engine.
+    pub async fn set_page_size(&self, page_size: u32) -> Result<()> {
+        if self.config.page_size == i64::from(page_size) {
+            return Ok(());
+        }
+        let config = RepoConfig { page_size: i64::from(page_size), ..self.config.clone() };
+        self.storage
+            .replace(&config_key(), Bytes::from(config.encode()))
+            .await
+            .map_err(|error| storage_error("cannot record the page size in config.toml", error))
+    }
+}

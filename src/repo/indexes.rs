@@ -1,0 +1,189 @@
+//! `indexes/`: where each blob lies. Readers use the union of all files (section 3.1).
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use packvault_storage::{Key, Prefix};
+
+use super::{Repository, key, storage_error};
+use crate::format::index::{self, IndexEntry};
+use crate::format::{BlobFlags, BlobId, FormatError, FormatErrorKind, IndexId, PackId, pack};
+use crate::{Error, ErrorKind, Result};
+
+const SUFFIX: &str = ".mvidx";
+
+/// The largest index that is read: 16 million blobs.
+const INDEX_BYTES_MAX: u64 = 1 << 30;
+
+/// Index files read at once.
+const READS_IN_FLIGHT: usize = 4;
+
+/// Where one blob lies, as the index says; the pack's footer is the authority for the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// The pack that holds the blob.
+    pub pack: PackId,
+    /// Offset of the stored bytes in the pack.
+    pub offset: u64,
+    /// Length of the stored bytes.
+    pub stored_bytes: u64,
+    /// How the bytes are stored.
+    pub flags: BlobFlags,
+}
+
+/// What the index files together say of one pack.
+#[derive(Debug, Clone, Copy, Default)]
+struct PackExtent {
+    entries: u64,
+    frames_end: u64,
+}
+
+/// A damaged index file.
+#[derive(Debug)]
+pub struct DamagedIndex {
+    /// The file's name.
+    pub name: String,
+    /// What is wrong with it.
+    pub error: Error,
+}
+
+/// The union of all index files: for a blob named twice, the file whose name sorts last decides.
+#[derive(Debug, Default)]
+pub struct IndexUnion {
+    packs: Vec<PackId>,
+    /// Pack as a position in `packs`, to keep an entry at 56 bytes.
+    blobs: HashMap<BlobId, (u32, u64, u64, BlobFlags)>,
+    extents: HashMap<PackId, PackExtent>,
+}
+
+impl IndexUnion {
+    /// Returns where the blob lies.
+    pub fn get(&self, id: &BlobId) -> Option<Location> {
+        let &(pack, offset, stored_bytes, flags) = self.blobs.get(id)?;
+        Some(Location { pack: self.packs[pack as usize], offset, stored_bytes, flags })
+    }
+
+    /// Returns the number of distinct blobs.
+    pub fn len(&self) -> usize {
+        self.blobs.len()
+    }
+
+    /// Tells whether no blob is indexed.
+    pub fn is_empty(&self) -> bool {
+        self.blobs.is_empty()
+    }
+
+    /// Returns every pack that an index names.
+    pub fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.extents.keys().copied()
+    }
+
+    /// Returns the length that the pack's file must have for the index to be true: its frames, a footer
+    /// entry for each blob indexed in it, and the trailer (section 2.1).
+    pub fn implied_pack_bytes(&self, pack: &PackId) -> Option<u64> {
+        let extent = self.extents.get(pack)?;
+        Some(pack::expected_file_bytes(extent.frames_end, extent.entries))
+    }
+
+    /// Adds one index file. Files must come in the order of their names.
+    fn add(&mut self, entries: &[IndexEntry]) {
+        let mut positions: HashMap<PackId, u32> = HashMap::new();
+        let mut extents: HashMap<PackId, PackExtent> = HashMap::new();
+        self.blobs.reserve(entries.len());
+        for entry in entries {
+            let position = *positions.entry(entry.pack).or_insert_with(|| {
+                self.packs.push(entry.pack);
+                (self.packs.len() - 1) as u32
+            });
+            let extent = extents.entry(entry.pack).or_default();
+            extent.entries += 1;
+            extent.frames_end = extent.frames_end.max(entry.offset.saturating_add(entry.stored_bytes));
+            self.blobs.insert(entry.id, (position, entry.offset, entry.stored_bytes, entry.flags));
+        }
+        // A pack named by several files is described whole by the one that names most of it.
+        for (pack, extent) in extents {
+            let whole = self.extents.entry(pack).or_default();
+            whole.entries = whole.entries.max(extent.entries);
+            whole.frames_end = whole.frames_end.max(extent.frames_end);
+        }
+    }
+}
+
+fn index_key(id: &IndexId) -> Key {
+    key(format!("indexes/{id}{SUFFIX}"))
+}
+
+impl Repository {
+    /// Reads the union of all index files; a damaged one is an error.
+    pub async fn load_indexes(&self) -> Result<IndexUnion> {
+        let (union, damaged) = self.find_indexes().await?;
+        match damaged.into_iter().next() {
+            None => Ok(union),
+            Some(damaged) => Err(damaged.error),
+        }
+    }
+
+    /// Reads the union of all index files that can be read, and says which cannot.
+    pub async fn find_indexes(&self) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
+        let prefix = Prefix::folder("indexes").expect("a plain word is a key");
+        let mut files: Vec<(Key, u64)> = self
+            .storage
+            .list(&prefix)
+            .try_filter_map(async |object| {
+                let wanted = object.key.name().ends_with(SUFFIX) && object.key.parts().count() == 2;
+                Ok(wanted.then_some((object.key, object.meta.size_bytes)))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("cannot list the indexes", error))?;
+        files.sort();
+        let mut union = IndexUnion::default();
+        let mut damaged = Vec::new();
+        let mut reads = futures::stream::iter(files)
+            .map(async |(key, file_bytes)| (self.read_index(&key, file_bytes).await, key))
+            .buffered(READS_IN_FLIGHT);
+        while let Some((entries, key)) = reads.next().await {
+            match entries {
+                Ok(entries) => union.add(&entries),
+                Err(error) => damaged.push(DamagedIndex { name: key.name().to_owned(), error }),
+            }
+        }
+        Ok((union, damaged))
+    }
+
+    async fn read_index(&self, key: &Key, file_bytes: u64) -> Result<Vec<IndexEntry>> {
+        if file_bytes > INDEX_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Damaged,
+                format!("index {} has {file_bytes} bytes, more than any writer makes", key.name()),
+            ));
+        }
+        let bytes = self
+            .storage
+            .read_range(key, 0..file_bytes)
+            .await
+            .map_err(|error| storage_error(format!("cannot read index {}", key.name()), error))?;
+        index::decode(&bytes).map_err(|error| format_error(format!("cannot use index {}", key.name()), error))
+    }
+
+    /// Publishes the index of one run. The packs it names must be durable before.
+    pub async fn publish_index(&self, id: &IndexId, mut entries: Vec<IndexEntry>) -> Result<()> {
+        entries.sort_by_key(|entry| entry.id);
+        self.storage
+            .create(&index_key(id), Bytes::from(index::encode(&entries)))
+            .await
+            .map_err(|error| storage_error(format!("cannot publish index {id}"), error))
+    }
+}
+
+/// Lifts a codec's error: what a newer version wrote is told apart from damage.
+pub(crate) fn format_error(message: impl Into<String>, error: FormatError) -> Error {
+    let kind = match error.kind() {
+        FormatErrorKind::NeedsUpgrade | FormatErrorKind::UnsupportedVersion | FormatErrorKind::Encrypted => {
+            ErrorKind::Unsupported
+        }
+        _ => ErrorKind::Damaged,
+    };
+    Error::caused(kind, message, error)
+}

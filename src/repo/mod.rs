@@ -1,0 +1,70 @@
+//! A repository: one module per folder of it, on any storage.
+//!
+//! This floor moves bytes and keeps the order of durable steps. It hashes and compresses nothing (the
+//! engine's pipeline does), and it knows nothing of live archives.
+
+pub mod blobs;
+pub mod config;
+pub mod indexes;
+pub mod locks;
+pub mod packs;
+pub mod snapshots;
+pub mod staging;
+mod ulids;
+
+use std::sync::Arc;
+
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Storage};
+
+use crate::format::RepoConfig;
+use crate::{Error, ErrorKind, Result};
+
+pub use ulids::UlidSource;
+
+/// An opened repository.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    storage: Arc<dyn Storage>,
+    config: RepoConfig,
+    ulids: Arc<UlidSource>,
+}
+
+impl Repository {
+    /// Opens the repository that lies on the storage; the checks of section 1.2 in their order.
+    pub async fn open(storage: Arc<dyn Storage>) -> Result<Self> {
+        let config = config::read(storage.as_ref()).await?;
+        Ok(Self { storage, config, ulids: Arc::default() })
+    }
+
+    /// Returns the storage below.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Returns what `config.toml` said at open.
+    pub fn config(&self) -> &RepoConfig {
+        &self.config
+    }
+
+    /// Returns the source of the names of new objects.
+    pub fn ulids(&self) -> &UlidSource {
+        &self.ulids
+    }
+}
+
+/// Makes the key of a name that the format has checked already.
+fn key(text: String) -> Key {
+    Key::parse(text).expect("ids of the format hold only characters that keys may hold")
+}
+
+/// Lifts a storage error to this floor, keeping its kind where callers act on it.
+pub(crate) fn storage_error(message: impl Into<String>, error: StorageError) -> Error {
+    let kind = match error.kind() {
+        StorageErrorKind::NotFound => ErrorKind::NotFound,
+        StorageErrorKind::Short => ErrorKind::Damaged,
+        StorageErrorKind::Unsafe => ErrorKind::Refused,
+        StorageErrorKind::Config => ErrorKind::Usage,
+        _ => ErrorKind::Io,
+    };
+    Error::caused(kind, message, error)
+}

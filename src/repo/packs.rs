@@ -1,0 +1,224 @@
+//! `packs/`: writing sealed containers of blobs (section 2.3).
+//!
+//! Order that keeps a snapshot whole: the bytes of a pack, then its footer, then its seal; the index of a
+//! run is published only after [`PackWriter::finish`] has seen every seal return. Sealing one pack runs
+//! beside filling the next, with a bound on how many are under way.
+
+use std::collections::{HashMap, VecDeque};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use packvault_storage::{Key, Prefix, Staged};
+use tokio::task::JoinHandle;
+
+use super::{Repository, key, storage_error};
+use crate::format::index::IndexEntry;
+use crate::format::pack::{self, Entry};
+use crate::format::{BlobFlags, BlobId, PackId};
+use crate::{Error, ErrorKind, Result};
+
+/// The extension of msgvault's packs.
+pub const PACK_SUFFIX: &str = ".mvpack";
+
+/// Packs whose seal may be under way while the next is filled.
+const SEALS_IN_FLIGHT: usize = 2;
+
+/// Returns where the pack lies.
+pub(super) fn pack_key(id: &PackId) -> Key {
+    key(format!("packs/{}/{id}{PACK_SUFFIX}", id.shard()))
+}
+
+impl Repository {
+    /// Returns the length of every pack file that lies in the repository.
+    pub async fn pack_lengths(&self) -> Result<HashMap<PackId, u64>> {
+        let prefix = Prefix::folder("packs").expect("a plain word is a key");
+        self.storage
+            .list(&prefix)
+            .try_filter_map(async |object| {
+                let id = object.key.name().strip_suffix(PACK_SUFFIX).and_then(|id| PackId::parse(id).ok());
+                let placed = id.filter(|id| pack_key(id) == object.key);
+                Ok(placed.map(|id| (id, object.meta.size_bytes)))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("cannot list the packs", error))
+    }
+}
+
+/// A blob as it will be stored.
+#[derive(Debug, Clone)]
+pub struct StoredBlob {
+    /// The hash of the raw bytes.
+    pub id: BlobId,
+    /// Length of the raw bytes.
+    pub raw_bytes: u64,
+    /// How the bytes are stored.
+    pub flags: BlobFlags,
+    /// CRC-32C of the stored bytes.
+    pub crc32c: u32,
+    /// The stored bytes.
+    pub stored: Bytes,
+}
+
+/// What a finished writer has made durable.
+#[derive(Debug, Default)]
+pub struct WrittenPacks {
+    /// The packs, in the order in which they were sealed.
+    pub packs: Vec<PackId>,
+    /// One entry for each blob, in the order of writing.
+    pub entries: Vec<IndexEntry>,
+}
+
+#[derive(Debug)]
+struct OpenPack {
+    id: PackId,
+    staged: Box<dyn Staged>,
+    offset: u64,
+    entries: Vec<Entry>,
+}
+
+/// Fills packs one after the other. After an error it can only be abandoned.
+#[derive(Debug)]
+pub struct PackWriter {
+    repository: Repository,
+    open: Option<OpenPack>,
+    sealing: VecDeque<JoinHandle<Result<()>>>,
+    written: WrittenPacks,
+}
+
+impl PackWriter {
+    /// Makes a writer that has written nothing; the first blob opens the first pack.
+    pub fn new(repository: Repository) -> Self {
+        Self { repository, open: None, sealing: VecDeque::new(), written: WrittenPacks::default() }
+    }
+
+    /// Appends one blob. The caller has seen to it that the blob is not stored yet.
+    pub async fn append(&mut self, blob: StoredBlob) -> Result<()> {
+        let stored_bytes = blob.stored.len() as u64;
+        self.open_pack().await?;
+        self.write(blob.stored).await?;
+        self.record(blob.id, stored_bytes, blob.raw_bytes, blob.flags, blob.crc32c).await
+    }
+
+    /// Appends stored bytes of a blob that comes in pieces; [`PackWriter::end_blob`] names it.
+    pub async fn append_piece(&mut self, piece: Bytes) -> Result<()> {
+        self.open_pack().await?;
+        self.write(piece).await
+    }
+
+    /// Names the blob whose `stored_bytes` were appended piece by piece.
+    pub async fn end_blob(
+        &mut self,
+        id: BlobId,
+        stored_bytes: u64,
+        raw_bytes: u64,
+        flags: BlobFlags,
+        crc32c: u32,
+    ) -> Result<()> {
+        self.open_pack().await?;
+        self.record(id, stored_bytes, raw_bytes, flags, crc32c).await
+    }
+
+    /// Seals the last pack and waits until every pack is durable.
+    pub async fn finish(mut self) -> Result<WrittenPacks> {
+        let sealed = self.finish_all().await;
+        match sealed {
+            Ok(()) => Ok(std::mem::take(&mut self.written)),
+            Err(error) => {
+                self.abandon().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn finish_all(&mut self) -> Result<()> {
+        self.seal_open_pack().await?;
+        while let Some(seal) = self.sealing.pop_front() {
+            joined(seal.await)?;
+        }
+        Ok(())
+    }
+
+    /// Gives up: discards the open pack and waits for seals that are under way, so that nothing is
+    /// written after this returns. Packs sealed already stay as unreferenced garbage.
+    pub async fn abandon(mut self) {
+        if let Some(pack) = self.open.take() {
+            // What cannot be discarded now is swept by the next create.
+            let _ = pack.staged.discard().await;
+        }
+        for seal in self.sealing.drain(..) {
+            let _ = seal.await;
+        }
+    }
+
+    async fn open_pack(&mut self) -> Result<()> {
+        if self.open.is_some() {
+            return Ok(());
+        }
+        let id = PackId::from_ulid(self.repository.ulids().next());
+        let mut staged = self
+            .repository
+            .storage
+            .stage(&pack_key(&id))
+            .await
+            .map_err(|error| storage_error(format!("cannot begin pack {id}"), error))?;
+        let header = pack::encode_header(false);
+        staged
+            .write(Bytes::copy_from_slice(&header))
+            .await
+            .map_err(|error| storage_error(format!("cannot write pack {id}"), error))?;
+        self.open = Some(OpenPack { id, staged, offset: header.len() as u64, entries: Vec::new() });
+        Ok(())
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        let pack = self.open.as_mut().expect("open_pack ran before");
+        let id = pack.id;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        pack.staged
+            .write(bytes)
+            .await
+            .map_err(|error| storage_error(format!("cannot write pack {id}"), error))
+    }
+
+    async fn record(
+        &mut self,
+        id: BlobId,
+        stored_bytes: u64,
+        raw_bytes: u64,
+        flags: BlobFlags,
+        crc32c: u32,
+    ) -> Result<()> {
+        let pack = self.open.as_mut().expect("open_pack ran before");
+        let offset = pack.offset;
+        pack.entries.push(Entry { id, offset, stored_bytes, raw_bytes, flags, crc32c });
+        pack.offset += stored_bytes;
+        self.written.entries.push(IndexEntry { id, pack: pack.id, offset, stored_bytes, flags });
+        let full = pack.offset >= pack::TARGET_STORED_BYTES || pack.entries.len() >= pack::WRITER_ENTRIES_MAX;
+        if full { self.seal_open_pack().await } else { Ok(()) }
+    }
+
+    async fn seal_open_pack(&mut self) -> Result<()> {
+        let Some(pack) = self.open.take() else { return Ok(()) };
+        while self.sealing.len() >= SEALS_IN_FLIGHT {
+            let oldest = self.sealing.pop_front().expect("the bound is above zero");
+            joined(oldest.await)?;
+        }
+        self.written.packs.push(pack.id);
+        self.sealing.push_back(tokio::spawn(seal(pack)));
+        Ok(())
+    }
+}
+
+async fn seal(pack: OpenPack) -> Result<()> {
+    let OpenPack { id, mut staged, entries, .. } = pack;
+    let lift = |error| storage_error(format!("cannot seal pack {id}"), error);
+    staged.write(Bytes::from(pack::encode_footer(&entries))).await.map_err(lift)?;
+    staged.seal().await.map_err(lift)
+}
+
+fn joined(outcome: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    outcome.unwrap_or_else(|error| Err(Error::caused(ErrorKind::Io, "sealing a pack ended early", error)))
+}
