@@ -157,8 +157,7 @@ impl State {
     fn sweep(&mut self, older_than: Duration) -> SweepReport {
         let now = self.clock.now();
         let uploads_before = self.uploads.len();
-        self.uploads
-            .retain(|_, upload| now.duration_since(upload.modified).unwrap_or_default() < older_than);
+        self.uploads.retain(|_, upload| now.duration_since(upload.modified).unwrap_or_default() < older_than);
         SweepReport { removed: (uploads_before - self.uploads.len()) as u64 }
     }
 }

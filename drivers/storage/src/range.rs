@@ -18,7 +18,8 @@ pub fn range_bytes(key: &Key, range: &Range<u64>, size_bytes: u64) -> Result<usi
     if *end > size_bytes {
         return Err(short(format!("the range {start}..{end} ends after its {size_bytes} bytes")));
     }
-    usize::try_from(end - start).map_err(|_| short(format!("the range {start}..{end} is too large for memory")))
+    usize::try_from(end - start)
+        .map_err(|_| short(format!("the range {start}..{end} is too large for memory")))
 }
 
 #[cfg(test)]
