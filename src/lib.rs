@@ -3,6 +3,7 @@
 //!
 
 pub mod error;
+pub mod format;
 pub mod progress;
 
 pub use error::{Error, ErrorKind, Result};
