@@ -1,9 +1,21 @@
 //! packvault backs up an application's archive - a SQLite database, a content-addressed attachment folder
 //! and a few extra files - into a repository of sealed, content-addressed packs, and proves what it restores.
 //!
+//! The map, from the top down; imports point one way only, and a test checks it:
+//!
+//! - [`engine`]: the operations, one module each. The only floor that knows both sides below.
+//! - [`repo`]: a repository, one module per folder of it, on any [`packvault_storage::Storage`].
+//! - [`archive`]: the live data, and the target of a restore; [`profiles`] fill in what is special about
+//!   one application.
+//! - [`format`]: pure codecs of everything that a repository holds.
 
+pub mod archive;
+pub mod cancel;
+pub mod engine;
 pub mod error;
 pub mod format;
+pub mod profiles;
 pub mod progress;
+pub mod repo;
 
 pub use error::{Error, ErrorKind, Result};

@@ -23,7 +23,9 @@ pub fn folder_at(folder: impl AsFd, relative: &str, shown: &Path) -> Result<Opti
         held = match openat(&held, part, flags, Mode::empty()) {
             Ok(next) => next,
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::LOOP | Errno::NOTDIR) => return Err(not_plain(shown, "a link or no folder on the way")),
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Err(not_plain(shown, "a link or no folder on the way"));
+            }
             Err(errno) => return Err(file_error("open", shown, errno)),
         };
     }

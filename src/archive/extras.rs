@@ -88,9 +88,13 @@ pub fn find(sources: &[ExtrasSource]) -> Result<Vec<FoundExtra>> {
             Error::caused(ErrorKind::Source, message, error)
         })?;
     }
-    paths::find_conflicts(found.iter().map(|extra| extra.recorded.as_str()))
-        .map_err(|error| Error::caused(ErrorKind::Source, "two extra files cannot lie side by side", error))?;
-    Ok(found)
+    match paths::find_conflicts(found.iter().map(|extra| extra.recorded.as_str())).first() {
+        None => Ok(found),
+        Some(conflict) => {
+            let message = format!("two extra files cannot be part of one snapshot: {conflict}");
+            Err(Error::new(ErrorKind::Source, message))
+        }
+    }
 }
 
 fn find_file(path: &Path, recorded: &str) -> Result<FoundExtra> {
@@ -175,7 +179,7 @@ fn entries(folder: &OwnedFd, path: &Path) -> Result<Vec<(Vec<u8>, FileType)>> {
             .map_err(|errno| file_error("list", path, errno))?;
         names.push((name.to_bytes().to_owned(), FileType::from_raw_mode(stat.st_mode)));
     }
-    names.sort();
+    names.sort_by(|one, other| one.0.cmp(&other.0));
     Ok(names)
 }
 

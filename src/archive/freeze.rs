@@ -151,8 +151,8 @@ fn open_for_scan(path: &Path) -> Result<File> {
 fn empty_wal(connection: &Connection, path: &Path, deadline: Instant, cancel: &Cancel) -> Result<()> {
     loop {
         cancel.check()?;
-        let checkpoint = connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        let checkpoint =
+            connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
         match checkpoint {
             Ok(0) => return Ok(()),
             Ok(_) => {}
@@ -165,7 +165,9 @@ fn empty_wal(connection: &Connection, path: &Path, deadline: Instant, cancel: &C
 /// Pins the database if its WAL is empty while nobody can write; tells whether it did.
 fn pin_if_at_rest(connection: &Connection, path: &Path) -> Result<bool> {
     let guard = open_existing(path)?;
-    guard.execute_batch("BEGIN IMMEDIATE").map_err(|error| database_error("hold writers off", path, error))?;
+    guard
+        .execute_batch("BEGIN IMMEDIATE")
+        .map_err(|error| database_error("hold writers off", path, error))?;
     let at_rest = wal_is_empty(path)?;
     if at_rest {
         connection

@@ -9,6 +9,7 @@ pub mod content;
 pub mod extras;
 pub mod freeze;
 pub mod ownership;
+pub mod page_cache;
 pub mod pages;
 pub mod profile;
 pub mod sqlite;

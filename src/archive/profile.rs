@@ -73,8 +73,9 @@ pub trait Profile: std::fmt::Debug + Send + Sync {
     /// Returns what every snapshot of this application leaves out, for the manifest.
     fn excluded(&self) -> &'static [&'static str];
 
-    /// Returns the lock files that own the archive, in the order in which they are taken.
-    fn ownership_files(&self, paths: &ArchivePaths) -> Vec<PathBuf>;
+    /// Returns the names of the lock files in an archive's home that own it, in the order in which they
+    /// are taken.
+    fn ownership_names(&self) -> Vec<String>;
 
     /// Reads the facts of a capture inside the pinned transaction.
     fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts>;

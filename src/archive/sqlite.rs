@@ -15,19 +15,24 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn open_existing(path: &Path) -> Result<Connection> {
     // Without SQLITE_OPEN_URI a path is a path, whatever characters it holds.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)
-        .map_err(|error| database_error("open", path, error))?;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|error| database_error("open", path, error))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| database_error("open", path, error))?;
     Ok(connection)
 }
 
 /// Opens a database file that nobody writes, without locks and without sidecar files.
 pub fn open_at_rest(path: &Path) -> Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let uri = format!("file:{}?immutable=1", percent_encoded(path));
-    Connection::open_with_flags(uri, flags).map_err(|error| database_error("open", path, error))
+    let connection =
+        Connection::open_with_flags(uri, flags).map_err(|error| database_error("open", path, error))?;
+    // The file came from a repository: what its schema says must not run functions of ours.
+    connection
+        .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
+        .map_err(|error| database_error("open", path, error))?;
+    Ok(connection)
 }
 
 /// Encodes a path for a SQLite URI: everything but unreserved characters and `/`.

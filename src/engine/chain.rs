@@ -6,7 +6,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::metadata::MetadataReader;
-use crate::format::{BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, SnapshotId};
+use crate::format::{
+    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, SnapshotId,
+};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::repo::indexes::format_error;
@@ -38,7 +40,7 @@ type ChainResult<T> = std::result::Result<T, ChainFailure>;
 /// Manifests by id: those loaded before, and the repository for the rest.
 pub struct Manifests<'a> {
     repository: &'a Repository,
-    loaded: HashMap<SnapshotId, Manifest>,
+    loaded: HashMap<String, Manifest>,
 }
 
 impl<'a> Manifests<'a> {
@@ -49,19 +51,17 @@ impl<'a> Manifests<'a> {
     }
 
     async fn get(&mut self, id: &SnapshotId) -> Result<&Manifest> {
-        if !self.loaded.contains_key(id) {
+        if !self.loaded.contains_key(id.as_str()) {
             let manifest = self.repository.load_snapshot(id).await?;
-            self.loaded.insert(id.clone(), manifest);
+            self.loaded.insert(id.to_string(), manifest);
         }
-        Ok(&self.loaded[id])
+        Ok(&self.loaded[id.as_str()])
     }
 }
 
 /// One snapshot of a chain, newest first.
 #[derive(Debug, Clone)]
 pub struct ChainLink {
-    /// The snapshot.
-    pub snapshot: SnapshotId,
     /// Its page-map object.
     pub page_map: BlobId,
     /// Its page-hash object.
@@ -109,7 +109,6 @@ fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
         BlobId::parse(text).map_err(|_| format!("snapshot {} has no {what}", manifest.snapshot_id))
     };
     Ok(ChainLink {
-        snapshot: manifest.snapshot_id.clone(),
         page_map: id(&manifest.db.page_map, "page map")?,
         page_hashes: id(&manifest.db.page_hash_map, "page-hash map")?,
     })

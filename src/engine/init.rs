@@ -8,7 +8,6 @@ use crate::repo;
 
 /// Makes a repository; refuses where one exists.
 pub async fn init(storage: &dyn Storage) -> Result<InitReport> {
-    let created_at = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    let config = repo::config::init(storage, &created_at).await?;
+    let config = repo::config::init(storage, jiff::Timestamp::now()).await?;
     Ok(InitReport { id: config.repo_id.to_string(), location: storage.location() })
 }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use super::pipeline::Pipeline;
-use crate::format::{
-    BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree,
-};
+use crate::format::{BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree};
 use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
 

@@ -5,6 +5,7 @@
 
 mod bulk;
 mod chain;
+mod content_paths;
 pub mod create;
 pub mod init;
 pub mod list;

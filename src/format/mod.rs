@@ -24,6 +24,16 @@ pub mod paths;
 pub mod repo_config;
 pub mod timestamp;
 
+pub use attachment_list::ListedAttachment;
 pub use error::{FormatError, FormatErrorKind, Result};
+pub use extras_tree::ExtrasEntry;
+pub use frame::{Compressor, Decompressor, StreamCompressor, StreamDecoder, effective_level, saves_enough};
 pub use hash::{Crc32c, Hasher, crc32c};
 pub use ids::{BlobId, IndexId, PackId, PageHash, RepoId, SnapshotId};
+pub use index::IndexEntry;
+pub use lock_record::LockRecord;
+pub use manifest::{Manifest, SUPPORTED_READER_LEVEL};
+pub use pack::BlobFlags;
+pub use page_hashes::{PageHashDelta, PageHashObject, PageHashes};
+pub use page_map::{PageMap, PageMapKind, PageMapObject, Run};
+pub use repo_config::RepoConfig;

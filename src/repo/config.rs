@@ -7,7 +7,7 @@ use bytes::Bytes;
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, Storage};
 
 use super::{Repository, key, storage_error};
-use crate::format::{RepoConfig, RepoId};
+use crate::format::{RepoConfig, RepoId, SUPPORTED_READER_LEVEL};
 use crate::{Error, ErrorKind, Result};
 
 /// The largest configuration that is read; ours has 164 bytes.
@@ -37,22 +37,16 @@ pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
         .read(&config_key())
         .await
         .map_err(|error| storage_error(format!("cannot open the repository at {place}"), error))?;
-    RepoConfig::parse(&bytes)
+    RepoConfig::parse(&bytes, SUPPORTED_READER_LEVEL)
         .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
 }
 
 /// Makes a repository where none is: the folders' marker objects need none, `config.toml` says it all.
-pub async fn init(storage: &dyn Storage, created_at: &str) -> Result<RepoConfig> {
+pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp) -> Result<RepoConfig> {
     let place = storage.location();
     let id = uuid::Uuid::new_v4().hyphenated().to_string();
-    let config = RepoConfig {
-        repo_id: RepoId::parse(&id).expect("a hyphenated UUID is a repository id"),
-        format_version: 1,
-        min_reader_version: 1,
-        encryption: "none".to_owned(),
-        created_at: created_at.to_owned(),
-        page_size: 0,
-    };
+    let id = RepoId::parse(&id).expect("a hyphenated UUID is a repository id");
+    let config = RepoConfig::new(id, created_at);
     match storage.create(&config_key(), Bytes::from(config.encode())).await {
         Ok(()) => Ok(config),
         Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(Error::new(

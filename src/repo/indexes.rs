@@ -180,9 +180,9 @@ impl Repository {
 /// Lifts a codec's error: what a newer version wrote is told apart from damage.
 pub(crate) fn format_error(message: impl Into<String>, error: FormatError) -> Error {
     let kind = match error.kind() {
-        FormatErrorKind::NeedsUpgrade | FormatErrorKind::UnsupportedVersion | FormatErrorKind::Encrypted => {
-            ErrorKind::Unsupported
-        }
+        FormatErrorKind::NeedsUpgrade { .. }
+        | FormatErrorKind::UnsupportedVersion
+        | FormatErrorKind::Encrypted => ErrorKind::Unsupported,
         _ => ErrorKind::Damaged,
     };
     Error::caused(kind, message, error)

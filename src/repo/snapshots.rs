@@ -86,20 +86,20 @@ impl Repository {
                 format!("manifest of snapshot {id} has {file_bytes} bytes, more than any writer makes"),
             ));
         }
-        let bytes = self
-            .storage
-            .read_range(&manifest_key(id), 0..file_bytes)
-            .await
-            .map_err(|error| storage_error(format!("cannot read the manifest of snapshot {id}"), error))?;
+        let bytes =
+            self.storage.read_range(&manifest_key(id), 0..file_bytes).await.map_err(|error| {
+                storage_error(format!("cannot read the manifest of snapshot {id}"), error)
+            })?;
         Manifest::load(id, &bytes, SUPPORTED_READER_LEVEL)
             .map_err(|error| format_error(format!("cannot use the manifest of snapshot {id}"), error))
     }
 
     /// Publishes the manifest: the commit point. Everything it names must be durable before.
     pub async fn publish_snapshot(&self, manifest: &Manifest) -> Result<()> {
-        let id = &manifest.snapshot_id;
+        let id = SnapshotId::parse(&manifest.snapshot_id)
+            .map_err(|error| format_error("cannot publish a manifest without an id", error))?;
         self.storage
-            .create(&manifest_key(id), Bytes::from(manifest.encode()))
+            .create(&manifest_key(&id), Bytes::from(manifest.encode()))
             .await
             .map_err(|error| storage_error(format!("cannot publish the manifest of snapshot {id}"), error))
     }

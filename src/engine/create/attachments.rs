@@ -64,8 +64,7 @@ pub async fn capture(
     references: Vec<ContentRef>,
 ) -> Result<CapturedAttachments> {
     context.progress.begin(Stage::Attachments, Unit::Items, Some(references.len() as u64));
-    let mut captured =
-        CapturedAttachments { listed: Vec::with_capacity(references.len()), blobs_added: 0 };
+    let mut captured = CapturedAttachments { listed: Vec::with_capacity(references.len()), blobs_added: 0 };
     let known = sink.known().clone();
     let mut encoded = stream::iter(batches(references))
         .map(|batch| encode_batch(pipeline, store.clone(), known.clone(), batch))
@@ -116,12 +115,13 @@ async fn inherited_lists(
     captured: &[ListedAttachment],
 ) -> Option<(Vec<String>, HashSet<BlobId>)> {
     let lists = parent.attachments.lists.clone()?;
-    let captured: HashSet<&ListedAttachment> = captured.iter().collect();
+    let captured: HashSet<(BlobId, u64)> =
+        captured.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
     let mut listed = HashSet::new();
     for list in &lists {
         let id = BlobId::parse(list).ok().filter(|id| known.contains(id))?;
         for attachment in reader.attachment_list(&id).await.ok()? {
-            if !captured.contains(&attachment) || !listed.insert(attachment.id) {
+            if !captured.contains(&(attachment.id, attachment.bytes)) || !listed.insert(attachment.id) {
                 return None;
             }
         }

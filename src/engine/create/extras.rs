@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use super::sink::{BlobSink, EncodedBlob, encode};
-use crate::archive::extras::{ExtrasSource, FoundExtra, find};
 use crate::archive::content::Content;
+use crate::archive::extras::{ExtrasSource, FoundExtra, find};
 use crate::engine::Context;
 use crate::engine::pipeline::Pipeline;
 use crate::format::{ExtrasEntry, extras_tree};

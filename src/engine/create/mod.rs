@@ -12,6 +12,7 @@ mod pages;
 mod plan;
 mod sink;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +21,6 @@ use jiff::Timestamp;
 use self::attachments::CapturedAttachments;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
-use self::pages::CapturedPages;
 use self::sink::{Added, BlobSink};
 use super::Context;
 use super::metadata::MetadataReader;
@@ -28,10 +28,7 @@ use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase};
 use crate::archive::freeze::FrozenDatabase;
 use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
-use crate::format::{
-    AttachmentsSection, DatabaseSection, ExtrasSection, IndexId, Manifest, OptionsSection, SnapshotId,
-    effective_level,
-};
+use crate::format::{IndexId, Manifest, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
@@ -123,8 +120,7 @@ async fn run(
     let pipeline = Pipeline::new(context, level);
     let snapshots = repository.load_snapshots().await?;
     let union = Arc::new(repository.load_indexes().await?);
-    let known =
-        Arc::new(KnownBlobs::check(repository, union.clone(), context.progress.as_ref()).await?);
+    let known = Arc::new(KnownBlobs::check(repository, union.clone(), context.progress.as_ref()).await?);
     let store = Arc::new(BlobStore::new(repository.clone(), union));
     let reader = MetadataReader::new(store, pipeline.clone());
     let cache = profile.cache_folder(paths);
@@ -132,8 +128,7 @@ async fn run(
         ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
-    let captured =
-        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
+    let captured = capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
     let captured = match captured {
         Ok(captured) => captured,
         Err(error) => {
@@ -144,7 +139,7 @@ async fn run(
     };
     context.progress.begin(Stage::Seal, Unit::Steps, None);
     let added = sink.finish().await?;
-    let manifest = manifest(repository, &profile, options, level, &parent, &captured, &added, started)?;
+    let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
         publish(repository, context, lock, &manifest, added.written.entries, captured.geometry.0).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
@@ -166,7 +161,9 @@ async fn capture(
     parent: &ParentState,
 ) -> Result<Capture> {
     context.progress.begin(Stage::Freeze, Unit::Steps, None);
-    let (database, lock_files) = (paths.database.clone(), profile.ownership_files(paths));
+    let database = paths.database.clone();
+    let lock_files: Vec<PathBuf> =
+        profile.ownership_names().iter().map(|name| paths.home.join(name)).collect();
     let cancel = context.cancel.clone();
     let frozen = pipeline.run(move |_| FrozenDatabase::freeze(&database, &lock_files, &cancel)).await?;
     let (asked, archive) = (profile.clone(), paths.clone());
@@ -186,10 +183,8 @@ async fn capture(
 
     let pages_changed = captured.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
-    let attachments =
-        attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
-    let lists =
-        attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
+    let attachments = attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
+    let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
     let sources = profile.extras(paths, options.extras);
     let (tree, extras) = extras::capture(context, pipeline, sink, sources).await?;
     Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, tree, extras })
@@ -216,7 +211,7 @@ async fn publish(
 }
 
 #[allow(clippy::too_many_arguments, reason = "the sources of one manifest, named once here")]
-fn manifest(
+fn describe(
     repository: &Repository,
     profile: &Arc<dyn Profile>,
     options: &CreateOptions,
@@ -232,17 +227,17 @@ fn manifest(
     let mut manifest = Manifest {
         format_version: version,
         min_reader_version: version,
-        msgvault_version: options.writer_version.clone(),
-        snapshot_id: SnapshotId::placeholder(),
-        parent_id: parent.manifest().map(|parent| parent.snapshot_id.to_string()).unwrap_or_default(),
+        app_version: options.writer_version.clone(),
+        snapshot_id: String::new(),
+        parent_id: parent.manifest().map(|parent| parent.snapshot_id.clone()).unwrap_or_default(),
         created_at: created_at(parent.manifest())?,
-        options: OptionsSection {
+        options: manifest::Options {
             include_config: options.extras.include_config,
             include_tokens: options.extras.include_tokens,
             zstd_level: i64::from(level),
             tag: options.tag.clone(),
         },
-        db: DatabaseSection {
+        db: manifest::Database {
             engine: "sqlite".to_owned(),
             page_size: captured.geometry.0,
             page_count: captured.geometry.1,
@@ -252,7 +247,7 @@ fn manifest(
         },
         metadata: None,
         auxiliary: Vec::new(),
-        attachments: AttachmentsSection {
+        attachments: manifest::Attachments {
             layout: Some(vec!["loose".to_owned()]),
             rows: captured.facts.attachment_rows as i64,
             blobs: captured.attachments.listed.len() as i64,
@@ -260,11 +255,13 @@ fn manifest(
             recipes: Some(Vec::new()),
             lists: captured.lists.clone(),
         },
-        extras: ExtrasSection { tree: captured.tree.clone().unwrap_or_default() },
+        extras_tree: captured.tree.clone().unwrap_or_default(),
         excluded: Some(profile.excluded().iter().map(ToString::to_string).collect()),
         stats: captured.facts.stats.clone(),
         new_packs: if packs.is_empty() { None } else { Some(packs) },
-        new_index: has_index.then(|| repository.ulids().next().to_string().to_lowercase()).unwrap_or_default(),
+        new_index: has_index
+            .then(|| repository.ulids().next().to_string().to_lowercase())
+            .unwrap_or_default(),
         duration_seconds: (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
         bytes_added: added.bytes as i64,
     };
@@ -301,7 +298,7 @@ fn report(
 ) -> CreateReport {
     let (page_size, pages) = captured.geometry;
     CreateReport {
-        id: (!options.dry_run).then(|| manifest.snapshot_id.to_string()),
+        id: (!options.dry_run).then(|| manifest.snapshot_id.clone()),
         parent: Some(manifest.parent_id).filter(|parent| !parent.is_empty()),
         created_at: manifest.created_at,
         tag: manifest.options.tag,

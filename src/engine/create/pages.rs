@@ -66,7 +66,10 @@ pub async fn capture(
         capacity: pipeline.jobs() + 1,
         page_size,
         indexes: HashMap::new(),
-        captured: CapturedPages { hashes: Vec::with_capacity(page_count as usize), ..CapturedPages::default() },
+        captured: CapturedPages {
+            hashes: Vec::with_capacity(page_count as usize),
+            ..CapturedPages::default()
+        },
     };
     let mut planner = Planner::new(page_size);
     let chunk_pages = (CHUNK_BYTES / u64::from(page_size)).clamp(1, BLOB_PAGES_MAX);

@@ -50,7 +50,12 @@ pub struct Planner {
 impl Planner {
     /// Makes a planner for pages of this size.
     pub fn new(page_size: u32) -> Self {
-        Self { page_size: page_size as usize, group: PlannedBlob::default(), range: None, planned: Vec::new() }
+        Self {
+            page_size: page_size as usize,
+            group: PlannedBlob::default(),
+            range: None,
+            planned: Vec::new(),
+        }
     }
 
     /// Takes the next pages of the scan; returns the blobs that are complete, and the buffer of the pages
@@ -145,7 +150,8 @@ impl Planner {
     fn emit_pending(&mut self) {
         let range = self.range.as_mut().expect("only an open range has pending pages");
         let pages = (range.pending.len() / self.page_size) as u64;
-        let blob = PlannedBlob { raw: take(&mut range.pending), ranges: vec![(range.first_page, pages as u32)] };
+        let blob =
+            PlannedBlob { raw: take(&mut range.pending), ranges: vec![(range.first_page, pages as u32)] };
         range.first_page += pages;
         self.planned.push(blob);
     }
@@ -217,7 +223,10 @@ mod tests {
     #[test]
     fn a_large_range_is_cut_into_blobs_of_1024_pages_from_its_start() {
         let changed = pages(&[100..2400], 3000);
-        assert_eq!(shape(&plan(&changed, 1024)), vec![vec![(100, 1024)], vec![(1124, 1024)], vec![(2148, 252)]]);
+        assert_eq!(
+            shape(&plan(&changed, 1024)),
+            vec![vec![(100, 1024)], vec![(1124, 1024)], vec![(2148, 252)]]
+        );
     }
 
     #[test]

@@ -7,8 +7,7 @@ use serde::Deserialize;
 use crate::{Error, ErrorKind, Result};
 
 const NAME: &str = "document-derivatives";
-const FORMAT: &str =
-    "application/vnd.msgvault.document-derivatives+json; contains-normalized-plaintext=true";
+const FORMAT: &str = "application/vnd.msgvault.document-derivatives+json; contains-normalized-plaintext=true";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -31,8 +30,9 @@ pub fn check(name: &str, format: &str, body: &[u8]) -> Result<()> {
         let message = format!("the snapshot carries the auxiliary artifact {name:?} of an unknown kind");
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    let disclosure: Disclosure = serde_json::from_slice(body)
-        .map_err(|error| Error::caused(ErrorKind::Damaged, format!("cannot read artifact {name:?}"), error))?;
+    let disclosure: Disclosure = serde_json::from_slice(body).map_err(|error| {
+        Error::caused(ErrorKind::Damaged, format!("cannot read artifact {name:?}"), error)
+    })?;
     if disclosure.is_consistent() {
         return Ok(());
     }

@@ -122,7 +122,7 @@ impl ContentStore for MsgvaultContent {
 
 /// A path that no restore could recreate is refused when it is captured, not when it is needed.
 fn check_path(reference: &ContentRef) -> Result<()> {
-    paths::check_content_path(&reference.path).map_err(|error| {
+    paths::check_attachment_path(&reference.path).map(drop).map_err(|error| {
         let message = format!("the database keeps attachment {} at an unusable path", reference.id);
         Error::caused(ErrorKind::Source, message, error)
     })
@@ -136,7 +136,10 @@ fn canonical(id: &BlobId) -> String {
 /// Checks the header of a compressed loose file and returns its decoder.
 fn open_compressed(mut file: File, file_bytes: u64, path: &Path) -> Result<(Box<dyn Read + Send>, u64)> {
     let corrupt = |why: &str| {
-        Error::new(ErrorKind::Source, format!("the compressed attachment {} is corrupt: {why}", path.display()))
+        Error::new(
+            ErrorKind::Source,
+            format!("the compressed attachment {} is corrupt: {why}", path.display()),
+        )
     };
     if file_bytes < LOOSE_HEADER_BYTES {
         return Err(corrupt("it is shorter than its header"));

@@ -1,7 +1,6 @@
 //! The msgvault profile (section 7): an archive of e-mail and messages.
 
 pub mod auxiliary;
-pub mod config;
 pub mod content;
 pub mod packed;
 pub mod queries;
@@ -43,8 +42,8 @@ impl Profile for Msgvault {
         &["vectors.db", "analytics/", "logs/", "imports/", "tmp/", "locks"]
     }
 
-    fn ownership_files(&self, paths: &ArchivePaths) -> Vec<PathBuf> {
-        vec![paths.home.join("daemon.lock"), paths.home.join("db.write.lock")]
+    fn ownership_names(&self) -> Vec<String> {
+        vec!["daemon.lock".to_owned(), "db.write.lock".to_owned()]
     }
 
     fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts> {

@@ -40,8 +40,7 @@ pub fn load_rows(connection: &Connection, database: &Path) -> Result<HashMap<Blo
                FROM attachment_pack_index";
     let rows = connection.prepare(sql).and_then(|mut statement| {
         let read = |row: &rusqlite::Row<'_>| {
-            let numbers: [i64; 5] =
-                [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
+            let numbers: [i64; 5] = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, numbers))
         };
         statement.query_map([], read)?.collect::<rusqlite::Result<Vec<_>>>()
@@ -50,7 +49,8 @@ pub fn load_rows(connection: &Connection, database: &Path) -> Result<HashMap<Blo
     rows.into_iter()
         .map(|(hash, pack, numbers)| {
             row(&hash, &pack, numbers).map(|row| (row.entry.id, row)).ok_or_else(|| {
-                let message = format!("the pack index of {} has an unusable row for {hash:?}", database.display());
+                let message =
+                    format!("the pack index of {} has an unusable row for {hash:?}", database.display());
                 Error::new(ErrorKind::Source, message)
             })
         })
@@ -63,7 +63,7 @@ fn row(hash: &str, pack: &str, [offset, stored, raw, flags, crc]: [i64; 5]) -> O
         offset: u64::try_from(offset).ok()?,
         stored_bytes: u64::try_from(stored).ok()?,
         raw_bytes: u64::try_from(raw).ok()?,
-        flags: BlobFlags::from_bits(u8::try_from(flags).ok()?).ok()?,
+        flags: BlobFlags::parse(u8::try_from(flags).ok()?).ok()?,
         crc32c: u32::try_from(crc).ok()?,
     };
     Some(PackRow { pack: PackId::parse(pack).ok()?, entry })
@@ -115,7 +115,7 @@ impl LivePacks {
             .read_exact_at(&mut stored, row.entry.offset)
             .map_err(|error| io_error("read", &path, error))?;
         let mut raw = Vec::new();
-        let mut decompressor = Decompressor::new().map_err(unusable)?;
+        let mut decompressor = Decompressor::new();
         decompressor.decode_into(&row.entry, &stored, &mut raw).map_err(unusable)?;
         Ok(Some(raw))
     }

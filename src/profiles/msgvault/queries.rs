@@ -49,8 +49,8 @@ pub fn stats(connection: &Connection, database: &Path) -> Result<String> {
         rows("attachments")?,
         count(connection, database, &blobs)?,
         rows("labels")?,
-        go_json::quote(&oldest),
-        go_json::quote(&newest),
+        quoted(&oldest),
+        quoted(&newest),
     ))
 }
 
@@ -111,7 +111,8 @@ fn is_namespaced(connection: &Connection, database: &Path) -> Result<bool> {
 fn hash_of(text: &str) -> Result<BlobId> {
     let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     BlobId::parse(text).ok().filter(|_| lower).ok_or_else(|| {
-        let message = format!("the database names an attachment by {text:?}, which is no SHA-256 in lower case");
+        let message =
+            format!("the database names an attachment by {text:?}, which is no SHA-256 in lower case");
         Error::new(ErrorKind::Source, message)
     })
 }
@@ -136,6 +137,12 @@ fn count(connection: &Connection, database: &Path, sql: &str) -> Result<u64> {
     let number = rows.first().copied().unwrap_or_default();
     u64::try_from(number)
         .map_err(|_| Error::new(ErrorKind::Source, format!("`{sql}` gives {number}, which is no count")))
+}
+
+fn quoted(text: &str) -> String {
+    let mut quoted = String::new();
+    go_json::push_string(&mut quoted, text);
+    quoted
 }
 
 /// Runs a query; an error names it, since a missing table or column means another kind of database.

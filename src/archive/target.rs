@@ -1,0 +1,486 @@
+//! The destination of a restore: staged beside what is there, put in place only once it is proved.
+//!
+//! Everything is written below `.packvault-restore-<ulid>/` in the target folder, on the same file system,
+//! and moved into place by renames: files and folders first, the database last. Until then nothing that a
+//! user or an application looks at has changed, and giving up is removing one folder. All steps go through
+//! a held handle of the target, one component at a time, and follow no link.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Mutex;
+
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, fsync, mkdirat, openat,
+    renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::beneath::{file_error, folder_at};
+use super::ownership::Ownership;
+use crate::{Error, ErrorKind, Result};
+
+/// How the staging folder's name begins.
+const STAGING_PREFIX: &str = ".packvault-restore-";
+/// What SQLite may keep beside a database.
+const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// What may be there already.
+#[derive(Debug, Clone, Default)]
+pub struct TargetPolicy {
+    /// Whether a folder that holds something is merged into.
+    pub overwrite: bool,
+    /// The database's file name.
+    pub database_name: &'static str,
+    /// Names of lock files by which a running application owns a folder; held while restoring into one
+    /// that has them, or that is `live_home`.
+    pub ownership_names: Vec<String>,
+    /// The home of this machine's own archive, where there is one.
+    pub live_home: Option<PathBuf>,
+}
+
+/// A target that is being restored into.
+#[derive(Debug)]
+pub struct Target {
+    path: PathBuf,
+    folder: OwnedFd,
+    /// Folders that were made for this restore, outermost first.
+    made: Vec<PathBuf>,
+    staging_name: String,
+    staging: OwnedFd,
+    database_name: &'static str,
+    /// Held until the restore is over; another restore into the same folder is refused.
+    _ownership: Ownership,
+    open: Mutex<bool>,
+}
+
+impl Target {
+    /// Opens or makes the target folder and a staging folder in it. Changes nothing else.
+    pub fn open(path: &Path, policy: &TargetPolicy, ulid: &str) -> Result<Self> {
+        let path = cleaned(path)?;
+        let (folder, made) = open_or_make(&path)?;
+        let undo = |error| {
+            remove_made(&made);
+            error
+        };
+        Self::prepare(path, folder, policy, ulid)
+            .map(|target| Self { made: made.clone(), ..target })
+            .map_err(undo)
+    }
+
+    fn prepare(path: PathBuf, folder: OwnedFd, policy: &TargetPolicy, ulid: &str) -> Result<Self> {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(refused(&path, "another restore into it is running"));
+            }
+            Err(errno) => return Err(file_error("lock", &path, errno)),
+        }
+        let ownership = own(&path, &folder, policy)?;
+        check_content(&path, &folder, policy)?;
+        remove_leftovers(&path, &folder, policy)?;
+        let staging_name = format!("{STAGING_PREFIX}{ulid}");
+        let staging_path = path.join(&staging_name);
+        mkdirat(&folder, &*staging_name, Mode::RWXU)
+            .map_err(|errno| file_error("make", &staging_path, errno))?;
+        let staging = open_folder_at(&folder, &staging_name, &staging_path)?;
+        Ok(Self {
+            path,
+            folder,
+            made: Vec::new(),
+            staging_name,
+            staging,
+            database_name: policy.database_name,
+            _ownership: ownership,
+            open: Mutex::new(true),
+        })
+    }
+
+    /// Returns the target's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns where a file lies while it is staged.
+    pub fn staged_path(&self, relative: &str) -> PathBuf {
+        self.path.join(&self.staging_name).join(relative)
+    }
+
+    /// Makes a new file at a checked relative path in the staging, with folders on the way.
+    pub fn stage_file(&self, relative: &str, mode: u32) -> Result<File> {
+        let shown = self.staged_path(relative);
+        // Under this lock, so that nothing is made once the staging is being removed.
+        let open = self.open.lock().expect("no holder of the staging panics");
+        if !*open {
+            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
+        }
+        let (parents, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+        let mut folder: Option<OwnedFd> = None;
+        for part in parents.split('/').filter(|part| !part.is_empty()) {
+            let held = folder.as_ref().unwrap_or(&self.staging);
+            folder = Some(open_or_make_at(held, part, &shown)?);
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = folder.as_ref().unwrap_or(&self.staging);
+        let file = openat(held, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| file_error("make", &shown, errno))?;
+        if mode != 0o600 {
+            // Set through the handle: the process's mask must not take bits away.
+            rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+                .map_err(|errno| file_error("set the mode of", &shown, errno))?;
+        }
+        Ok(File::from(file))
+    }
+
+    /// Makes all that was staged durable.
+    pub fn sync_staged(&self) -> Result<()> {
+        sync_below(&self.staging, &self.path)
+    }
+
+    /// Checks that everything staged can be put in place: no folder where a file comes or the other way
+    /// round, no link on the way, no other file system.
+    pub fn check_merge(&self) -> Result<()> {
+        let device = fstat(&self.staging).map_err(|errno| file_error("stat", &self.path, errno))?.st_dev;
+        self.check_still_there()?;
+        check_merge(&self.staging, &self.folder, &self.path, device)
+    }
+
+    /// Puts everything in place, the database last, and makes it durable. The staging must have been
+    /// synced and checked before.
+    pub fn publish(self) -> Result<()> {
+        for sidecar in SIDECARS {
+            remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
+        }
+        self.check_still_there()?;
+        merge(&self.staging, &self.folder, &self.path, Some(self.database_name))?;
+        self.publish_database()?;
+        unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR)
+            .map_err(|errno| file_error("remove", &self.staged_path(""), errno))?;
+        sync_below(&self.folder, &self.path)?;
+        self.sync_ancestors()
+    }
+
+    /// Removes the staging and the folders made for it. What lay in the target is as it was.
+    pub fn discard(self) {
+        *self.open.lock().expect("no holder of the staging panics") = false;
+        remove_below(&self.staging);
+        // What cannot be removed now is a folder with a telling name, which the next restore removes.
+        let _ = unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR);
+        remove_made(&self.made);
+    }
+
+    /// A sidecar of the old database would be replayed into the new one: it is set aside before, and put
+    /// back if the database cannot be put in place.
+    fn publish_database(&self) -> Result<()> {
+        let suffix = self.staging_name.trim_start_matches(STAGING_PREFIX);
+        let mut aside = Vec::new();
+        let mut renamed = Ok(());
+        for sidecar in SIDECARS {
+            let name = format!("{}{sidecar}", self.database_name);
+            let kept = format!("{name}.restore-{suffix}");
+            match renameat(&self.folder, &*name, &self.folder, &*kept) {
+                Ok(()) => aside.push((name, kept)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => {
+                    renamed = Err(file_error("set aside", &self.path.join(&name), errno));
+                    break;
+                }
+            }
+        }
+        let name = self.database_name;
+        let renamed = renamed.and_then(|()| {
+            renameat(&self.staging, name, &self.folder, name)
+                .map_err(|errno| file_error("put in place", &self.path.join(name), errno))
+        });
+        for (name, kept) in &aside {
+            let settled = match renamed {
+                Ok(()) => unlinkat(&self.folder, &**kept, AtFlags::empty()),
+                Err(_) => renameat(&self.folder, &**kept, &self.folder, &**name),
+            };
+            settled.map_err(|errno| file_error("settle", &self.path.join(kept), errno))?;
+        }
+        renamed
+    }
+
+    /// The path must still name the folder that is held.
+    fn check_still_there(&self) -> Result<()> {
+        let held = fstat(&self.folder).map_err(|errno| file_error("stat", &self.path, errno))?;
+        let named = rustix::fs::lstat(&self.path).map_err(|errno| file_error("stat", &self.path, errno))?;
+        if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) {
+            return Ok(());
+        }
+        Err(refused(&self.path, "it was replaced by another folder while it was restored into"))
+    }
+
+    /// Makes the entries of the folders that were made durable in their parents.
+    fn sync_ancestors(&self) -> Result<()> {
+        for made in &self.made {
+            let parent = made.parent().unwrap_or(Path::new("/"));
+            let folder = super::beneath::open_folder(parent)?;
+            fsync(&folder).map_err(|errno| file_error("sync", parent, errno))?;
+        }
+        Ok(())
+    }
+}
+
+/// Strips trailing separators, behind which a link could hide, and makes the path absolute.
+fn cleaned(path: &Path) -> Result<PathBuf> {
+    if path.as_os_str().is_empty() {
+        return Err(Error::new(ErrorKind::Usage, "the target is empty"));
+    }
+    let absolute =
+        std::path::absolute(path).map_err(|error| super::beneath::io_error("find", path, error))?;
+    Ok(absolute.components().collect())
+}
+
+/// Opens the target, or makes it and every missing folder above it, readable by the user alone.
+fn open_or_make(path: &Path) -> Result<(OwnedFd, Vec<PathBuf>)> {
+    match rustix::fs::lstat(path) {
+        Ok(stat) => return open_existing(path, &stat).map(|folder| (folder, Vec::new())),
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR) => return Err(refused(path, "something on the way to it is no folder")),
+        Err(errno) => return Err(file_error("find", path, errno)),
+    }
+    let Some(parent) = path.parent() else { return Err(refused(path, "it has no parent")) };
+    let Some(Component::Normal(name)) = path.components().next_back() else {
+        return Err(refused(path, "a path with `..` below a missing folder means nothing"));
+    };
+    let (held, mut made) = match std::fs::metadata(parent) {
+        Ok(_) => (super::beneath::open_folder(parent)?, Vec::new()),
+        Err(_) => open_or_make(parent)?,
+    };
+    let folder =
+        mkdirat(&held, name, Mode::RWXU).map_err(|errno| file_error("make", path, errno)).and_then(|()| {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            made.push(path.to_owned());
+            openat(&held, name, flags, Mode::empty()).map_err(|errno| file_error("open", path, errno))
+        });
+    match folder {
+        Ok(folder) => Ok((folder, made)),
+        Err(error) => {
+            remove_made(&made);
+            Err(error)
+        }
+    }
+}
+
+fn open_existing(path: &Path, named: &Stat) -> Result<OwnedFd> {
+    match FileType::from_raw_mode(named.st_mode) {
+        FileType::Directory => {}
+        FileType::Symlink => return Err(refused(path, "it is a symbolic link")),
+        _ => return Err(refused(path, "it is no folder")),
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|errno| file_error("open the target", path, errno))?;
+    let held = fstat(&folder).map_err(|errno| file_error("stat", path, errno))?;
+    if (held.st_dev, held.st_ino) != (named.st_dev, named.st_ino) {
+        return Err(refused(path, "it was replaced while it was opened"));
+    }
+    Ok(folder)
+}
+
+/// Takes the locks of an application whose home this is; refuses while it runs.
+fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership> {
+    let held = fstat(folder).map_err(|errno| file_error("stat", path, errno))?;
+    let is_live = policy.live_home.as_deref().is_some_and(|home| {
+        rustix::fs::stat(home).is_ok_and(|home| (home.st_dev, home.st_ino) == (held.st_dev, held.st_ino))
+    });
+    let present = |name: &String| statat(folder, &**name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    if !is_live && !policy.ownership_names.iter().any(present) {
+        return Ok(Ownership::default());
+    }
+    let files: Vec<PathBuf> = policy.ownership_names.iter().map(|name| path.join(name)).collect();
+    Ownership::take(&files).map_err(|error| {
+        let message = format!("cannot restore into the live archive at {}", path.display());
+        Error::caused(error.kind(), message, error)
+    })
+}
+
+fn check_content(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<()> {
+    if policy.overwrite {
+        return Ok(());
+    }
+    for name in names(folder, path)? {
+        if !name.starts_with(STAGING_PREFIX) && !policy.ownership_names.contains(&name) {
+            return Err(refused(path, &format!("it is not empty: it holds {name:?}")));
+        }
+    }
+    Ok(())
+}
+
+/// Removes what killed restores left behind: our own staging folders, and the temporary database files
+/// of the reference engine where we may write over things anyway.
+fn remove_leftovers(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<()> {
+    for name in names(folder, path)? {
+        if name.starts_with(STAGING_PREFIX) {
+            let shown = path.join(&name);
+            let leftover = open_folder_at(folder, &name, &shown)?;
+            remove_below(&leftover);
+            unlinkat(folder, &*name, AtFlags::REMOVEDIR)
+                .map_err(|errno| file_error("remove", &shown, errno))?;
+        } else if policy.overwrite && is_temporary_database(&name, policy.database_name) {
+            remove_if_there(folder, &name, path)?;
+        }
+    }
+    Ok(())
+}
+
+fn is_temporary_database(name: &str, database_name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(database_name) else { return false };
+    let rest = SIDECARS.iter().find_map(|sidecar| rest.strip_prefix(sidecar)).unwrap_or(rest);
+    let ulid = rest.strip_prefix(".restore-");
+    ulid.is_some_and(|ulid| ulid.len() == 26 && ulid.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+}
+
+fn check_merge(staged: &OwnedFd, target: &OwnedFd, shown: &Path, device: u64) -> Result<()> {
+    for (name, kind) in typed_names(staged, shown)? {
+        let shown = shown.join(&name);
+        let there = match statat(target, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => there,
+            Err(Errno::NOENT) => continue,
+            Err(errno) => return Err(file_error("stat", &shown, errno)),
+        };
+        match (kind, FileType::from_raw_mode(there.st_mode)) {
+            (FileType::Directory, FileType::Directory) if there.st_dev != device => {
+                return Err(refused(&shown, "it lies on another file system than the target"));
+            }
+            (FileType::Directory, FileType::Directory) => {
+                let below = open_folder_at(staged, &name, &shown)?;
+                check_merge(&below, &open_folder_at(target, &name, &shown)?, &shown, device)?;
+            }
+            (FileType::Directory, FileType::Symlink) => {
+                return Err(refused(&shown, "it is a symbolic link where a folder is restored"));
+            }
+            (FileType::Directory, _) => return Err(refused(&shown, "it is no folder, and one is restored")),
+            (_, FileType::Directory) => {
+                return Err(refused(&shown, "it is a folder where a file is restored"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Moves what is staged into the target: whole folders where there is none, file by file where there is.
+fn merge(staged: &OwnedFd, target: &OwnedFd, shown: &Path, leave: Option<&str>) -> Result<()> {
+    for (name, kind) in typed_names(staged, shown)? {
+        if leave == Some(name.as_str()) {
+            continue;
+        }
+        let shown = shown.join(&name);
+        let exists = kind == FileType::Directory && statat(target, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if exists {
+            let below = open_folder_at(staged, &name, &shown)?;
+            merge(&below, &open_folder_at(target, &name, &shown)?, &shown, None)?;
+            unlinkat(staged, &*name, AtFlags::REMOVEDIR)
+                .map_err(|errno| file_error("remove the staging of", &shown, errno))?;
+        } else {
+            renameat(staged, &*name, target, &*name)
+                .map_err(|errno| file_error("put in place", &shown, errno))?;
+        }
+    }
+    Ok(())
+}
+
+fn open_or_make_at(folder: &OwnedFd, name: &str, shown: &Path) -> Result<OwnedFd> {
+    match mkdirat(folder, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => open_folder_at(folder, name, shown),
+        Err(errno) => Err(file_error("make a folder for", shown, errno)),
+    }
+}
+
+fn open_folder_at(folder: &OwnedFd, name: &str, shown: &Path) -> Result<OwnedFd> {
+    folder_at(folder.as_fd(), name, shown)?
+        .ok_or_else(|| Error::new(ErrorKind::Io, format!("{} vanished", shown.display())))
+}
+
+fn names(folder: &OwnedFd, shown: &Path) -> Result<Vec<String>> {
+    Ok(typed_names(folder, shown)?.into_iter().map(|(name, _)| name).collect())
+}
+
+fn typed_names(folder: &OwnedFd, shown: &Path) -> Result<Vec<(String, FileType)>> {
+    let listing = Dir::read_from(folder).map_err(|errno| file_error("list", shown, errno))?;
+    let mut names = Vec::new();
+    for entry in listing {
+        let entry = entry.map_err(|errno| file_error("list", shown, errno))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == "." || name == ".." {
+            continue;
+        }
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                let stat = statat(folder, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| file_error("stat", &shown.join(&name), errno))?;
+                FileType::from_raw_mode(stat.st_mode)
+            }
+            known => known,
+        };
+        names.push((name, kind));
+    }
+    names.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(names)
+}
+
+fn remove_if_there(folder: &OwnedFd, name: &str, shown: &Path) -> Result<()> {
+    match unlinkat(folder, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(file_error("remove", &shown.join(name), errno)),
+    }
+}
+
+/// Removes everything below a held folder, as far as that is possible; follows no link.
+fn remove_below(folder: &OwnedFd) {
+    let Ok(listing) = Dir::read_from(folder) else { return };
+    for entry in listing.flatten() {
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        if unlinkat(folder, name, AtFlags::empty()).is_ok() {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if let Ok(below) = openat(folder, name, flags, Mode::empty()) {
+            remove_below(&below);
+            let _ = unlinkat(folder, name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Removes folders that were made, innermost first, while they are empty.
+fn remove_made(made: &[PathBuf]) {
+    for path in made.iter().rev() {
+        let _ = std::fs::remove_dir(path);
+    }
+}
+
+/// One call makes every file and folder of the file system durable; thousands of single ones would take
+/// longer than writing the data.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
+    rustix::fs::syncfs(folder).map_err(|errno| file_error("sync", shown, errno))
+}
+
+/// Makes every file and folder below durable, deepest first.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
+    for (name, kind) in typed_names(folder, shown)? {
+        let path = shown.join(&name);
+        match kind {
+            FileType::Directory => sync_below(&open_folder_at(folder, &name, &path)?, &path)?,
+            FileType::RegularFile => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = openat(folder, &*name, flags, Mode::empty())
+                    .map_err(|errno| file_error("open", &path, errno))?;
+                fsync(&file).map_err(|errno| file_error("sync", &path, errno))?;
+            }
+            _ => {}
+        }
+    }
+    fsync(folder).map_err(|errno| file_error("sync", shown, errno))
+}
+
+fn refused(path: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::Refused, format!("cannot restore into {}: {why}", path.display()))
+}

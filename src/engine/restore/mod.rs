@@ -1,0 +1,200 @@
+//! restore: brings a snapshot back, and proves it before anything visible changes (section 12).
+//!
+//! Order: everything that the snapshot needs is found and read through; the database is written and every
+//! page checked; attachments and extras are written and every blob checked; the proof is made on the
+//! staged database; all of it is made durable; then it is put in place, the database last.
+
+mod database;
+mod files;
+mod plan;
+mod proof;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::files::{FilesVisitor, RestoredFile};
+use self::plan::Plan;
+use super::metadata::MetadataReader;
+use super::pipeline::Pipeline;
+use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
+use super::{Context, Selection, bulk};
+use crate::archive::profile::Profile;
+use crate::archive::target::{Target, TargetPolicy};
+use crate::progress::{Stage, Unit};
+use crate::repo::Repository;
+use crate::repo::blobs::BlobStore;
+use crate::{Error, ErrorKind, Result};
+
+/// What a restore is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct RestoreOptions {
+    /// The folder to restore into.
+    pub target: PathBuf,
+    /// Whether a folder that holds something is merged into.
+    pub overwrite: bool,
+    /// Whether SQLite's own check is left out of the proof.
+    pub skip_integrity_check: bool,
+    /// Whether auxiliary artifacts that nobody here understands are left out.
+    pub without_auxiliary: bool,
+    /// The home of this machine's own archive, where there is one.
+    pub live_home: Option<PathBuf>,
+}
+
+/// Restores a snapshot. On failure the target is as it was.
+pub async fn restore(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    selection: Selection,
+    options: RestoreOptions,
+    context: &Context,
+) -> Result<RestoreReport> {
+    let lock = repository.lock_shared(&context.lock_request("restore", false)).await?;
+    let result = run(repository, profile, selection, options, context).await;
+    let released = lock.release().await;
+    let report = result?;
+    released?;
+    Ok(report)
+}
+
+async fn run(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    selection: Selection,
+    options: RestoreOptions,
+    context: &Context,
+) -> Result<RestoreReport> {
+    let pipeline = Pipeline::new(context, 0);
+    let union = Arc::new(repository.load_indexes().await?);
+    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let reader = MetadataReader::new(store.clone(), pipeline.clone());
+    let plan =
+        plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await?;
+    context.cancel.check()?;
+
+    let policy = TargetPolicy {
+        overwrite: options.overwrite,
+        database_name: profile.database_name(),
+        ownership_names: profile.ownership_names(),
+        live_home: options.live_home.clone(),
+    };
+    let ulid = repository.ulids().next().to_string().to_lowercase();
+    let path = options.target.clone();
+    let target = pipeline.run(move |_| Target::open(&path, &policy, &ulid)).await?;
+    let target = Arc::new(target);
+    let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &options).await;
+    pipeline.quiesce().await;
+    let target = Arc::into_inner(target)
+        .ok_or_else(|| Error::new(ErrorKind::Io, "a worker still holds the restored target"))?;
+    let staged = match staged {
+        Ok(staged) => staged,
+        Err(error) => {
+            target.discard();
+            return Err(error);
+        }
+    };
+    let shown = target.path().display().to_string();
+    context.progress.begin(Stage::Publish, Unit::Steps, None);
+    // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
+    pipeline.run(move |_| target.publish()).await?;
+    context.progress.end(Stage::Publish);
+    Ok(RestoreReport {
+        id: plan.manifest.snapshot_id.clone(),
+        target: shown,
+        database: RestoredDatabase {
+            bytes: plan.manifest.db.page_count * u64::from(plan.manifest.db.page_size),
+            pages: plan.manifest.db.page_count,
+            identical: staged.identical,
+        },
+        attachments: staged.attachments,
+        extras: plan.extras.len() as u64,
+        proof: Proof {
+            pages: plan.manifest.db.page_count,
+            blobs: staged.blobs,
+            integrity_check: if options.skip_integrity_check { Check::Skipped } else { Check::Ok },
+            stats: Check::Ok,
+        },
+        left_out: plan.left_out,
+    })
+}
+
+struct Staged {
+    identical: bool,
+    attachments: RestoredAttachments,
+    blobs: u64,
+}
+
+/// Writes everything into the staging and proves it there.
+async fn stage(
+    context: &Context,
+    pipeline: &Pipeline,
+    store: &Arc<BlobStore>,
+    profile: &Arc<dyn Profile>,
+    plan: &Plan,
+    target: &Arc<Target>,
+    options: &RestoreOptions,
+) -> Result<Staged> {
+    let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
+    let database = target.staged_path(profile.database_name());
+    let expected = proof::content_paths(pipeline, profile, plan, database.clone(), &context.cancel).await?;
+
+    let content: Vec<RestoredFile> = expected
+        .into_iter()
+        .map(|expected| RestoredFile {
+            path: format!("{}/{}", profile.content_name(), expected.path),
+            mode: 0o600,
+            blob: expected.id,
+            bytes: plan.listed[&expected.id],
+        })
+        .collect();
+    let attachments = RestoredAttachments {
+        files: content.len() as u64,
+        bytes: content.iter().map(|file| file.bytes).sum(),
+    };
+    let attachment_blobs = write_files(context, pipeline, store, target, content, Stage::Attachments).await?;
+    let extras = plan.extras.iter().map(|entry| RestoredFile {
+        path: entry.path.clone(),
+        mode: entry.restored_mode(),
+        blob: entry.blob,
+        bytes: entry.size,
+    });
+    let extras_blobs = write_files(context, pipeline, store, target, extras.collect(), Stage::Extras).await?;
+
+    let settled = proof::settle_and_prove(
+        context,
+        pipeline,
+        profile,
+        &plan.manifest,
+        database,
+        !options.skip_integrity_check,
+    )
+    .await?;
+    let held = target.clone();
+    context.progress.step(Stage::Proof, "making it durable");
+    pipeline
+        .run(move |_| {
+            held.sync_staged()?;
+            held.check_merge()
+        })
+        .await?;
+    context.progress.end(Stage::Proof);
+    context.cancel.check()?;
+    let blobs = page_blobs + attachment_blobs + extras_blobs;
+    Ok(Staged { identical: !settled, attachments, blobs })
+}
+
+async fn write_files(
+    context: &Context,
+    pipeline: &Pipeline,
+    store: &Arc<BlobStore>,
+    target: &Arc<Target>,
+    files: Vec<RestoredFile>,
+    stage: Stage,
+) -> Result<u64> {
+    context.progress.begin(stage, Unit::Items, Some(files.len() as u64));
+    let visitor = Arc::new(FilesVisitor::new(target.clone(), context.progress.clone(), stage, files));
+    let ids = visitor.blobs();
+    let count = ids.len() as u64;
+    bulk::read(context, pipeline, store, ids, &visitor).await?;
+    context.progress.end(stage);
+    Ok(count)
+}

@@ -1,0 +1,151 @@
+//! What a restore needs, read and checked before the target is touched.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::archive::profile::Profile;
+use crate::engine::Selection;
+use crate::engine::chain::{self, Manifests};
+use crate::engine::metadata::MetadataReader;
+use crate::format::{BlobId, ExtrasEntry, Manifest, PageHashes, PageMap, paths};
+use crate::repo::Repository;
+use crate::repo::indexes::format_error;
+use crate::{Error, ErrorKind, Result};
+
+/// Everything about one snapshot but the content of its blobs.
+#[derive(Debug)]
+pub struct Plan {
+    /// The snapshot.
+    pub manifest: Manifest,
+    /// Where each page lies.
+    pub map: PageMap,
+    /// What each page must hash to.
+    pub hashes: Arc<PageHashes>,
+    /// Each attachment with its size.
+    pub listed: HashMap<BlobId, u64>,
+    /// The extra files.
+    pub extras: Vec<ExtrasEntry>,
+    /// Artifacts that are left out on request.
+    pub left_out: Vec<String>,
+}
+
+/// Makes the plan, or says why the snapshot cannot be restored.
+pub async fn make(
+    repository: &Repository,
+    reader: &MetadataReader,
+    profile: &dyn Profile,
+    selection: Selection,
+    without_auxiliary: bool,
+) -> Result<Plan> {
+    let manifest = select(repository, selection).await?;
+    if let Some(metadata) = &manifest.metadata {
+        let message = format!(
+            "snapshot {} holds its database as portable metadata ({}), which only the application that \
+             wrote it can rebuild",
+            manifest.snapshot_id, metadata.format
+        );
+        return Err(Error::new(ErrorKind::Unsupported, message));
+    }
+    let left_out = check_auxiliary(reader, profile, &manifest, without_auxiliary).await?;
+    let mut manifests = Manifests::new(repository, [manifest.clone()]);
+    let links = chain::links(&mut manifests, &manifest).await?;
+    let map = chain::load_map(reader, &links).await?.map;
+    let hashes = chain::load_hashes(reader, &links).await?;
+    chain::check_geometry(&manifest, &map, &hashes)?;
+    let listed = listed(reader, &manifest).await?;
+    let extras = extras(reader, &manifest).await?;
+    let needed = map.blobs().iter().chain(listed.keys()).chain(extras.iter().map(|entry| &entry.blob));
+    for id in needed {
+        if reader.store().pack_of(id).is_none() {
+            let message = format!("snapshot {} needs blob {id}, which no index names", manifest.snapshot_id);
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
+    }
+    Ok(Plan { manifest, map, hashes: Arc::new(hashes), listed, extras, left_out })
+}
+
+async fn select(repository: &Repository, selection: Selection) -> Result<Manifest> {
+    match selection {
+        Selection::One(id) => repository.load_snapshot(&id).await,
+        Selection::Latest => repository.load_snapshots().await?.pop().ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "the repository holds no snapshot; there is nothing to restore")
+        }),
+        Selection::All => Err(Error::new(ErrorKind::Usage, "a restore brings one snapshot back, not all")),
+    }
+}
+
+/// Verifies the bytes of every artifact; returns the names of those that are left out.
+async fn check_auxiliary(
+    reader: &MetadataReader,
+    profile: &dyn Profile,
+    manifest: &Manifest,
+    without_auxiliary: bool,
+) -> Result<Vec<String>> {
+    let mut left_out = Vec::new();
+    for artifact in &manifest.auxiliary {
+        let unusable =
+            |error| format_error(format!("cannot use the auxiliary artifact {:?}", artifact.name), error);
+        let body = reader.read(&artifact.blob().map_err(unusable)?).await?;
+        if i64::try_from(body.len()) != Ok(artifact.bytes) {
+            let message = format!(
+                "the auxiliary artifact {:?} has {} bytes, the manifest says {}",
+                artifact.name,
+                body.len(),
+                artifact.bytes
+            );
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
+        match profile.check_auxiliary(&artifact.name, &artifact.format, &body) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Unsupported && without_auxiliary => {
+                left_out.push(artifact.name.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(left_out)
+}
+
+async fn listed(reader: &MetadataReader, manifest: &Manifest) -> Result<HashMap<BlobId, u64>> {
+    let id = &manifest.snapshot_id;
+    let lists = manifest
+        .lists()
+        .map_err(|error| format_error(format!("cannot read the lists of snapshot {id}"), error))?;
+    let mut listed = HashMap::new();
+    for list in lists {
+        for attachment in reader.attachment_list(&list).await? {
+            if listed.insert(attachment.id, attachment.bytes).is_some() {
+                let message = format!("attachment {} is listed twice in snapshot {id}", attachment.id);
+                return Err(Error::new(ErrorKind::Damaged, message));
+            }
+        }
+    }
+    if i64::try_from(listed.len()) != Ok(manifest.attachments.blobs) {
+        let message = format!(
+            "the lists of snapshot {id} have {} attachments, the manifest says {}",
+            listed.len(),
+            manifest.attachments.blobs
+        );
+        return Err(Error::new(ErrorKind::Damaged, message));
+    }
+    Ok(listed)
+}
+
+async fn extras(reader: &MetadataReader, manifest: &Manifest) -> Result<Vec<ExtrasEntry>> {
+    let unusable = |error| {
+        format_error(format!("cannot use the extra files of snapshot {}", manifest.snapshot_id), error)
+    };
+    let Some(tree) = manifest.extras_tree().map_err(unusable)? else { return Ok(Vec::new()) };
+    let mut entries = reader.extras_tree(&tree).await?;
+    for entry in &mut entries {
+        entry.path = paths::check_extras_path(&entry.path).map_err(unusable)?;
+    }
+    match paths::find_conflicts(entries.iter().map(|entry| entry.path.as_str())).first() {
+        None => Ok(entries),
+        Some(conflict) => {
+            let message =
+                format!("cannot restore the extra files of snapshot {}: {conflict}", manifest.snapshot_id);
+            Err(Error::new(ErrorKind::Damaged, message))
+        }
+    }
+}
