@@ -2,7 +2,9 @@
 //! and a few extra files - into a repository of sealed, content-addressed packs, and proves what it restores.
 //!
 
+pub mod cancel;
 pub mod error;
 pub mod progress;
 
+pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
