@@ -4,7 +4,10 @@
 
 pub mod cancel;
 pub mod error;
+pub mod location;
+pub mod profiles;
 pub mod progress;
 
 pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
+pub use location::Location;

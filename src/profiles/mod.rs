@@ -1,0 +1,3 @@
+//! What packvault knows of each kind of application: one folder per kind.
+
+pub mod msgvault;

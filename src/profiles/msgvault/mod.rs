@@ -1,0 +1,3 @@
+//! msgvault, the e-mail and message archive.
+
+pub mod config;
