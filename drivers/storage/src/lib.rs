@@ -6,6 +6,8 @@
 
 mod error;
 mod key;
+pub mod memory;
+mod range;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,8 @@ use futures::stream::BoxStream;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use key::{Key, KeyError, Prefix};
+pub use memory::MemoryStorage;
+pub use range::range_bytes;
 
 /// What a store knows of one object without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
