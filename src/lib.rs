@@ -4,5 +4,6 @@
 
 pub mod error;
 pub mod progress;
+pub mod sample;
 
 pub use error::{Error, ErrorKind, Result};
