@@ -7,6 +7,7 @@ pub mod error;
 pub mod location;
 pub mod profiles;
 pub mod progress;
+pub mod sample;
 
 pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
