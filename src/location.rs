@@ -4,7 +4,12 @@
 //! kind of storage this build lacks is refused by name, and no error repeats what may hold a password.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use packvault_local::{LocalConfig, LocalStorage};
+use packvault_storage as storage;
+use packvault_storage::Storage;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,6 +38,15 @@ impl Location {
         split_scheme(text).is_some()
     }
 
+    /// Opens the storage, which must exist; with `create` a missing one is made.
+    ///
+    /// `ErrorKind::NoRepository` where there is none.
+    pub async fn open(&self, create: bool) -> Result<Arc<dyn Storage>> {
+        match self {
+            Self::Local(path) => Ok(Arc::new(open_local(path, create).await?)),
+        }
+    }
+
     fn from_url(scheme: &str, rest: &str) -> Result<Self> {
         match scheme {
             "file" => Ok(Self::Local(file_path(rest)?)),
@@ -49,6 +63,20 @@ impl fmt::Display for Location {
             Self::Local(path) => write!(f, "{}", path.display()),
         }
     }
+}
+
+async fn open_local(path: &Path, create: bool) -> Result<LocalStorage> {
+    let config = LocalConfig::new(path);
+    let opened =
+        if create { LocalStorage::create_root(config).await } else { LocalStorage::open(config).await };
+    opened.map_err(|error| {
+        let (kind, message) = match error.kind() {
+            storage::ErrorKind::NotFound => (ErrorKind::NoRepository, "no repository at"),
+            storage::ErrorKind::Unsafe => (ErrorKind::Refused, "no repository can lie at"),
+            _ => (ErrorKind::Io, "cannot open the repository at"),
+        };
+        Error::caused(kind, format!("{message} {}", path.display()), error)
+    })
 }
 
 /// Splits `scheme://rest`; a text whose part before `://` is no scheme is a path.
@@ -144,6 +172,25 @@ mod tests {
     fn no_error_repeats_a_password() {
         for text in ["sftp://ann:hunter2@nas/backup", "http://ann:hunter2@nas", "file://ann:hunter2@nas/x"] {
             assert!(!Location::parse(text).unwrap_err().chain().contains("hunter2"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_no_repository_unless_it_is_to_be_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Local(folder.path().join("nas/backup"));
+        let error = location.open(false).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoRepository);
+        location.open(true).await.unwrap();
+        location.open(false).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_no_place_for_a_repository() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let location = Location::Local(file.path().to_path_buf());
+        for create in [false, true] {
+            assert_eq!(location.open(create).await.unwrap_err().kind(), ErrorKind::Refused);
         }
     }
 

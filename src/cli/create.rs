@@ -8,7 +8,7 @@ use super::output::CreateReport;
 use super::report::Exit;
 use super::session::{Session, jobs};
 use super::settings::{Archive, Settings};
-use super::{HELP_EXIT_CODES, summary};
+use super::summary;
 
 /// Back up an archive: store a snapshot of it in the repository
 ///
@@ -21,10 +21,7 @@ Examples:
   packvault create mail --tag before-upgrade   an archive from the configuration
   packvault create ~/mail --dry-run            what would be stored
 
-Also:
-  4  done, but the source itself is damaged: see the warnings
-
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("  4  done, but the source itself is damaged: see the warnings\n")))]
 pub struct Arguments {
     /// The archive: a name from the configuration, or its home folder
     ///
@@ -54,8 +51,7 @@ pub struct Arguments {
     zstd_level: Option<i32>,
     /// Remove the repository's lock first
     ///
-    /// Only when the process that holds it is known to be gone for good: two backups at once damage nothing
-    /// that is stored, but may undo each other's work.
+    /// Only when the process that holds it is known to be gone for good.
     #[arg(long)]
     force_unlock: bool,
     /// Say what would be stored, and write nothing

@@ -13,7 +13,6 @@ use std::time::Instant;
 use packvault::{Error, ErrorKind, Result};
 use serde::Serialize;
 
-use super::HELP_EXIT_CODES;
 use super::report::{self, Exit};
 use super::session::Session;
 use shell::Shell;
@@ -29,7 +28,7 @@ Examples:
   packvault demo
   packvault demo --keep                        look around afterwards
 
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("")))]
 pub struct Arguments {
     /// Keep the temporary folder, and say where it is
     #[arg(long)]

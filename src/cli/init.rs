@@ -5,19 +5,19 @@ use packvault::{Error, ErrorKind, Location, Result};
 use super::output::InitReport;
 use super::report::Exit;
 use super::session::Session;
-use super::{HELP_EXIT_CODES, summary};
+use super::summary;
 
 /// Make a new, empty repository
 ///
-/// The folder is made if it is missing; a folder that holds anything is refused. Nothing in a repository is
-/// encrypted: keep it where only you can read it.
+/// The folder is made if it is missing; one that already holds a repository is refused. Nothing in a
+/// repository is encrypted: keep it where only you can read it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:
   packvault init --repo /mnt/nas/backup
   packvault init --repo nas                    a name from the configuration
 
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("")))]
 pub struct Arguments {}
 
 /// Makes the repository and says what to run next.

@@ -38,3 +38,25 @@ async fn next(interrupt: &mut Signal, terminate: &mut Signal) {
         _ = terminate.recv() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::super::render::Style;
+    use super::*;
+
+    #[test]
+    fn the_first_signal_cancels_and_lets_the_program_go_on() {
+        let cancel = Cancel::new();
+        watch(cancel.clone(), Renderer::start(Style::None)).unwrap();
+        kill_process(getpid(), Signal::TERM).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !cancel.is_cancelled() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(cancel.is_cancelled());
+    }
+}

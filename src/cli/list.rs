@@ -5,7 +5,7 @@ use packvault::{Error, ErrorKind, Location, Result};
 use super::output::ListRow;
 use super::report::Exit;
 use super::session::Session;
-use super::{HELP_EXIT_CODES, table};
+use super::table;
 
 /// Show the snapshots of the repository, newest last
 ///
@@ -17,10 +17,7 @@ Examples:
   packvault list --repo /mnt/nas/backup
   packvault list --json | jq -r '.[-1].id'     the id of the newest
 
-Also:
-  3  a snapshot is damaged
-
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("  3  a snapshot is damaged\n")))]
 pub struct Arguments {}
 
 /// Prints the snapshots.

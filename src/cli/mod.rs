@@ -30,16 +30,21 @@ use render::Style;
 use report::Exit;
 use session::Session;
 
-/// What every command answers with beyond its own exit codes.
-const HELP_EXIT_CODES: &str = "\
-Exit codes of every command:
+/// Returns the part of a command's help that lists its exit codes; `own` are lines for those between the
+/// common ones.
+fn exit_codes(own: &str) -> String {
+    format!(
+        "\
+Exit codes:
   0  done
   1  failed
   2  wrong usage
- 10  no repository there
+{own} 10  no repository there
  11  the repository or the archive is locked
  12  wrong key
-130  interrupted";
+130  interrupted"
+    )
+}
 
 /// Back up SQLite-backed archives, and prove what is restored
 ///
@@ -47,22 +52,27 @@ Exit codes of every command:
 /// files - as snapshots in a repository, and checks every byte on the way back. The repository format is
 /// msgvault's own: either program can read what the other wrote.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 80, arg_required_else_help = true, propagate_version = true)]
+#[command(version, max_term_width = 80, arg_required_else_help = true)]
 #[command(after_long_help = "\
 First steps:
-  packvault demo                               see it work on an archive it invents
-  packvault init --repo /mnt/nas/backup        make a repository
-  packvault create --repo /mnt/nas/backup      back up ~/.msgvault
-  packvault list --repo /mnt/nas/backup        see the snapshots
+  packvault demo                           see it work on an invented archive
+  packvault init --repo /mnt/nas/backup    make a repository
+  packvault create --repo /mnt/nas/backup  back up ~/.msgvault
+  packvault list --repo /mnt/nas/backup    see the snapshots
   packvault restore --repo /mnt/nas/backup --target /srv/restored
 
-Configuration, in ~/.config/packvault/config.toml or where PACKVAULT_CONFIG says:
+Configuration, in ~/.config/packvault/config.toml (or see PACKVAULT_CONFIG):
   default_repository = \"nas\"
   [repository.nas]
   location = \"/mnt/nas/backup\"
   [archive.mail]
   home = \"/srv/msgvault\"
   repository = \"nas\"
+
+Environment:
+  PACKVAULT_CONFIG  the configuration file
+  PACKVAULT_REPO    the repository where --repo is not given
+  MSGVAULT_HOME     the archive where none is given
 
 Exit codes:
   0  done
@@ -94,6 +104,10 @@ struct Globals {
     #[arg(long, global = true, help_heading = "Common options")]
     json: bool,
     /// How progress looks, on standard error
+    ///
+    /// bars: one bar per stage, redrawn in place. plain: a line now and then. json: one object per line, with
+    /// `event` (begin, advance, step, end, remark), `stage`, `unit`, `total`, `done`, `step` and `seconds`.
+    /// none: nothing. auto: bars on a terminal, else plain.
     #[arg(long, global = true, value_enum, default_value = "auto", hide_possible_values = true)]
     #[arg(value_name = "auto|bars|plain|json|none", help_heading = "Common options")]
     progress: Style,

@@ -177,6 +177,7 @@ pub struct Proof {
 /// How a check ended; a check that fails ends the restore with an error instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engine to say"))]
 pub enum Check {
     /// It was made and passed.
     Ok,

@@ -8,7 +8,7 @@ use super::output::RestoreReport;
 use super::report::Exit;
 use super::session::{Session, jobs};
 use super::settings::Archive;
-use super::{HELP_EXIT_CODES, summary};
+use super::summary;
 
 /// Restore a snapshot into a folder, and prove it
 ///
@@ -22,7 +22,7 @@ Examples:
   packvault restore a3d383f8 --target /srv/restored
   packvault restore --target ~/.msgvault --overwrite
 
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("")))]
 pub struct Arguments {
     /// The snapshot: its id, or a beginning of it as `list` shows; the newest by default
     snapshot: Option<String>,

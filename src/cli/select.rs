@@ -14,6 +14,7 @@ const SHORT_CHARACTERS_MIN: usize = 8;
 const GIVEN_CHARACTERS_MIN: usize = 4;
 
 /// Returns the one id that the text stands for.
+#[cfg_attr(not(test), expect(dead_code, reason = "for the commands that take a snapshot, once they run"))]
 pub fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
     if let Some(exact) = ids.iter().find(|id| *id == text) {
         return Ok(exact);

@@ -5,7 +5,7 @@ use packvault::{Error, ErrorKind, Location, Result};
 use super::output::VerifyReport;
 use super::report::Exit;
 use super::session::{Session, jobs};
-use super::{HELP_EXIT_CODES, summary};
+use super::summary;
 
 /// Check that snapshots can be restored
 ///
@@ -19,10 +19,7 @@ Examples:
   packvault verify --all --quick               that everything is there, unread
   packvault verify a3d383f8                    one snapshot, as `list` names it
 
-Also:
-  3  problems were found
-
-{HELP_EXIT_CODES}"))]
+{}", super::exit_codes("  3  problems were found\n")))]
 pub struct Arguments {
     /// The snapshot: its id, or a beginning of it as `list` shows; the newest by default
     #[arg(conflicts_with = "all")]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use packvault::sample::{self, Change, SampleOptions};
 use packvault::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
@@ -35,12 +36,28 @@ pub fn play(shell: &mut Shell<'_>) -> Result<()> {
     prove(shell, "restored-2", "copy-2.db")
 }
 
-fn make_archive(_: &Shell<'_>) -> Result<()> {
-    Err(Error::new(ErrorKind::Unsupported, "cannot make an archive: not built in yet"))
+fn make_archive(shell: &Shell<'_>) -> Result<()> {
+    let summary = sample::make(&shell.path("mail"), &SampleOptions::default())?;
+    let (messages, attachments) = (summary.messages, summary.attachment_rows);
+    let holds = format!("{} and {}", counted(messages, "message"), counted(attachments, "attachment"));
+    shell.note(&format!("An archive like msgvault's, all invented: {holds}."))?;
+    keep_copy(shell, "copy-1.db")
 }
 
-fn change_archive(_: &Shell<'_>) -> Result<()> {
-    Err(Error::new(ErrorKind::Unsupported, "cannot change the archive: not built in yet"))
+fn change_archive(shell: &Shell<'_>) -> Result<()> {
+    let change = Change { insert_fraction: 0.05, add_attachments: Some(3), ..Change::default() };
+    let summary = sample::mutate(&shell.path("mail"), &change)?;
+    let (new, changed) = (summary.messages_inserted, summary.messages_updated);
+    let deleted = summary.messages_deleted;
+    shell.note(&format!("A day goes by: {new} messages new, {changed} changed, {deleted} deleted."))?;
+    keep_copy(shell, "copy-2.db")
+}
+
+/// Keeps the database as it is now, to compare with later. The log is empty: nobody has the database open.
+fn keep_copy(shell: &Shell<'_>, copy: &str) -> Result<()> {
+    let database = shell.path("mail").join(DATABASE);
+    std::fs::copy(&database, shell.path(copy)).map_err(|error| io_error("copy", &database, error))?;
+    Ok(())
 }
 
 /// Returns the snapshots, oldest first, as the table names them.
