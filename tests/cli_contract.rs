@@ -89,3 +89,22 @@ fn a_reader_that_has_gone_is_no_failure() {
     child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
     assert_eq!((child.wait().unwrap().code(), text.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn the_demo_leaves_nothing_behind_however_it_ends() {
+    let home = tempfile::tempdir().unwrap();
+    let temporary = home.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let output = packvault(home.path(), &["demo"]).env("TMPDIR", &temporary).output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("$ packvault init --repo backup"));
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
+}
+
+#[test]
+fn a_demo_that_is_kept_says_where_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    let output = packvault(home.path(), &["demo", "--keep"]).env("TMPDIR", home.path()).output().unwrap();
+    let text = stderr(&output);
+    let folder = text.lines().find_map(|line| line.strip_prefix("keeping ")).unwrap();
+    assert!(Path::new(folder).join("mail/msgvault.db").exists());
+}

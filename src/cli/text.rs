@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 const KIB: f64 = 1024.0;
+
+/// Most characters kept per column when a text is cut.
+const CHARACTERS_PER_COLUMN_MAX: usize = 4;
 
 /// Returns the number with a comma between every three digits.
 pub fn count(number: u64) -> String {
@@ -84,19 +87,28 @@ pub fn width(text: &str) -> usize {
 }
 
 /// Returns the text, cut to the number of columns, with `…` where something is missing.
+///
+/// Characters without a width (accents, of which one letter may carry thousands) are bounded too.
 pub fn cut(text: &str, columns: usize) -> String {
-    if width(text) <= columns {
-        return text.to_owned();
-    }
+    let characters_max = columns * CHARACTERS_PER_COLUMN_MAX;
     let mut kept = String::new();
-    for character in text.chars() {
-        kept.push(character);
-        if width(&kept) >= columns {
-            kept.pop();
-            break;
+    let mut kept_columns = 0;
+    for (index, character) in text.chars().enumerate() {
+        let next_columns = kept_columns + character.width().unwrap_or(0);
+        if next_columns > columns || index >= characters_max {
+            return make_room(kept, columns.saturating_sub(1)) + "…";
         }
+        kept.push(character);
+        kept_columns = next_columns;
     }
-    kept + "…"
+    kept
+}
+
+fn make_room(mut text: String, columns: usize) -> String {
+    while width(&text) > columns {
+        text.pop();
+    }
+    text
 }
 
 /// Returns a manifest's time without the parts a table need not show: `2026-11-23 20:45`.
@@ -178,6 +190,8 @@ mod tests {
         assert_eq!(cut("nightly-2026", 7), "nightl…");
         assert_eq!(cut("日本日本", 5), "日本…");
         assert!(width(&cut("日本日本", 4)) <= 4);
+        let flood = format!("a{}", "\u{301}".repeat(1_000_000));
+        assert!(cut(&flood, 16).chars().count() <= 16 * CHARACTERS_PER_COLUMN_MAX + 1);
     }
 
     #[test]
