@@ -8,14 +8,18 @@
 //! - [`archive`]: the live data, and the target of a restore; [`profiles`] fill in what is special about
 //!   one application.
 //! - [`format`]: pure codecs of everything that a repository holds.
+//! - [`location`]: a path or URL to a storage; the only module that names drivers.
+//! - [`sample`]: synthetic archives, for the demo, the tests and the benchmark.
 
 pub mod archive;
 pub mod cancel;
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod location;
 pub mod profiles;
 pub mod progress;
 pub mod repo;
+pub mod sample;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,6 +1,7 @@
 //! The msgvault profile (section 7): an archive of e-mail and messages.
 
 pub mod auxiliary;
+pub mod config;
 pub mod content;
 pub mod packed;
 pub mod queries;

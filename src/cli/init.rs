@@ -1,0 +1,37 @@
+//! `packvault init`: makes a repository.
+
+use packvault::{Error, ErrorKind, Location, Result};
+
+use super::output::InitReport;
+use super::report::Exit;
+use super::session::Session;
+use super::summary;
+
+/// Make a new, empty repository
+///
+/// The folder is made if it is missing; one that already holds a repository is refused. Nothing in a
+/// repository is encrypted: keep it where only you can read it.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("\
+Examples:
+  packvault init --repo /mnt/nas/backup
+  packvault init --repo nas                    a name from the configuration
+
+{}", super::exit_codes("")))]
+pub struct Arguments {}
+
+/// Makes the repository and says what to run next.
+pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
+    let location = session.location(None)?;
+    let report = make(&location).await?;
+    session.show(&report, summary::init)?;
+    Ok(Exit::Done)
+}
+
+// engine call
+async fn make(location: &Location) -> Result<InitReport> {
+    Err(Error::new(
+        ErrorKind::Unsupported,
+        format!("cannot make a repository at {location}: not built in yet"),
+    ))
+}

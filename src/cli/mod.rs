@@ -1,0 +1,212 @@
+//! The command line: what the user typed becomes what the library is asked, and what it answers becomes
+//! output.
+//!
+//! One file per command holds its arguments, whose comments are the help, and its function. Standard output
+//! is data, standard error is talk. The library below neither prints nor reads the environment.
+
+mod create;
+mod demo;
+mod init;
+mod interrupt;
+mod list;
+mod output;
+mod render;
+mod report;
+mod restore;
+mod select;
+mod session;
+mod settings;
+mod summary;
+mod table;
+mod text;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use packvault::{Error, ErrorKind, Result};
+
+use render::Style;
+use report::Exit;
+use session::Session;
+
+/// Returns the part of a command's help that lists its exit codes; `own` are lines for those between the
+/// common ones.
+fn exit_codes(own: &str) -> String {
+    format!(
+        "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+{own} 10  no repository there
+ 11  the repository or the archive is locked
+ 12  wrong key
+130  interrupted"
+    )
+}
+
+/// Back up SQLite-backed archives, and prove what is restored
+///
+/// packvault stores an application's archive - one SQLite database, a folder of attachments and a few extra
+/// files - as snapshots in a repository, and checks every byte on the way back. The repository format is
+/// msgvault's own: either program can read what the other wrote.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 80, arg_required_else_help = true)]
+#[command(after_long_help = "\
+First steps:
+  packvault demo                           see it work on an invented archive
+  packvault init --repo /mnt/nas/backup    make a repository
+  packvault create --repo /mnt/nas/backup  back up ~/.msgvault
+  packvault list --repo /mnt/nas/backup    see the snapshots
+  packvault restore --repo /mnt/nas/backup --target /srv/restored
+
+Configuration, in ~/.config/packvault/config.toml (or see PACKVAULT_CONFIG):
+  default_repository = \"nas\"
+  [repository.nas]
+  location = \"/mnt/nas/backup\"
+  [archive.mail]
+  home = \"/srv/msgvault\"
+  repository = \"nas\"
+
+Environment:
+  PACKVAULT_CONFIG  the configuration file
+  PACKVAULT_REPO    the repository where --repo is not given
+  MSGVAULT_HOME     the archive where none is given
+
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  verify or list found problems
+  4  done, but the source itself is damaged
+ 10  no repository there
+ 11  the repository or the archive is locked
+ 12  wrong key
+130  interrupted")]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The flags that every command knows.
+#[derive(Debug, Clone, Args)]
+struct Globals {
+    /// Where the repository lies: a path, a URL, or a name from the configuration
+    ///
+    /// Without it: PACKVAULT_REPO, then the archive's `repository` or `default_repository` in the
+    /// configuration, then `[backup] repo` of the msgvault archive.
+    #[arg(long, global = true, value_name = "LOCATION", help_heading = "Common options")]
+    repo: Option<String>,
+    /// Print the result as JSON, and nothing else on standard output
+    #[arg(long, global = true, help_heading = "Common options")]
+    json: bool,
+    /// How progress looks, on standard error
+    ///
+    /// bars: one bar per stage, redrawn in place. plain: a line now and then. json: one object per line, with
+    /// `event` (begin, advance, step, end, remark), `stage`, `unit`, `total`, `done`, `step` and `seconds`.
+    /// none: nothing. auto: bars on a terminal, else plain.
+    #[arg(long, global = true, value_enum, default_value = "auto", hide_possible_values = true)]
+    #[arg(value_name = "auto|bars|plain|json|none", help_heading = "Common options")]
+    progress: Style,
+    /// Print only errors, problems, and what was asked for
+    #[arg(long, short, global = true, conflicts_with = "progress", help_heading = "Common options")]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(init::Arguments),
+    Create(create::Arguments),
+    List(list::Arguments),
+    Verify(verify::Arguments),
+    Restore(restore::Arguments),
+    Demo(demo::Arguments),
+}
+
+impl Command {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Init(_) => "init",
+            Self::Create(_) => "create",
+            Self::List(_) => "list",
+            Self::Verify(_) => "verify",
+            Self::Restore(_) => "restore",
+            Self::Demo(_) => "demo",
+        }
+    }
+
+    async fn run(&self, session: &Session) -> Result<Exit> {
+        match self {
+            Self::Init(arguments) => init::run(arguments, session).await,
+            Self::Create(arguments) => create::run(arguments, session).await,
+            Self::List(arguments) => list::run(arguments, session).await,
+            Self::Verify(arguments) => verify::run(arguments, session).await,
+            Self::Restore(arguments) => restore::run(arguments, session).await,
+            Self::Demo(arguments) => demo::run(arguments, session),
+        }
+    }
+}
+
+/// Parses the command line, runs the command, and returns how the program ends.
+pub fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => start(cli).into(),
+        Err(error) => {
+            // Help and version are printed here too; a reader that has gone is no error.
+            let _ = error.print();
+            if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
+        }
+    }
+}
+
+fn start(cli: Cli) -> Exit {
+    let command = cli.command.name();
+    run(cli).unwrap_or_else(|error| report::failed(&error, command))
+}
+
+fn run(cli: Cli) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let failed = |error| Error::caused(ErrorKind::Io, "cannot start threads", error);
+    let runtime = runtime.map_err(failed)?;
+    let session = Session::start(cli.globals)?;
+    let result = runtime.block_on(cli.command.run(&session));
+    session.close();
+    // The command is over and has cleaned up; work it gave up must not hold the program.
+    runtime.shutdown_background();
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_explains_itself_with_examples_and_exit_codes() {
+        for command in Cli::command().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            for part in ["Examples:", "Exit codes"] {
+                assert!(help.contains(part), "{} lacks {part}", command.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn no_line_of_the_help_is_wider_than_eighty_columns() {
+        let mut all = Cli::command();
+        let mut helps = vec![all.render_long_help().to_string()];
+        helps.extend(all.get_subcommands_mut().map(|command| command.render_long_help().to_string()));
+        for line in helps.iter().flat_map(|help| help.lines()) {
+            assert!(text::width(line) <= 80, "{line}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What one run of the program has at hand: the settings, the progress, the cancellation, and standard output.
+
+use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+
+use packvault::{Cancel, Error, ErrorKind, Location, Result};
+use serde::Serialize;
+
+use super::render::{Renderer, Style};
+use super::settings::{Archive, Environment, Settings};
+use super::{Globals, interrupt, report};
+
+/// One run of the program.
+pub struct Session {
+    globals: Globals,
+    settings: Settings,
+    renderer: Arc<Renderer>,
+    cancel: Cancel,
+}
+
+impl Session {
+    /// Reads the settings, starts the progress, and listens for Ctrl-C.
+    pub fn start(globals: Globals) -> Result<Self> {
+        let settings = Settings::load(Environment::read()?)?;
+        let renderer = Renderer::start(if globals.quiet { Style::None } else { globals.progress });
+        let cancel = Cancel::new();
+        interrupt::watch(cancel.clone(), Arc::clone(&renderer))?;
+        Ok(Self { globals, settings, renderer, cancel })
+    }
+
+    /// Returns what the user has settled beforehand.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Returns the archive the user means.
+    pub fn archive(&self, given: Option<&Path>) -> Result<Archive> {
+        self.settings.archive(given)
+    }
+
+    /// Returns the repository the user means, which may depend on the archive.
+    pub fn location(&self, archive: Option<&Archive>) -> Result<Location> {
+        self.settings.repository(self.globals.repo.as_deref(), archive)
+    }
+
+    /// Returns the token that Ctrl-C cancels.
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Returns whom the operation tells how far it is.
+    pub fn progress(&self) -> Arc<Renderer> {
+        Arc::clone(&self.renderer)
+    }
+
+    /// Returns whether results are to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.globals.json
+    }
+
+    /// Prints a result: as JSON if so asked, else as `text` says, unless it was not asked for.
+    pub fn show<T: Serialize>(&self, result: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        if self.globals.quiet && !self.globals.json { Ok(()) } else { self.show_always(result, text) }
+    }
+
+    /// Prints a result that was asked for, even with `--quiet`.
+    pub fn show_always<T: Serialize>(&self, result: &T, text: impl FnOnce(&T) -> String) -> Result<()> {
+        if !self.globals.json {
+            return self.print(&text(result));
+        }
+        let failed = |error| Error::caused(ErrorKind::Io, "cannot write the result as JSON", error);
+        let json = serde_json::to_string(result).map_err(failed)?;
+        self.print(&(json + "\n"))
+    }
+
+    /// Writes to standard output, when the progress has left the screen.
+    pub fn print(&self, text: &str) -> Result<()> {
+        self.close();
+        let mut output = io::stdout().lock();
+        match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+            // The reader has seen enough; what the command did is done all the same.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(Error::caused(ErrorKind::Io, "cannot write to standard output", error)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Prints a warning to standard error.
+    pub fn warn(&self, text: &str) {
+        self.close();
+        report::say(&format!("warning: {}\n", super::text::escape(text)));
+    }
+
+    /// Takes the progress off the screen.
+    pub fn close(&self) {
+        self.renderer.close();
+    }
+}
+
+/// Returns how many jobs to run: as many as asked for, or as the machine has cores.
+pub fn jobs(given: Option<u16>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    given.map_or_else(cores, usize::from)
+}

@@ -1,0 +1,470 @@
+//! What the user has settled beforehand: packvault's configuration file and the environment, and how a
+//! command finds its repository and its archive from them.
+//!
+//! No other file takes settings from the environment. A key this version does not know is refused: a backup
+//! must not silently do other than what its configuration says.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
+use packvault::{Error, ErrorKind, Location, Result};
+use serde::Deserialize;
+
+/// The zstd level where nobody says otherwise.
+const ZSTD_LEVEL_DEFAULT: i32 = 3;
+
+/// The environment, as far as it settles anything; an empty variable counts as unset.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `HOME`: what `~` stands for.
+    pub home: Option<PathBuf>,
+    /// `XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// `PACKVAULT_CONFIG`.
+    pub config_file: Option<PathBuf>,
+    /// `PACKVAULT_REPO`.
+    pub repository: Option<String>,
+    /// `MSGVAULT_HOME`.
+    pub msgvault_home: Option<PathBuf>,
+}
+
+/// The configuration file and the environment, read and checked.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    environment: Environment,
+    /// Where the configuration is, or would be.
+    path: Option<PathBuf>,
+    file: ConfigFile,
+}
+
+/// An archive to back up.
+#[derive(Debug, Clone)]
+pub struct Archive {
+    /// Its kind of application.
+    pub profile: ProfileKind,
+    /// Its home folder.
+    pub home: PathBuf,
+    /// Where its parts lie.
+    pub locations: Locations,
+    /// The application's own configuration.
+    pub config: MsgvaultConfig,
+    section: Option<ArchiveSection>,
+}
+
+/// A kind of application that packvault knows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProfileKind {
+    /// The e-mail and message archive.
+    #[default]
+    Msgvault,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    default_repository: Option<String>,
+    #[serde(default)]
+    repository: BTreeMap<String, RepositorySection>,
+    #[serde(default)]
+    archive: BTreeMap<String, ArchiveSection>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RepositorySection {
+    location: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArchiveSection {
+    #[serde(default)]
+    profile: ProfileKind,
+    home: String,
+    repository: Option<String>,
+    zstd_level: Option<i32>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    pub fn read() -> Result<Self> {
+        let path = |name| variable(name).map(PathBuf::from);
+        Ok(Self {
+            home: path("HOME"),
+            // A relative folder there is invalid by the XDG specification, and to be ignored.
+            config_home: path("XDG_CONFIG_HOME").filter(|path| path.is_absolute()),
+            config_file: path("PACKVAULT_CONFIG"),
+            repository: variable("PACKVAULT_REPO").map(text).transpose()?,
+            msgvault_home: path("MSGVAULT_HOME"),
+        })
+    }
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn text(value: OsString) -> Result<String> {
+    value.into_string().map_err(|_| usage("PACKVAULT_REPO is not valid UTF-8"))
+}
+
+impl Settings {
+    /// Reads the configuration file the environment names, or the one in its usual place if there is one.
+    pub fn load(environment: Environment) -> Result<Self> {
+        let usual = || {
+            let folder = environment.config_home.clone();
+            let folder = folder.or_else(|| environment.home.as_ref().map(|home| home.join(".config")))?;
+            Some(folder.join("packvault").join("config.toml"))
+        };
+        let path = environment.config_file.clone().or_else(usual);
+        let file = match &path {
+            Some(path) => read_config(path, environment.config_file.is_some())?,
+            None => ConfigFile::default(),
+        };
+        Ok(Self { environment, path, file })
+    }
+
+    /// Returns the archive the user means: a name from the configuration, a folder, or msgvault's own home.
+    pub fn archive(&self, given: Option<&Path>) -> Result<Archive> {
+        let section = given.and_then(|given| self.file.archive.get(given.to_str()?)).cloned();
+        let home = match (&section, given) {
+            (Some(section), _) => self.configured_path(&section.home, "the home of an archive")?,
+            (None, Some(given)) => existing_folder(given)?,
+            (None, None) => self.msgvault_home()?,
+        };
+        let config = read_msgvault_config(&home)?.unwrap_or_default();
+        let locations = config.locations(&home, self.user_home())?;
+        let profile = section.as_ref().map_or_else(ProfileKind::default, |section| section.profile);
+        Ok(Archive { profile, home, locations, config, section })
+    }
+
+    /// Returns the repository the user means, by the first of: `--repo`, `PACKVAULT_REPO`, the archive's
+    /// section, `default_repository`, and msgvault's own configuration.
+    pub fn repository(&self, flag: Option<&str>, archive: Option<&Archive>) -> Result<Location> {
+        if let Some(typed) = flag.or(self.environment.repository.as_deref()) {
+            return match self.file.repository.get(typed) {
+                Some(section) => self.configured_location(&section.location),
+                None => Location::parse(typed),
+            };
+        }
+        let section = archive.and_then(|archive| archive.section.as_ref()?.repository.as_deref());
+        if let Some(configured) = section.or(self.file.default_repository.as_deref()) {
+            let section = self.file.repository.get(configured);
+            return self.configured_location(section.map_or(configured, |section| &section.location));
+        }
+        self.msgvault_repository(archive)?.ok_or_else(|| self.no_repository_given())
+    }
+
+    /// Returns the zstd level: the flag's, the archive section's, msgvault's, or 3.
+    pub fn zstd_level(flag: Option<i32>, archive: &Archive) -> i32 {
+        let section = archive.section.as_ref().and_then(|section| section.zstd_level);
+        flag.or(section).or(archive.config.backup_zstd_level).unwrap_or(ZSTD_LEVEL_DEFAULT)
+    }
+
+    /// Returns every archive this user is known to have: those of the configuration, and msgvault's own
+    /// home. A restore must not write into one that is in use.
+    pub fn known_archives(&self) -> Result<Vec<Archive>> {
+        let names = self.file.archive.keys();
+        let mut archives =
+            names.map(|name| self.archive(Some(Path::new(name)))).collect::<Result<Vec<_>>>()?;
+        if self.msgvault_home().is_ok() {
+            archives.push(self.archive(None)?);
+        }
+        Ok(archives)
+    }
+
+    fn msgvault_repository(&self, archive: Option<&Archive>) -> Result<Option<Location>> {
+        let (home, config) = match archive {
+            Some(archive) => (archive.home.clone(), Some(archive.config.clone())),
+            None => match self.msgvault_home() {
+                Ok(home) => (home.clone(), read_msgvault_config(&home)?),
+                Err(_) => return Ok(None),
+            },
+        };
+        let path = config.unwrap_or_default().repository(&home, self.user_home())?;
+        Ok(path.map(Location::Local))
+    }
+
+    /// Returns msgvault's home folder, whether or not it exists.
+    fn msgvault_home(&self) -> Result<PathBuf> {
+        match (&self.environment.msgvault_home, &self.environment.home) {
+            (Some(home), _) => match home.to_str() {
+                Some(text) => expand_home(text, self.user_home()),
+                None => Ok(home.clone()),
+            },
+            (None, Some(home)) => Ok(home.join(".msgvault")),
+            (None, None) => Err(usage("no archive given, and neither MSGVAULT_HOME nor HOME is set")),
+        }
+    }
+
+    /// Returns the location a configuration file names: a URL, or a path that means the same from everywhere.
+    fn configured_location(&self, text: &str) -> Result<Location> {
+        if Location::is_url(text) {
+            return Location::parse(text);
+        }
+        Ok(Location::Local(self.configured_path(text, "a repository")?))
+    }
+
+    fn configured_path(&self, text: &str, noun: &str) -> Result<PathBuf> {
+        let path = expand_home(text, self.user_home())?;
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        let file = self.path.as_deref().unwrap_or(Path::new(CONFIG_FILE)).display();
+        let message = format!("{file}: {text:?} is neither a name from it nor an absolute path of {noun}");
+        Err(usage(message))
+    }
+
+    fn user_home(&self) -> Option<&Path> {
+        self.environment.home.as_deref()
+    }
+
+    fn no_repository_given(&self) -> Error {
+        let file = match &self.path {
+            Some(path) => format!(" or as default_repository in {}", path.display()),
+            None => String::new(),
+        };
+        usage(format!("no repository given: name it with --repo, in PACKVAULT_REPO{file}"))
+    }
+}
+
+fn read_config(path: &Path, must_exist: bool) -> Result<ConfigFile> {
+    let Some(text) = read_text(path, must_exist)? else { return Ok(ConfigFile::default()) };
+    let file: ConfigFile = toml::from_str(&text).map_err(|error| {
+        let offset = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
+        usage(format!("{}, line {line}: {}", path.display(), error.message()))
+    })?;
+    for (name, archive) in &file.archive {
+        if archive.zstd_level.is_some_and(|level| !(1..=19).contains(&level)) {
+            let key = format!("archive.{name}.zstd_level");
+            return Err(usage(format!("{}: {key} is not a number from 1 to 19", path.display())));
+        }
+    }
+    Ok(file)
+}
+
+fn read_msgvault_config(home: &Path) -> Result<Option<MsgvaultConfig>> {
+    let path = home.join(CONFIG_FILE);
+    let Some(text) = read_text(&path, false)? else { return Ok(None) };
+    let parsed = MsgvaultConfig::parse(&text);
+    parsed.map(Some).map_err(|error| {
+        let message = format!("cannot use {}", path.display());
+        Error::caused(error.kind(), message, error)
+    })
+}
+
+/// Returns the text of the file, or `None` where there is none and there need not be.
+fn read_text(path: &Path, must_exist: bool) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => Ok(None),
+        Err(error) => {
+            let message = format!("cannot read the configuration {}", path.display());
+            Err(Error::caused(ErrorKind::Usage, message, error))
+        }
+    }
+}
+
+fn existing_folder(path: &Path) -> Result<PathBuf> {
+    if path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let message =
+        format!("no archive {}: neither a name from the configuration nor a folder", path.display());
+    Err(Error::new(ErrorKind::NotFound, message))
+}
+
+fn usage(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A home folder of its own, with what the test writes into it.
+    struct Home {
+        folder: tempfile::TempDir,
+        environment: Environment,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let environment =
+                Environment { home: Some(folder.path().to_path_buf()), ..Environment::default() };
+            Self { folder, environment }
+        }
+
+        fn write(self, path: &str, text: &str) -> Self {
+            let path = self.folder.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+            self
+        }
+
+        fn config(self, text: &str) -> Self {
+            self.write(".config/packvault/config.toml", text)
+        }
+
+        fn load(&self) -> Settings {
+            Settings::load(self.environment.clone()).unwrap()
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.folder.path().join(path)
+        }
+
+        fn local(&self, path: &str) -> Location {
+            Location::Local(self.path(path))
+        }
+    }
+
+    const CONFIG: &str = "
+        default_repository = 'usb'
+        [repository.nas]
+        location = '/mnt/nas/backup'
+        [repository.usb]
+        location = '~/usb'
+        [archive.mail]
+        home = '~/mail'
+        repository = 'nas'
+        zstd_level = 7
+        [archive.chats]
+        profile = 'msgvault'
+        home = '/srv/chats'
+    ";
+
+    fn local(path: &str) -> Location {
+        Location::Local(PathBuf::from(path))
+    }
+
+    #[test]
+    fn without_any_file_the_environment_decides() {
+        let mut home = Home::new();
+        assert!(
+            home.load().repository(None, None).unwrap_err().to_string().starts_with("no repository given")
+        );
+        home.environment.repository = Some("~/backup".into());
+        // What is typed is the shell's business: no tilde is expanded here.
+        assert_eq!(home.load().repository(None, None).unwrap(), local("~/backup"));
+    }
+
+    #[test]
+    fn the_repository_is_decided_from_the_flag_downwards() {
+        let mut home = Home::new().config(CONFIG).write("mail/config.toml", "[backup]\nrepo = 'own'");
+        let settings = home.load();
+        let mail = settings.archive(Some(Path::new("mail"))).unwrap();
+        let chats = settings.archive(Some(Path::new("chats"))).unwrap();
+        assert_eq!(settings.repository(Some("relative"), Some(&mail)).unwrap(), local("relative"));
+        assert_eq!(settings.repository(Some("usb"), Some(&mail)).unwrap(), home.local("usb"));
+        assert_eq!(settings.repository(None, Some(&mail)).unwrap(), local("/mnt/nas/backup"));
+        assert_eq!(settings.repository(None, Some(&chats)).unwrap(), home.local("usb"));
+        assert_eq!(settings.repository(None, None).unwrap(), home.local("usb"));
+        home.environment.repository = Some("/elsewhere".into());
+        assert_eq!(home.load().repository(None, Some(&mail)).unwrap(), local("/elsewhere"));
+        assert_eq!(home.load().repository(Some("nas"), Some(&mail)).unwrap(), local("/mnt/nas/backup"));
+    }
+
+    #[test]
+    fn msgvaults_own_repository_is_the_last_resort() {
+        let mut home = Home::new().write(".msgvault/config.toml", "[backup]\nrepo = '~/own'");
+        assert_eq!(home.load().repository(None, None).unwrap(), home.local("own"));
+        let archive = home.load().archive(None).unwrap();
+        assert_eq!(home.load().repository(None, Some(&archive)).unwrap(), home.local("own"));
+        home = home.write("other/config.toml", "[backup]\nrepo = 'beside'");
+        home.environment.msgvault_home = Some("~/other".into());
+        assert_eq!(home.load().repository(None, None).unwrap(), home.local("other/beside"));
+    }
+
+    #[test]
+    fn an_archive_is_a_name_or_a_folder_or_msgvaults_home() {
+        let home = Home::new().config(CONFIG).write("mail/config.toml", "[data]\ndata_dir = 'data'");
+        let settings = home.load();
+        let named = settings.archive(Some(Path::new("mail"))).unwrap();
+        assert_eq!(named.home, home.path("mail"));
+        assert_eq!(named.locations.database, home.path("mail/data/msgvault.db"));
+        assert_eq!(settings.archive(Some(&home.path("mail"))).unwrap().locations, named.locations);
+        assert_eq!(settings.archive(None).unwrap().home, home.path(".msgvault"));
+        let error = settings.archive(Some(Path::new("mial"))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert_eq!(settings.known_archives().unwrap().len(), 3);
+    }
+
+    #[test]
+    fn the_zstd_level_is_decided_from_the_flag_downwards() {
+        let home = Home::new()
+            .config(CONFIG)
+            .write("mail/config.toml", "[backup]\nzstd_level = 9")
+            .write("own/config.toml", "[backup]\nzstd_level = 9")
+            .write("zero/config.toml", "[backup]\nzstd_level = 0")
+            .write("none/config.toml", "");
+        let settings = home.load();
+        let level =
+            |flag, archive: &Path| Settings::zstd_level(flag, &settings.archive(Some(archive)).unwrap());
+        assert_eq!(level(Some(1), Path::new("mail")), 1);
+        assert_eq!(level(None, Path::new("mail")), 7);
+        assert_eq!(level(None, &home.path("own")), 9);
+        assert_eq!(level(None, &home.path("zero")), 3);
+        assert_eq!(level(None, &home.path("none")), 3);
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_file_and_line() {
+        for (text, line, key) in [
+            ("defualt_repository = 'x'", "line 1", "`defualt_repository`"),
+            ("[repository.nas]\nlocation = '/x'\nuser = 'ann'", "line 3", "`user`"),
+            ("[archive.mail]\nhome = '/x'\nzstd = 3", "line 3", "`zstd`"),
+            ("[archive.mail]\nhome = '/x'\nprofile = 'other'", "line 3", "`other`"),
+            ("[archive.mail]", "line 1", "`home`"),
+        ] {
+            let home = Home::new().config(text);
+            let error = Settings::load(home.environment.clone()).unwrap_err();
+            let message = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            let parts = [".config/packvault/config.toml, ", line, key];
+            assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_zstd_level_out_of_range_is_refused_by_name() {
+        let home = Home::new().config("[archive.mail]\nhome = '/x'\nzstd_level = 20");
+        let error = Settings::load(home.environment.clone()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("archive.mail.zstd_level is not a number from 1 to 19"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_relative_path_in_the_file_is_refused() {
+        let home = Home::new().config("default_repository = 'naz'\n[repository.nas]\nlocation = '/x'");
+        let error = home.load().repository(None, None).unwrap_err();
+        assert!(error.to_string().contains("\"naz\" is neither a name from it nor"), "{error}");
+    }
+
+    #[test]
+    fn a_configuration_file_that_was_named_must_exist() {
+        let mut home = Home::new();
+        home.environment.config_file = Some(home.path("missing.toml"));
+        assert_eq!(Settings::load(home.environment.clone()).unwrap_err().kind(), ErrorKind::Usage);
+        let home = Home {
+            environment: Environment { config_file: Some("/dev/null".into()), ..home.environment },
+            ..home
+        };
+        assert!(home.load().repository(None, None).is_err());
+    }
+
+    #[test]
+    fn the_configuration_lies_in_the_xdg_folder_when_there_is_one() {
+        let mut home = Home::new().write("xdg/packvault/config.toml", CONFIG);
+        home.environment.config_home = Some(home.path("xdg"));
+        assert_eq!(home.load().repository(None, None).unwrap(), home.local("usb"));
+    }
+}

@@ -1,0 +1,250 @@
+//! The results of `init`, `create`, `verify` and `restore` as a person reads them: one heading line, then a
+//! line per part, narrow enough for small screens.
+//!
+//! Whatever comes from the repository is escaped.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::output::{Check, CreateReport, InitReport, RestoreReport, VerifyProblem, VerifyReport};
+use super::text::{self, count, counted, escape, size};
+
+/// Returns what `init` made, and the command to run next.
+pub fn init(report: &InitReport) -> String {
+    let location = escape(&report.location);
+    let mut text = format!("repository {} is ready\n", escape(&report.id));
+    part(&mut text, "location", &location);
+    part(&mut text, "next", &format!("packvault create --repo {}", text::shell_word(&location)));
+    text
+}
+
+/// Returns what `create` stored; for a dry run, what it would have stored.
+pub fn create(report: &CreateReport) -> String {
+    let mut text = match &report.id {
+        Some(id) => format!("snapshot {}\n", escape(id)),
+        None => "dry run, nothing was written; a backup now would be\n".to_owned(),
+    };
+    let parent = report.parent.as_deref().map_or_else(|| "none, this is the first".to_owned(), escape);
+    part(&mut text, "parent", &parent);
+    if !report.tag.is_empty() {
+        part(&mut text, "tag", &escape(&report.tag));
+    }
+    create_parts(&mut text, report);
+    text
+}
+
+fn create_parts(text: &mut String, report: &CreateReport) {
+    let (database, attachments) = (&report.database, &report.attachments);
+    let pages = counted(database.pages, "page");
+    let line = format!("{}, {pages}, {} changed", size(database.bytes), count(database.pages_changed));
+    part(text, "database", &line);
+    let new = count(attachments.blobs_added);
+    part(
+        text,
+        "attachments",
+        &format!("{}, {}, {new} new", count(attachments.blobs), size(attachments.bytes)),
+    );
+    part(text, "extras", &counted(report.extras, "file"));
+    let (blobs, packs) = (counted(report.blobs_added, "blob"), counted(report.packs_added, "pack"));
+    part(text, "added", &format!("{} in {blobs}, {packs}", size(report.bytes_added)));
+    part(text, "time", &text::duration(Duration::try_from_secs_f64(report.seconds).unwrap_or_default()));
+}
+
+/// Returns a line for each problem, and the sum.
+pub fn verify(report: &VerifyReport) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        let _ = writeln!(text, "problem: {}", problem_line(problem));
+    }
+    let snapshots = counted(report.snapshots, "snapshot");
+    let (blobs, bytes) = (counted(report.blobs, "blob"), size(report.bytes));
+    let problems = match report.problems.len() as u64 {
+        0 => "no problems".to_owned(),
+        number => counted(number, "problem"),
+    };
+    let _ = writeln!(text, "verified {snapshots}: {blobs}, {bytes} read, {problems}");
+    text
+}
+
+fn problem_line(problem: &VerifyProblem) -> String {
+    let named = [
+        ("snapshot ", &problem.snapshot),
+        ("", &problem.object),
+        ("blob ", &problem.blob),
+        ("pack ", &problem.pack),
+    ];
+    let mut line = String::new();
+    for (noun, name) in named {
+        if let Some(name) = name {
+            let _ = write!(line, "{noun}{}: ", escape(name));
+        }
+    }
+    line + &escape(&problem.detail)
+}
+
+/// Returns what `restore` brought back, and what it proved.
+pub fn restore(report: &RestoreReport) -> String {
+    let (database, attachments) = (&report.database, &report.attachments);
+    let mut text = format!("restored {}\n", escape(&report.id));
+    part(&mut text, "into", &escape(&report.target));
+    let identical = if database.identical { ", byte-identical" } else { "" };
+    part(
+        &mut text,
+        "database",
+        &format!("{}, {}{identical}", size(database.bytes), counted(database.pages, "page")),
+    );
+    if !database.identical {
+        part(&mut text, "", "its pack tables were emptied: attachments are loose now");
+    }
+    part(
+        &mut text,
+        "attachments",
+        &format!("{}, {}", counted(attachments.files, "file"), size(attachments.bytes)),
+    );
+    part(&mut text, "extras", &counted(report.extras, "file"));
+    for name in &report.left_out {
+        part(&mut text, "left out", &escape(name));
+    }
+    restore_proof(&mut text, report);
+    text
+}
+
+fn restore_proof(text: &mut String, report: &RestoreReport) {
+    let proof = &report.proof;
+    part(text, "proved", &format!("{} against the page-hash map,", counted(proof.pages, "page")));
+    part(text, "", &format!("{} against their ids,", counted(proof.blobs, "blob")));
+    let integrity = match proof.integrity_check {
+        Check::Ok => "integrity_check ok",
+        Check::Skipped => "integrity_check skipped",
+    };
+    let stats = match proof.stats {
+        Check::Ok => "statistics reproduced",
+        Check::Skipped => "statistics not compared",
+    };
+    part(text, "", &format!("{integrity}, {stats}"));
+}
+
+fn part(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<11}  {value}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::output::{
+        CreatedAttachments, CreatedDatabase, Proof, RestoredAttachments, RestoredDatabase,
+    };
+    use super::*;
+
+    const ID: &str = "20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b";
+
+    fn created() -> CreateReport {
+        CreateReport {
+            id: Some(ID.into()),
+            parent: None,
+            created_at: "2026-11-23T20:45:17Z".into(),
+            tag: "first".into(),
+            bytes_added: 300_000_000,
+            blobs_added: 4_313,
+            packs_added: 1,
+            database: CreatedDatabase { bytes: 624_005_120, pages: 152_345, pages_changed: 152_345 },
+            attachments: CreatedAttachments { blobs: 4_000, bytes: 370_000_000, blobs_added: 4_000 },
+            extras: 1,
+            seconds: 12.4,
+            source_problems: vec![],
+        }
+    }
+
+    fn restored() -> RestoreReport {
+        RestoreReport {
+            id: ID.into(),
+            target: "/srv/restored".into(),
+            database: RestoredDatabase { bytes: 624_005_120, pages: 152_345, identical: true },
+            attachments: RestoredAttachments { files: 4_000, bytes: 370_000_000 },
+            extras: 1,
+            proof: Proof { pages: 152_345, blobs: 4_313, integrity_check: Check::Ok, stats: Check::Ok },
+            left_out: vec![],
+        }
+    }
+
+    #[test]
+    fn init_says_what_to_run_next() {
+        let text = init(&InitReport { id: "0d6f".into(), location: "/mnt/my nas".into() });
+        assert!(text.ends_with("  next         packvault create --repo '/mnt/my nas'\n"), "{text}");
+    }
+
+    #[test]
+    fn create_names_every_part() {
+        let expected = "\
+snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
+  parent       none, this is the first
+  tag          first
+  database     595 MiB, 152,345 pages, 152,345 changed
+  attachments  4,000, 353 MiB, 4,000 new
+  extras       1 file
+  added        286 MiB in 4,313 blobs, 1 pack
+  time         12 s
+";
+        assert_eq!(create(&created()), expected);
+    }
+
+    #[test]
+    fn a_dry_run_says_that_nothing_was_written() {
+        let text = create(&CreateReport { id: None, ..created() });
+        assert!(text.starts_with("dry run, nothing was written"), "{text}");
+    }
+
+    #[test]
+    fn verify_gives_each_problem_a_line_and_sums_up() {
+        let clean =
+            VerifyReport { ok: true, snapshots: 2, blobs: 4_313, bytes: 300_000_000, problems: vec![] };
+        assert_eq!(verify(&clean), "verified 2 snapshots: 4,313 blobs, 286 MiB read, no problems\n");
+        let problem = VerifyProblem {
+            snapshot: Some("s".into()),
+            object: None,
+            blob: Some("b".into()),
+            pack: Some("p\n".into()),
+            detail: "hash differs\x1b".into(),
+        };
+        let damaged = VerifyReport { ok: false, problems: vec![problem], ..clean };
+        let expected = "\
+problem: snapshot s: blob b: pack p\\n: hash differs\\u{1b}
+verified 2 snapshots: 4,313 blobs, 286 MiB read, 1 problem
+";
+        assert_eq!(verify(&damaged), expected);
+    }
+
+    #[test]
+    fn restore_ends_with_its_proof() {
+        let expected = "\
+restored 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
+  into         /srv/restored
+  database     595 MiB, 152,345 pages, byte-identical
+  attachments  4,000 files, 353 MiB
+  extras       1 file
+  proved       152,345 pages against the page-hash map,
+               4,313 blobs against their ids,
+               integrity_check ok, statistics reproduced
+";
+        assert_eq!(restore(&restored()), expected);
+    }
+
+    #[test]
+    fn restore_says_what_differs_and_what_is_missing() {
+        let mut report = restored();
+        report.database.identical = false;
+        report.proof.integrity_check = Check::Skipped;
+        report.left_out = vec!["search\x1bindex".into()];
+        let text = restore(&report);
+        assert!(!text.contains("byte-identical"), "{text}");
+        assert!(text.contains("pack tables were emptied"), "{text}");
+        assert!(text.contains("  left out     search\\u{1b}index\n"), "{text}");
+        assert!(text.contains("integrity_check skipped"), "{text}");
+    }
+
+    #[test]
+    fn every_line_fits_a_narrow_screen() {
+        for text in [create(&created()), restore(&restored())] {
+            assert!(text.lines().all(|line| text::width(line) <= 72), "{text}");
+        }
+    }
+}

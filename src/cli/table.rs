@@ -1,0 +1,176 @@
+//! The table of `list`: one snapshot per line, newest last, damaged ones marked.
+//!
+//! Columns are as wide as what is in them; a column that would be empty is left out. Whatever comes from the
+//! repository is escaped.
+
+use serde::Deserialize;
+
+use super::output::ListRow;
+use super::select;
+use super::text::{self, escape};
+
+/// Widest tag shown whole.
+const TAG_COLUMNS_MAX: usize = 16;
+
+/// Between two columns.
+const GAP: &str = "  ";
+
+/// The one statistic the table shows.
+#[derive(Deserialize)]
+struct Stats {
+    messages: Option<u64>,
+}
+
+/// A column: its heading, whether numbers stand in it, and a cell per row.
+struct Column {
+    heading: &'static str,
+    is_number: bool,
+    cells: Vec<String>,
+}
+
+/// Returns the table, and below it a line for every damaged snapshot.
+pub fn snapshots(rows: &[ListRow]) -> String {
+    if rows.is_empty() {
+        return "no snapshots yet\n".to_owned();
+    }
+    let mut table = String::new();
+    let columns: Vec<Column> = columns(rows).into_iter().filter(|column| !column.is_empty()).collect();
+    for line in std::iter::once(None).chain((0..rows.len()).map(Some)) {
+        let cells: Vec<String> = columns.iter().map(|column| column.cell(line)).collect();
+        table.push_str(cells.join(GAP).trim_end());
+        table.push('\n');
+    }
+    for row in rows {
+        if let Some(problem) = &row.problem {
+            table.push_str(&format!("problem: snapshot {}: {}\n", escape(&row.id), escape(problem)));
+        }
+    }
+    table
+}
+
+fn columns(rows: &[ListRow]) -> Vec<Column> {
+    let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+    let number = |heading, cell: fn(&ListRow) -> Option<String>| Column::new(heading, true, rows, cell);
+    vec![
+        Column {
+            heading: "id",
+            is_number: false,
+            cells: select::short(&ids).iter().map(|id| escape(id)).collect(),
+        },
+        Column::new("date (UTC)", false, rows, date),
+        Column::new("tag", false, rows, tag),
+        number("messages", |row| messages(row).map(text::count)),
+        number("database", |row| row.database_bytes.map(text::size)),
+        number("attachments", |row| row.attachments.map(text::count)),
+        number("added", |row| row.bytes_added.map(text::size)),
+    ]
+}
+
+fn date(row: &ListRow) -> Option<String> {
+    if row.problem.is_some() {
+        return Some("damaged".to_owned());
+    }
+    row.created_at.as_deref().map(text::minute)
+}
+
+fn tag(row: &ListRow) -> Option<String> {
+    row.tag.as_deref().map(|tag| text::cut(&escape(tag), TAG_COLUMNS_MAX))
+}
+
+fn messages(row: &ListRow) -> Option<u64> {
+    serde_json::from_str::<Stats>(row.stats.as_ref()?.get()).ok()?.messages
+}
+
+impl Column {
+    fn new(
+        heading: &'static str,
+        is_number: bool,
+        rows: &[ListRow],
+        cell: fn(&ListRow) -> Option<String>,
+    ) -> Self {
+        let cells = rows.iter().map(|row| cell(row).unwrap_or_default()).collect();
+        Self { heading, is_number, cells }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cells.iter().all(String::is_empty)
+    }
+
+    /// Returns the heading, or the cell of a row, filled up to the width of the column.
+    fn cell(&self, row: Option<usize>) -> String {
+        let cells = self.cells.iter().map(String::as_str);
+        let columns = cells.chain([self.heading]).map(text::width).max().unwrap_or(0);
+        let text = row.map_or(self.heading, |row| self.cells.get(row).map_or("", String::as_str));
+        let fill = " ".repeat(columns.saturating_sub(text::width(text)));
+        if self.is_number { fill + text } else { text.to_owned() + &fill }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn row(id: &str, tag: &str, messages: u64) -> ListRow {
+        ListRow {
+            id: id.into(),
+            created_at: Some("2026-11-23T20:45:17Z".into()),
+            tag: Some(tag.into()),
+            version: Some(1),
+            database_bytes: Some(messages * 5000),
+            attachments: Some(messages / 7),
+            bytes_added: Some(messages * 1000),
+            stats: Some(RawValue::from_string(format!(r#"{{"messages":{messages},"other":"x"}}"#)).unwrap()),
+            ..ListRow::default()
+        }
+    }
+
+    #[test]
+    fn the_table_lines_up() {
+        let rows = [
+            row("20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b", "first", 5_000),
+            row("20261124T204517Z-0b9e11d28178590a92e4fc25f5cbd274", "größe", 152_345),
+        ];
+        let expected = "\
+id        date (UTC)        tag    messages  database  attachments    added
+a3d383f8  2026-11-23 20:45  first     5,000  23.8 MiB          714  4.8 MiB
+0b9e11d2  2026-11-23 20:45  größe   152,345   726 MiB       21,763  145 MiB
+";
+        assert_eq!(snapshots(&rows), expected);
+    }
+
+    #[test]
+    fn without_tags_the_table_is_seventy_columns_wide() {
+        let table = snapshots(&[row("20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b", "", 152_345)]);
+        assert!(!table.contains("tag"));
+        assert!(table.lines().all(|line| text::width(line) <= 70), "{table}");
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_marked_and_explained() {
+        let damaged = ListRow {
+            id: "20261124T204517Z-0b9e".into(),
+            problem: Some("ends after 3 bytes".into()),
+            ..ListRow::default()
+        };
+        let table = snapshots(&[row("20261123T204517Z-a3d383f8", "", 7), damaged]);
+        assert!(table.contains("0b9e      damaged\n"), "{table}");
+        assert!(table.ends_with("problem: snapshot 20261124T204517Z-0b9e: ends after 3 bytes\n"), "{table}");
+    }
+
+    #[test]
+    fn nothing_from_the_repository_reaches_the_terminal_raw() {
+        let mut hostile = row("\x1b]0;id\x07", "\x1b[2J\u{202e}", 1);
+        hostile.created_at = Some("\x1b[31m".into());
+        hostile.problem = Some("\x1b[0m\nproblem: none".into());
+        let table = snapshots(&[hostile]);
+        assert!(!table.contains(['\x1b', '\x07', '\u{202e}']));
+        assert_eq!(table.lines().count(), 3, "{table}");
+    }
+
+    #[test]
+    fn an_empty_repository_says_so() {
+        assert_eq!(snapshots(&[]), "no snapshots yet\n");
+    }
+}
