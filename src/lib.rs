@@ -3,6 +3,7 @@
 //!
 
 pub mod error;
+pub mod format;
 pub mod progress;
 pub mod sample;
 

@@ -1,0 +1,58 @@
+//! The attachment list: the attachments a snapshot refers to, in the order they were captured.
+//!
+//! ```text
+//! MVAL | u16 1 | u32 count | count x (content SHA-256 32 | size u64) | SHA-256
+//! ```
+//!
+//! A manifest may name several lists; their concatenation is the snapshot's population. That it holds no
+//! attachment twice, and agrees with the manifest's totals, is checked by whoever reads them all.
+
+use super::error::{FormatError, Result};
+use super::ids::BlobId;
+use super::object::{ObjectReader, ObjectWriter, field, field_u64};
+
+const MAGIC: &[u8; 4] = b"MVAL";
+const ENTRY_BYTES: usize = 40;
+
+/// One attachment and its size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedAttachment {
+    /// The content.
+    pub id: BlobId,
+    /// Its raw bytes; less than 2^63.
+    pub bytes: u64,
+}
+
+/// Returns the list object, in the order given.
+///
+/// # Panics
+///
+/// If a size does not fit in 63 bits.
+pub fn encode(attachments: &[ListedAttachment]) -> Vec<u8> {
+    let mut writer = ObjectWriter::new(MAGIC, 4 + attachments.len() * ENTRY_BYTES);
+    writer.count(attachments.len());
+    for attachment in attachments {
+        assert!(attachment.bytes <= i64::MAX as u64, "no file is larger than 2^63 bytes");
+        writer.bytes(attachment.id.as_bytes());
+        writer.u64(attachment.bytes);
+    }
+    writer.seal()
+}
+
+/// Reads a list object.
+pub fn decode(object: &[u8]) -> Result<Vec<ListedAttachment>> {
+    let (mut reader, _) = ObjectReader::open(object, &[MAGIC])?;
+    let count = reader.u32()?;
+    let table = reader.table::<ENTRY_BYTES>(count.into())?;
+    reader.finish()?;
+    table.iter().map(decode_entry).collect()
+}
+
+fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<ListedAttachment> {
+    let id = BlobId::from_bytes(field(record, 0));
+    let bytes = field_u64(record, 32);
+    if bytes > i64::MAX as u64 {
+        return Err(FormatError::corrupt(format!("attachment {id} is listed with a negative size")));
+    }
+    Ok(ListedAttachment { id, bytes })
+}

@@ -1,0 +1,29 @@
+//! The repository format as pure codecs: bytes in, value or error out.
+//!
+//! Nothing here reads a file, a clock or a random number, and no input makes it panic: lengths are checked
+//! by subtraction before anything is allocated, hashes before fields are believed, version gates before
+//! unknown fields. What the format says lies in `docs/format.md`; each file below opens with the layout it
+//! reads and writes. Where objects are kept, and in which order, belongs to `repo` and `engine`.
+
+pub mod attachment_list;
+pub mod error;
+pub mod extras_tree;
+pub mod frame;
+pub mod go_json;
+pub mod hash;
+pub mod ids;
+pub mod index;
+mod json_fields;
+pub mod lock_record;
+pub mod manifest;
+mod object;
+pub mod pack;
+pub mod page_hashes;
+pub mod page_map;
+pub mod paths;
+pub mod repo_config;
+pub mod timestamp;
+
+pub use error::{FormatError, FormatErrorKind, Result};
+pub use hash::{Crc32c, Hasher, crc32c};
+pub use ids::{BlobId, IndexId, PackId, PageHash, RepoId, SnapshotId};

@@ -1,0 +1,340 @@
+//! Which blob holds each database page: the objects of a page-map chain, and the map they add up to.
+//!
+//! ```text
+//! MVMK (keyframe) or MVMD (delta) | u16 1 | u32 page size | u64 page count
+//!   | u32 blob count | blob count x 32 | u32 run count | run count x 24 | SHA-256
+//! run: start page u64 | pages u32 | blob index u32 | blob offset u64
+//! ```
+//!
+//! Page `start + k` is the `page size` bytes at `blob offset + k * page size` of the blob. Runs ascend and
+//! do not overlap. A keyframe covers every page (`PageMap::coverage`), a delta only those that changed. A
+//! run's end in its blob cannot wrap; that it lies inside the blob is checked by whoever reads the blob
+//! (`Run::fits`). The blob table may name a blob twice, or one that no run uses.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::error::{FormatError, Result};
+use super::ids::BlobId;
+use super::object::{ObjectReader, ObjectWriter, field_u32, field_u64};
+
+const KEYFRAME_MAGIC: &[u8; 4] = b"MVMK";
+const DELTA_MAGIC: &[u8; 4] = b"MVMD";
+const BLOB_BYTES: usize = 32;
+const RUN_BYTES: usize = 24;
+
+/// Consecutive pages that lie one after the other in one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first page.
+    pub start_page: u64,
+    /// How many pages, at least one.
+    pub pages: u32,
+    /// The blob, as an index into the blob table beside the runs.
+    pub blob_index: u32,
+    /// Where the first page begins in the blob.
+    pub blob_offset: u64,
+}
+
+impl Run {
+    /// Returns the page after the last one.
+    pub fn end_page(&self) -> u64 {
+        self.start_page + u64::from(self.pages)
+    }
+
+    /// Returns whether the run lies inside a blob of the given length.
+    pub fn fits(&self, page_size: u32, blob_raw_bytes: u64) -> bool {
+        let run_bytes = u64::from(self.pages) * u64::from(page_size);
+        run_bytes <= blob_raw_bytes && self.blob_offset <= blob_raw_bytes - run_bytes
+    }
+
+    fn check(
+        &self,
+        page_size: u32,
+        page_count: u64,
+        blob_count: usize,
+    ) -> std::result::Result<(), &'static str> {
+        let pages = u64::from(self.pages);
+        if pages == 0 {
+            return Err("has no pages");
+        }
+        if self.blob_index as usize >= blob_count {
+            return Err("names a blob past the table");
+        }
+        if pages > page_count || self.start_page > page_count - pages {
+            return Err("reaches past the last page");
+        }
+        // Splitting a run advances its offset; past this check that cannot wrap.
+        match self.blob_offset.checked_add(pages * u64::from(page_size)) {
+            Some(_) => Ok(()),
+            None => Err("ends past any possible blob"),
+        }
+    }
+
+    /// Returns the run without its first pages.
+    fn skip(&self, pages: u32, page_size: u32) -> Run {
+        Run {
+            start_page: self.start_page + u64::from(pages),
+            pages: self.pages - pages,
+            blob_index: self.blob_index,
+            blob_offset: self.blob_offset + u64::from(pages) * u64::from(page_size),
+        }
+    }
+}
+
+/// Which of the two objects of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageMapKind {
+    /// The start of a chain; covers every page.
+    Keyframe,
+    /// A later link; covers the pages that changed.
+    Delta,
+}
+
+/// One object of a page-map chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PageMapObject {
+    /// Keyframe or delta.
+    pub kind: PageMapKind,
+    /// Bytes of one page.
+    pub page_size: u32,
+    /// Pages of the database.
+    pub page_count: u64,
+    /// The blobs that runs refer to by index.
+    pub blobs: Vec<BlobId>,
+    /// The runs, ascending by page.
+    pub runs: Vec<Run>,
+}
+
+impl PageMapObject {
+    /// Returns the object.
+    ///
+    /// # Panics
+    ///
+    /// If a run breaks a rule that every reader checks.
+    pub fn encode(&self) -> Vec<u8> {
+        assert!(self.check().is_ok(), "the runs of a page map ascend, exist and name blobs of the table");
+        let magic = if self.kind == PageMapKind::Keyframe { KEYFRAME_MAGIC } else { DELTA_MAGIC };
+        let tables_bytes = self.blobs.len() * BLOB_BYTES + self.runs.len() * RUN_BYTES;
+        let mut writer = ObjectWriter::new(magic, 20 + tables_bytes);
+        writer.u32(self.page_size);
+        writer.u64(self.page_count);
+        writer.count(self.blobs.len());
+        for blob in &self.blobs {
+            writer.bytes(blob.as_bytes());
+        }
+        writer.count(self.runs.len());
+        for run in &self.runs {
+            writer.u64(run.start_page);
+            writer.u32(run.pages);
+            writer.u32(run.blob_index);
+            writer.u64(run.blob_offset);
+        }
+        writer.seal()
+    }
+
+    /// Reads either kind of object.
+    pub fn decode(object: &[u8]) -> Result<Self> {
+        let (mut reader, kind) = ObjectReader::open(object, &[KEYFRAME_MAGIC, DELTA_MAGIC])?;
+        let kind = if kind == 0 { PageMapKind::Keyframe } else { PageMapKind::Delta };
+        let page_size = reader.u32()?;
+        let page_count = reader.u64()?;
+        let blob_count = reader.u32()?;
+        let blobs = reader.table::<BLOB_BYTES>(blob_count.into())?;
+        let run_count = reader.u32()?;
+        let runs = reader.table::<RUN_BYTES>(run_count.into())?;
+        reader.finish()?;
+        let blobs = blobs.iter().map(|blob| BlobId::from_bytes(*blob)).collect();
+        let runs = runs.iter().map(decode_run).collect();
+        let object = Self { kind, page_size, page_count, blobs, runs };
+        object.check()?;
+        Ok(object)
+    }
+
+    fn check(&self) -> Result<()> {
+        let mut next_page = 0;
+        for run in &self.runs {
+            run.check(self.page_size, self.page_count, self.blobs.len())
+                .and_then(|()| if run.start_page < next_page { Err("is out of order") } else { Ok(()) })
+                .map_err(|fault| {
+                    FormatError::corrupt(format!("page-map run at page {} {fault}", run.start_page))
+                })?;
+            next_page = run.end_page();
+        }
+        Ok(())
+    }
+}
+
+fn decode_run(record: &[u8; RUN_BYTES]) -> Run {
+    Run {
+        start_page: field_u64(record, 0),
+        pages: field_u32(record, 8),
+        blob_index: field_u32(record, 12),
+        blob_offset: field_u64(record, 16),
+    }
+}
+
+/// The map of one snapshot: a keyframe with the deltas after it applied.
+///
+/// The blob table is the union of the tables of all applied objects, each blob once. It keeps blobs that no
+/// run uses any more, because verify and restore require those to exist as well.
+#[derive(Debug, Clone)]
+pub struct PageMap {
+    page_size: u32,
+    page_count: u64,
+    blobs: Vec<BlobId>,
+    blob_indexes: HashMap<BlobId, u32>,
+    runs: BTreeMap<u64, Run>,
+}
+
+impl PageMap {
+    /// Starts from a keyframe.
+    pub fn from_keyframe(object: &PageMapObject) -> Result<Self> {
+        if object.kind != PageMapKind::Keyframe {
+            return Err(FormatError::corrupt("page-map chain does not start with a keyframe"));
+        }
+        object.check()?;
+        let mut map = Self {
+            page_size: object.page_size,
+            page_count: object.page_count,
+            blobs: Vec::with_capacity(object.blobs.len()),
+            blob_indexes: HashMap::with_capacity(object.blobs.len()),
+            runs: BTreeMap::new(),
+        };
+        let table = map.adopt_blobs(&object.blobs)?;
+        map.adopt_runs(&object.runs, &table);
+        Ok(map)
+    }
+
+    /// Turns the map of the parent into that of the snapshot that the delta belongs to.
+    ///
+    /// Costs time in proportion to the delta and what it replaces. On failure nothing has changed.
+    pub fn apply(&mut self, delta: &PageMapObject) -> Result<()> {
+        if delta.kind != PageMapKind::Delta {
+            return Err(FormatError::corrupt("page-map chain holds a second keyframe"));
+        }
+        if delta.page_size != self.page_size {
+            let message = format!("page-map delta of {}-byte pages on {}", delta.page_size, self.page_size);
+            return Err(FormatError::corrupt(message));
+        }
+        delta.check()?;
+        let table = self.adopt_blobs(&delta.blobs)?;
+        self.cut(delta.page_count, u64::MAX);
+        for run in &delta.runs {
+            self.cut(run.start_page, run.end_page());
+        }
+        self.adopt_runs(&delta.runs, &table);
+        self.page_count = delta.page_count;
+        Ok(())
+    }
+
+    /// Proves that every page is mapped.
+    pub fn coverage(&self) -> Result<()> {
+        let mut next_page = 0;
+        for run in self.runs.values() {
+            if run.start_page != next_page {
+                break;
+            }
+            next_page = run.end_page();
+        }
+        if next_page == self.page_count {
+            return Ok(());
+        }
+        Err(FormatError::corrupt(format!("page {next_page} of {} is in no page-map run", self.page_count)))
+    }
+
+    /// Returns the bytes of one page.
+    pub fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    /// Returns the number of pages.
+    pub fn page_count(&self) -> u64 {
+        self.page_count
+    }
+
+    /// Returns the blob table: every blob of every applied object, once, in first-use order.
+    pub fn blobs(&self) -> &[BlobId] {
+        &self.blobs
+    }
+
+    /// Returns the blob that a run refers to.
+    ///
+    /// # Panics
+    ///
+    /// If the run is not one of this map.
+    pub fn blob_of(&self, run: &Run) -> BlobId {
+        self.blobs[run.blob_index as usize]
+    }
+
+    /// Returns the runs, ascending by page.
+    pub fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.values()
+    }
+
+    /// Returns the number of runs.
+    pub fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// Returns the map as the keyframe of a new chain, with the blobs that are still used, in first-use order.
+    pub fn to_keyframe(&self) -> PageMapObject {
+        let mut blobs = Vec::new();
+        let mut renumbered: HashMap<u32, u32> = HashMap::new();
+        let runs = self.runs.values().map(|run| {
+            let blob_index = *renumbered.entry(run.blob_index).or_insert_with(|| {
+                blobs.push(self.blob_of(run));
+                // No more blobs are used than the table of this map, indexed by u32, has.
+                (blobs.len() - 1) as u32
+            });
+            Run { blob_index, ..*run }
+        });
+        let runs = runs.collect();
+        let kind = PageMapKind::Keyframe;
+        PageMapObject { kind, page_size: self.page_size, page_count: self.page_count, blobs, runs }
+    }
+
+    /// Adds a blob table and returns, for each of its indexes, the index in the union.
+    fn adopt_blobs(&mut self, blobs: &[BlobId]) -> Result<Vec<u32>> {
+        if u32::try_from(self.blobs.len() + blobs.len()).is_err() {
+            return Err(FormatError::corrupt("page-map chain names more blobs than a table can hold"));
+        }
+        let mut table = Vec::with_capacity(blobs.len());
+        for blob in blobs {
+            let index = *self.blob_indexes.entry(*blob).or_insert(self.blobs.len() as u32);
+            if index as usize == self.blobs.len() {
+                self.blobs.push(*blob);
+            }
+            table.push(index);
+        }
+        Ok(table)
+    }
+
+    fn adopt_runs(&mut self, runs: &[Run], table: &[u32]) {
+        self.runs.extend(runs.iter().map(|run| {
+            let blob_index = table[run.blob_index as usize];
+            (run.start_page, Run { blob_index, ..*run })
+        }));
+    }
+
+    /// Unmaps `[start, end)`, splitting the runs that reach across its borders.
+    fn cut(&mut self, start: u64, end: u64) {
+        let reaching_in = self.runs.range(..start).next_back().map(|(_, run)| *run);
+        if let Some(run) = reaching_in.filter(|run| run.end_page() > start) {
+            let kept = (start - run.start_page) as u32;
+            self.runs.insert(run.start_page, Run { pages: kept, ..run });
+            self.keep_tail(run, end);
+        }
+        while let Some((_, run)) = self.runs.range(start..end).next() {
+            let run = *run;
+            self.runs.remove(&run.start_page);
+            self.keep_tail(run, end);
+        }
+    }
+
+    fn keep_tail(&mut self, run: Run, end: u64) {
+        if run.end_page() > end {
+            let tail = run.skip((end - run.start_page) as u32, self.page_size);
+            self.runs.insert(tail.start_page, tail);
+        }
+    }
+}
