@@ -17,6 +17,9 @@ use crate::error::Result;
 /// Earlier contents a new row may repeat.
 const EARLIER_MAX: usize = 2000;
 
+/// Contents kept at hand, to put one at a second place.
+const RECENT_MAX: usize = 8;
+
 /// Thumbnails that may be shared.
 const THUMBNAILS_MAX: usize = 50;
 
@@ -51,12 +54,12 @@ pub(super) struct Batch<'a> {
 pub(super) fn write(
     database: &Connection,
     contents: &Contents<'_>,
-    store: &mut Store,
+    store: &mut Store<'_>,
     random: &mut Random,
     batch: &Batch<'_>,
 ) -> Result<()> {
     let earlier = load_earlier(database).or_fail("read earlier attachments")?;
-    let mut maker = Maker { contents, store, earlier, thumbnails: Vec::new() };
+    let mut maker = Maker { contents, store, earlier, recent: Vec::new(), thumbnails: Vec::new() };
     let mut insert = database.prepare(INSERT).or_fail("prepare to write attachments")?;
     let mut per_message: BTreeMap<i64, i64> = BTreeMap::new();
     for place in 0..batch.large.len() + batch.count as usize {
@@ -153,16 +156,21 @@ impl Row {
 }
 
 /// Makes rows and puts what they point at.
-struct Maker<'a> {
+struct Maker<'a, 's> {
     contents: &'a Contents<'a>,
-    store: &'a mut Store,
+    store: &'a mut Store<'s>,
     earlier: Vec<Row>,
+    recent: Vec<(Row, Vec<u8>)>,
     thumbnails: Vec<Vec<u8>>,
 }
 
-impl Maker<'_> {
+impl Maker<'_, '_> {
     fn large(&mut self, random: &mut Random, size: u64, kind: ContentKind) -> Result<Row> {
-        let stored = self.store.put_stream(&mut self.contents.stream(random, kind, size))?;
+        let stored = self.store.put_stream(
+            &mut self.contents.stream(random, kind, size),
+            size,
+            kind != ContentKind::Random,
+        )?;
         Ok(Row::stored(format!("large-{size}.bin"), "application/octet-stream", "document", stored))
     }
 
@@ -171,17 +179,28 @@ impl Maker<'_> {
         Ok(match kind {
             _ if kind < 0.01 => Row::remote(random),
             _ if kind < 0.02 => Row::skipped(),
-            _ if kind < 0.21 && !self.earlier.is_empty() => self.repeated(random),
+            _ if kind < 0.21 && !self.earlier.is_empty() => self.repeated(random)?,
             _ => self.fresh(random, namespaced_fraction)?,
         })
     }
 
-    fn repeated(&self, random: &mut Random) -> Row {
+    fn repeated(&mut self, random: &mut Random) -> Result<Row> {
+        if !self.recent.is_empty() && random.chance(0.3) {
+            return self.elsewhere(random);
+        }
         let mut row = random.pick(&self.earlier).clone();
         if random.chance(0.05) {
             row.size = None;
         }
-        row
+        Ok(row)
+    }
+
+    /// Puts a recent content at a second place.
+    fn elsewhere(&mut self, random: &mut Random) -> Result<Row> {
+        let (row, bytes) = random.pick(&self.recent);
+        let prefix = if row.path.starts_with(NAMESPACE) { "" } else { NAMESPACE };
+        let path = self.store.put(bytes, prefix)?.path;
+        Ok(Row { path, ..row.clone() })
     }
 
     fn fresh(&mut self, random: &mut Random, namespaced_fraction: f64) -> Result<Row> {
@@ -197,18 +216,11 @@ impl Maker<'_> {
             row.size = if random.chance(0.6) { None } else { row.size.map(|size| size + 17) };
         }
         self.remember(row.clone());
-        if namespaced_fraction > 0.0 && random.chance(0.1) {
-            self.put_twice(&row, &content.bytes, prefix)?;
+        if namespaced_fraction > 0.0 {
+            self.recent.truncate(RECENT_MAX - 1);
+            self.recent.insert(0, (row.clone(), content.bytes));
         }
         Ok(row)
-    }
-
-    /// Puts a content at a second place, for a later row to point at.
-    fn put_twice(&mut self, row: &Row, bytes: &[u8], prefix: &str) -> Result<()> {
-        let other_prefix = if prefix.is_empty() { NAMESPACE } else { "" };
-        let path = self.store.put(bytes, other_prefix)?.path;
-        self.remember(Row { path, ..row.clone() });
-        Ok(())
     }
 
     fn thumbnail(&mut self, random: &mut Random, content: &Content, prefix: &str) -> Result<Stored> {

@@ -13,8 +13,11 @@ use super::people::DOMAINS;
 use super::random::Random;
 use super::words::Words;
 
-/// Texts in the pool that compressible contents are cut from, and words in each.
-const POOL_TEXTS: usize = 110;
+/// Fewest and most texts in the pool that compressible contents are cut from.
+const POOL_TEXTS_MIN: u64 = 16;
+const POOL_TEXTS_MAX: u64 = 110;
+
+/// Words in each text of the pool; about 22 kB.
 const POOL_TEXT_WORDS: usize = 4000;
 
 /// Longest cut from the pool.
@@ -62,7 +65,10 @@ impl<'a> Contents<'a> {
     /// Makes the pool of text that belongs to a seed.
     pub(super) fn new(seed: u64, words: &'a Words, mean_bytes: u64) -> Self {
         let mut random = Random::new(seed, "pool");
-        let texts: Vec<String> = (0..POOL_TEXTS).map(|_| words.prose(&mut random, POOL_TEXT_WORDS)).collect();
+        // Small contents do well with a small pool, and tests with less to wait for.
+        let texts_count = (mean_bytes / 900).clamp(POOL_TEXTS_MIN, POOL_TEXTS_MAX);
+        let texts: Vec<String> =
+            (0..texts_count).map(|_| words.prose(&mut random, POOL_TEXT_WORDS)).collect();
         Self { words, pool: texts.join("\n").into_bytes(), mean_bytes: mean_bytes.max(16) }
     }
 

@@ -101,7 +101,7 @@ fn fill(dir: &Path, database: &Connection, options: &SampleOptions, words: &Word
 }
 
 fn fill_attachments(dir: &Path, database: &Connection, options: &SampleOptions, words: &Words) -> Result<()> {
-    let mut store = Store::new(dir, options.storage)?;
+    let mut store = Store::open(dir, database, options, 0)?;
     if options.attachments > 0 || !options.large.is_empty() {
         let contents = Contents::new(options.seed, words, options.attachment_mean_bytes);
         let message_ids: Vec<i64> = (1..=i64::from(options.messages)).collect();
@@ -115,7 +115,7 @@ fn fill_attachments(dir: &Path, database: &Connection, options: &SampleOptions, 
         let mut random = Random::new(options.seed, "attachments");
         attachments::write(database, &contents, &mut store, &mut random, &batch)?;
     }
-    store.flush(database)
+    store.flush()
 }
 
 fn fill_accounts(database: &Connection, options: &SampleOptions, people: &[Person]) -> rusqlite::Result<()> {

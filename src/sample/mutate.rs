@@ -59,7 +59,7 @@ struct Day<'a> {
     random: Random,
     start: i64,
     summary: Summary,
-    store: Store,
+    store: Store<'a>,
 }
 
 impl<'a> Day<'a> {
@@ -80,7 +80,7 @@ impl<'a> Day<'a> {
             random: Random::new(options.seed, &format!("day {generation}")),
             start: FIRST_SENT + SPAN_SECONDS + i64::from(generation) * DAY_SECONDS,
             summary: Summary { generation, ..Summary::default() },
-            store: Store::new(dir, options.storage)?,
+            store: Store::open(dir, database, options, generation)?,
         })
     }
 
@@ -101,7 +101,7 @@ impl<'a> Day<'a> {
         self.add_documents().or_fail("write documents")?;
         schema::store_generation(database, self.summary.generation).or_fail("record the change")?;
         self.remove_contents(orphans)?;
-        self.store.flush(database)?;
+        self.store.flush()?;
         database.execute_batch("COMMIT").or_fail("commit a change")?;
         let description = format!("day {}", self.summary.generation);
         files::write_deletion(self.dir, &mut self.random, "pending", "2026-01-01", &description, 1)
@@ -253,7 +253,7 @@ impl<'a> Day<'a> {
             let uses: i64 =
                 self.database.query_row(query, [&path], |row| row.get(0)).or_fail("look up a path")?;
             if uses == 0 {
-                self.store.remove(self.database, &path)?;
+                self.store.remove(&path)?;
             }
         }
         Ok(())

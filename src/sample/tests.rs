@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
 use crate::error::ErrorKind;
+use crate::format::frame::Decompressor;
+use crate::format::ids::BlobId;
+use crate::format::pack::{self, BlobFlags, Entry, Footer, Trailer};
 
 fn small() -> SampleOptions {
     SampleOptions { messages: 60, attachments: 60, attachment_mean_bytes: 3000, ..SampleOptions::default() }
@@ -92,12 +95,69 @@ fn locators(dir: &Path) -> Vec<(String, String)> {
     query.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
 }
 
+/// Reads a content as msgvault does: from its pack, else its compressed file, else its plain file.
+fn read_content(dir: &Path, hash: &str, path: &str) -> Vec<u8> {
+    let plain = dir.join("attachments").join(path);
+    if path.starts_with("synctech-sms/") {
+        return fs::read(plain).unwrap();
+    }
+    if let Some((pack_id, entry)) = index_row(dir, hash) {
+        return read_packed(dir, &pack_id, entry);
+    }
+    match fs::read(plain.with_extension("zst")) {
+        Ok(file) => {
+            let raw = zstd::stream::decode_all(&file[16..]).unwrap();
+            assert_eq!(file[..16], loose::compressed_header(raw.len() as u64));
+            raw
+        }
+        Err(_) => fs::read(plain).unwrap(),
+    }
+}
+
+fn index_row(dir: &Path, hash: &str) -> Option<(String, Entry)> {
+    let query = "SELECT pack_id, pack_offset, stored_len, raw_len, flags, crc32c FROM attachment_pack_index
+        WHERE blob_hash=?";
+    let entry = |row: &rusqlite::Row<'_>| {
+        let number = |column| row.get_unwrap::<_, i64>(column) as u64;
+        Ok((
+            row.get(0)?,
+            Entry {
+                id: BlobId::parse(hash).unwrap(),
+                offset: number(1),
+                stored_bytes: number(2),
+                raw_bytes: number(3),
+                flags: BlobFlags::parse(number(4) as u8).unwrap(),
+                crc32c: number(5) as u32,
+            },
+        ))
+    };
+    database(dir).query_row(query, [hash], entry).optional().unwrap()
+}
+
+fn read_packed(dir: &Path, pack_id: &str, entry: Entry) -> Vec<u8> {
+    let path = dir.join("attachments/packs").join(&pack_id[..2]).join(format!("{pack_id}.mvpack"));
+    let file = fs::read(path).unwrap();
+    pack::check_header(&file).unwrap().require_plain().unwrap();
+    let trailer = Trailer::parse(&file[file.len() - pack::TRAILER_BYTES..], file.len() as u64).unwrap();
+    let region = &file[trailer.footer_offset() as usize..file.len() - pack::TRAILER_BYTES];
+    let footer = Footer::parse(region, &trailer, file.len() as u64).unwrap();
+    assert_eq!(footer.get(&entry.id), Some(&entry));
+    let stored = &file[entry.offset as usize..(entry.offset + entry.stored_bytes) as usize];
+    Decompressor::new().decode(&entry, stored).unwrap().to_vec()
+}
+
+/// Checks the database and every content, and that no file is there that no row points at.
 fn assert_sound(dir: &Path) {
     assert_eq!(text(dir, "PRAGMA integrity_check"), "ok");
+    let mut left = relative_files(&dir.join("attachments"), "");
     for (hash, path) in locators(dir) {
-        let bytes = fs::read(dir.join("attachments").join(&path)).unwrap();
+        let bytes = read_content(dir, &hash, &path);
         assert_eq!(hex::encode(Sha256::digest(&bytes)), hash, "{path}");
+        left.remove(&PathBuf::from(&path));
+        left.remove(&PathBuf::from(path).with_extension("zst"));
     }
+    left.retain(|path, _| path.extension().is_none_or(|end| end != "mvpack"));
+    assert_eq!(left.into_keys().collect::<Vec<_>>(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -295,6 +355,41 @@ fn a_wal_left_behind_holds_the_change_and_the_database_file_does_not() {
     assert_eq!(count(dir.path(), "SELECT count(*) FROM messages"), after.messages);
     assert_eq!(mutate(dir.path(), &Change::default()).unwrap().wal_bytes, 0);
     assert_sound(dir.path());
+}
+
+#[test]
+fn compressed_loose_contents_are_those_that_gain() {
+    let large = vec![(200_000, ContentKind::Text), (200_000, ContentKind::Random)];
+    let storage = AttachmentStorage::CompressedLoose;
+    let (dir, _) = made(&SampleOptions { storage, large, namespaced_fraction: 0.2, ..small() });
+    assert_sound(dir.path());
+    mutate(dir.path(), &Change { remove_attachments: Some(10), ..Change::default() }).unwrap();
+    assert_sound(dir.path());
+    let is_compressed = |path: &PathBuf| path.extension().is_some();
+    let names: Vec<bool> = relative_files(dir.path(), "attachments").keys().map(is_compressed).collect();
+    assert!(names.contains(&true) && names.contains(&false));
+}
+
+#[test]
+fn packed_contents_are_read_through_their_rows() {
+    let options = SampleOptions {
+        storage: AttachmentStorage::Packs,
+        namespaced_fraction: 0.2,
+        large: vec![(34 << 20, ContentKind::Random), (5000, ContentKind::Zero)],
+        ..small()
+    };
+    let (dir, _) = made(&options);
+    assert_sound(dir.path());
+    let (same, _) = made(&options);
+    assert_eq!(relative_files(dir.path(), "attachments"), relative_files(same.path(), "attachments"));
+    assert_eq!(count(dir.path(), "SELECT count(*) FROM attachment_packs"), 2);
+    mutate(dir.path(), &Change { large: vec![(5000, ContentKind::Zero)], ..Change::default() }).unwrap();
+    assert_sound(dir.path());
+    assert_eq!(count(dir.path(), "SELECT count(*) FROM attachment_packs"), 3);
+    mutate(dir.path(), &Change { remove_attachments: Some(1000), ..Change::nothing() }).unwrap();
+    assert_eq!(count(dir.path(), "SELECT count(*) FROM attachment_packs"), 0);
+    let packs = relative_files(dir.path(), "attachments").into_keys();
+    assert_eq!(packs.filter(|path| path.extension().is_some_and(|end| end == "mvpack")).count(), 0);
 }
 
 #[test]
