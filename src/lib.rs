@@ -22,4 +22,6 @@ pub mod progress;
 pub mod repo;
 pub mod sample;
 
+pub use cancel::Cancel;
 pub use error::{Error, ErrorKind, Result};
+pub use location::Location;

@@ -33,10 +33,10 @@ pub struct TargetPolicy {
     /// The database's file name.
     pub database_name: &'static str,
     /// Names of lock files by which a running application owns a folder; held while restoring into one
-    /// that has them, or that is `live_home`.
+    /// that has them, or that is one of `live_homes`.
     pub ownership_names: Vec<String>,
-    /// The home of this machine's own archive, where there is one.
-    pub live_home: Option<PathBuf>,
+    /// The homes of this machine's own archives.
+    pub live_homes: Vec<PathBuf>,
 }
 
 /// A target that is being restored into.
@@ -283,7 +283,7 @@ fn open_existing(path: &Path, named: &Stat) -> Result<OwnedFd> {
 /// Takes the locks of an application whose home this is; refuses while it runs.
 fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership> {
     let held = fstat(folder).map_err(|errno| file_error("stat", path, errno))?;
-    let is_live = policy.live_home.as_deref().is_some_and(|home| {
+    let is_live = policy.live_homes.iter().any(|home| {
         rustix::fs::stat(home).is_ok_and(|home| (home.st_dev, home.st_ino) == (held.st_dev, held.st_ino))
     });
     let present = |name: &String| statat(folder, &**name, AtFlags::SYMLINK_NOFOLLOW).is_ok();

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::archive::profile::ExtrasChoice;
+use packvault::engine::create::{CreateOptions, create};
+use packvault::{Error, ErrorKind, Result};
 
-use super::output::CreateReport;
 use super::report::Exit;
-use super::session::{Session, jobs};
-use super::settings::{Archive, Settings};
+use super::session::Session;
+use super::settings::Settings;
 use super::summary;
 
 /// Back up an archive: store a snapshot of it in the repository
@@ -63,9 +64,22 @@ pub struct Arguments {
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     arguments.refuse_unwanted_secrets()?;
     let archive = session.archive(arguments.archive.as_deref())?;
-    let location = session.location(Some(&archive))?;
-    let level = Settings::zstd_level(arguments.zstd_level, &archive);
-    let report = store(&location, &archive, arguments, level, session).await?;
+    let repository = session.repository(Some(&archive)).await?;
+    let paths = archive.paths();
+    let options = CreateOptions {
+        extras: ExtrasChoice {
+            include_config: arguments.include_config,
+            include_tokens: arguments.include_tokens,
+        },
+        allow_plaintext_secrets: arguments.allow_plaintext_secrets,
+        tag: arguments.tag.clone(),
+        zstd_level: Settings::zstd_level(arguments.zstd_level, &archive),
+        force_unlock: arguments.force_unlock,
+        dry_run: arguments.dry_run,
+        writer_version: concat!("packvault ", env!("CARGO_PKG_VERSION")).to_owned(),
+    };
+    let profile = archive.profile.implementation();
+    let report = create(&repository, profile, &paths, options, &session.context(arguments.jobs)).await?;
     session.show(&report, summary::create)?;
     report.source_problems.iter().for_each(|problem| session.warn(problem));
     Ok(if report.source_problems.is_empty() { Exit::Done } else { Exit::SourceDamaged })
@@ -80,22 +94,4 @@ impl Arguments {
         }
         Ok(())
     }
-}
-
-// engine call
-async fn store(
-    location: &Location,
-    archive: &Archive,
-    arguments: &Arguments,
-    zstd_level: i32,
-    session: &Session,
-) -> Result<CreateReport> {
-    session.cancel().check()?;
-    let _ = (jobs(arguments.jobs), zstd_level, session.progress(), archive.profile);
-    let _ = (&arguments.tag, arguments.force_unlock, arguments.dry_run);
-    let database = archive.locations.database.display();
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("cannot back up {database} to {location}: not built in yet"),
-    ))
 }

@@ -1,8 +1,8 @@
 //! `packvault init`: makes a repository.
 
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::Result;
+use packvault::engine::init::init;
 
-use super::output::InitReport;
 use super::report::Exit;
 use super::session::Session;
 use super::summary;
@@ -22,16 +22,8 @@ pub struct Arguments {}
 
 /// Makes the repository and says what to run next.
 pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let location = session.location(None)?;
-    let report = make(&location).await?;
+    let storage = session.location(None)?.open(true).await?;
+    let report = init(storage.as_ref()).await?;
     session.show(&report, summary::init)?;
     Ok(Exit::Done)
-}
-
-// engine call
-async fn make(location: &Location) -> Result<InitReport> {
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("cannot make a repository at {location}: not built in yet"),
-    ))
 }

@@ -1,8 +1,8 @@
 //! `packvault list`: shows the snapshots of a repository.
 
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::Result;
+use packvault::engine::list::list;
 
-use super::output::ListRow;
 use super::report::Exit;
 use super::session::Session;
 use super::table;
@@ -22,14 +22,8 @@ pub struct Arguments {}
 
 /// Prints the snapshots.
 pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let location = session.location(None)?;
-    let rows = snapshots(&location).await?;
+    let rows = list(&session.repository(None).await?).await?;
     session.show_always(&rows, |rows| table::snapshots(rows))?;
     let is_damaged = rows.iter().any(|row| row.problem.is_some());
     Ok(if is_damaged { Exit::Problems } else { Exit::Done })
-}
-
-// engine call
-async fn snapshots(location: &Location) -> Result<Vec<ListRow>> {
-    Err(Error::new(ErrorKind::Unsupported, format!("cannot list {location}: not built in yet")))
 }

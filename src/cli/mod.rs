@@ -9,7 +9,6 @@ mod demo;
 mod init;
 mod interrupt;
 mod list;
-mod output;
 mod render;
 mod report;
 mod restore;

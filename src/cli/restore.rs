@@ -1,14 +1,16 @@
 //! `packvault restore`: brings a snapshot back, proved.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::Result;
+use packvault::engine::Selection;
+use packvault::engine::restore::{RestoreOptions, restore};
+use packvault::profiles::msgvault::Msgvault;
 
-use super::output::RestoreReport;
 use super::report::Exit;
-use super::session::{Session, jobs};
-use super::settings::Archive;
-use super::summary;
+use super::session::Session;
+use super::{select, summary};
 
 /// Restore a snapshot into a folder, and prove it
 ///
@@ -47,27 +49,21 @@ pub struct Arguments {
 
 /// Restores the snapshot and sums up what was proved.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let location = session.location(None)?;
-    // Where archives live that may be in use: none of them may be written to while it is.
-    let live = session.settings().known_archives()?;
-    let report = bring_back(&location, arguments, &live, session).await?;
+    let repository = session.repository(None).await?;
+    let selection = match &arguments.snapshot {
+        None => Selection::Latest,
+        Some(text) => Selection::One(select::snapshot(&repository, text).await?),
+    };
+    let options = RestoreOptions {
+        target: arguments.target.clone(),
+        overwrite: arguments.overwrite,
+        skip_integrity_check: arguments.skip_integrity_check,
+        without_auxiliary: arguments.without_auxiliary,
+        // Where archives live that may be in use: none of them may be written to while it is.
+        live_homes: session.settings().known_homes(),
+    };
+    let context = session.context(arguments.jobs);
+    let report = restore(&repository, Arc::new(Msgvault), selection, options, &context).await?;
     session.show(&report, summary::restore)?;
     Ok(Exit::Done)
-}
-
-// engine call
-async fn bring_back(
-    location: &Location,
-    arguments: &Arguments,
-    live: &[Archive],
-    session: &Session,
-) -> Result<RestoreReport> {
-    session.cancel().check()?;
-    let _ = (&arguments.snapshot, arguments.overwrite, arguments.skip_integrity_check, live);
-    let _ = (arguments.without_auxiliary, jobs(arguments.jobs), session.progress());
-    let target = arguments.target.display();
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        format!("cannot restore {location} into {target}: not built in yet"),
-    ))
 }

@@ -3,6 +3,8 @@
 //! An id is `<time>-<hash>`; tables show only as much of the hash as tells the snapshots apart, and what a
 //! table shows must be enough to name one.
 
+use packvault::format::SnapshotId;
+use packvault::repo::Repository;
 use packvault::{Error, ErrorKind, Result};
 
 use super::text::escape;
@@ -13,9 +15,20 @@ const SHORT_CHARACTERS_MIN: usize = 8;
 /// Fewest characters that may stand for an id.
 const GIVEN_CHARACTERS_MIN: usize = 4;
 
+/// Finds the one snapshot of the repository that the text stands for.
+pub async fn snapshot(repository: &Repository, text: &str) -> Result<SnapshotId> {
+    if let Ok(id) = SnapshotId::parse(text) {
+        return Ok(id);
+    }
+    let found = repository.find_snapshots().await?;
+    let ids: Vec<String> = found.into_iter().map(|snapshot| snapshot.name).collect();
+    let id = resolve(text, &ids)?;
+    SnapshotId::parse(id)
+        .map_err(|error| Error::caused(ErrorKind::Usage, "cannot use the name of the manifest", error))
+}
+
 /// Returns the one id that the text stands for.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the commands that take a snapshot, once they run"))]
-pub fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
+fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
     if let Some(exact) = ids.iter().find(|id| *id == text) {
         return Ok(exact);
     }

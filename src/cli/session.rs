@@ -5,6 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
+use packvault::engine::{self, Context};
+use packvault::repo::Repository;
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
 
@@ -55,6 +57,23 @@ impl Session {
         Arc::clone(&self.renderer)
     }
 
+    /// Returns what surrounds an operation of this run.
+    pub fn context(&self, jobs: Option<u16>) -> Context {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Context {
+            cancel: self.cancel.clone(),
+            progress: self.progress(),
+            jobs: jobs.map_or_else(cores, usize::from),
+            hostname: engine::hostname(),
+            spool: self.settings.spool(),
+        }
+    }
+
+    /// Opens the repository that the user means.
+    pub async fn repository(&self, archive: Option<&Archive>) -> Result<Repository> {
+        Repository::open(self.location(archive)?.open(false).await?).await
+    }
+
     /// Returns whether results are to be JSON.
     pub fn is_json(&self) -> bool {
         self.globals.json
@@ -97,10 +116,4 @@ impl Session {
     pub fn close(&self) {
         self.renderer.close();
     }
-}
-
-/// Returns how many jobs to run: as many as asked for, or as the machine has cores.
-pub fn jobs(given: Option<u16>) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    given.map_or_else(cores, usize::from)
 }

@@ -8,8 +8,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
+use packvault::profiles::msgvault::{CONTENT_NAME, Msgvault};
 use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
@@ -23,6 +26,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `XDG_CONFIG_HOME`.
     pub config_home: Option<PathBuf>,
+    /// `XDG_CACHE_HOME`.
+    pub cache_home: Option<PathBuf>,
     /// `PACKVAULT_CONFIG`.
     pub config_file: Option<PathBuf>,
     /// `PACKVAULT_REPO`.
@@ -89,6 +94,27 @@ struct ArchiveSection {
     zstd_level: Option<i32>,
 }
 
+impl Archive {
+    /// Returns where the parts of the archive lie.
+    pub fn paths(&self) -> ArchivePaths {
+        ArchivePaths {
+            home: self.locations.data_dir.clone(),
+            database: self.locations.database.clone(),
+            content: self.locations.data_dir.join(CONTENT_NAME),
+            config: self.locations.config_file.clone(),
+        }
+    }
+}
+
+impl ProfileKind {
+    /// Returns what packvault knows of this kind of application.
+    pub fn implementation(self) -> Arc<dyn Profile> {
+        match self {
+            Self::Msgvault => Arc::new(Msgvault),
+        }
+    }
+}
+
 impl Environment {
     /// Reads the environment of this process.
     pub fn read() -> Result<Self> {
@@ -97,6 +123,7 @@ impl Environment {
             home: path("HOME"),
             // A relative folder there is invalid by the XDG specification, and to be ignored.
             config_home: path("XDG_CONFIG_HOME").filter(|path| path.is_absolute()),
+            cache_home: path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             config_file: path("PACKVAULT_CONFIG"),
             repository: variable("PACKVAULT_REPO").map(text).transpose()?,
             msgvault_home: path("MSGVAULT_HOME"),
@@ -165,16 +192,30 @@ impl Settings {
         flag.or(section).or(archive.config.backup_zstd_level).unwrap_or(ZSTD_LEVEL_DEFAULT)
     }
 
-    /// Returns every archive this user is known to have: those of the configuration, and msgvault's own
-    /// home. A restore must not write into one that is in use.
-    pub fn known_archives(&self) -> Result<Vec<Archive>> {
-        let names = self.file.archive.keys();
-        let mut archives =
-            names.map(|name| self.archive(Some(Path::new(name)))).collect::<Result<Vec<_>>>()?;
-        if self.msgvault_home().is_ok() {
-            archives.push(self.archive(None)?);
-        }
-        Ok(archives)
+    /// Returns the folders of every archive this user is known to have: those of the configuration, and
+    /// msgvault's own. A restore must not write into one that is in use.
+    ///
+    /// An archive whose own configuration cannot be read counts with its home alone: a restore is often
+    /// wanted just when an archive is broken.
+    pub fn known_homes(&self) -> Vec<PathBuf> {
+        let configured = self.file.archive.values();
+        let configured =
+            configured.map(|section| self.configured_path(&section.home, "the home of an archive"));
+        let mut homes: Vec<PathBuf> = configured.chain([self.msgvault_home()]).flatten().collect();
+        let data_dirs = homes.iter().filter_map(|home| {
+            let config = read_msgvault_config(home).ok()??;
+            Some(config.locations(home, self.user_home()).ok()?.data_dir)
+        });
+        let data_dirs: Vec<PathBuf> = data_dirs.collect();
+        homes.extend(data_dirs);
+        homes
+    }
+
+    /// Returns the folder for bytes that do not fit in memory while a command runs.
+    pub fn spool(&self) -> PathBuf {
+        let home_cache = || self.environment.home.as_ref().map(|home| home.join(".cache"));
+        let cache = self.environment.cache_home.clone().or_else(home_cache);
+        cache.map_or_else(std::env::temp_dir, |cache| cache.join("packvault"))
     }
 
     fn msgvault_repository(&self, archive: Option<&Archive>) -> Result<Option<Location>> {

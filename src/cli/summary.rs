@@ -6,8 +6,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::output::{Check, CreateReport, InitReport, RestoreReport, VerifyProblem, VerifyReport};
 use super::text::{self, count, counted, escape, size};
+use packvault::engine::report::{
+    Check, CreateReport, InitReport, RestoreReport, VerifyProblem, VerifyReport,
+};
 
 /// Returns what `init` made, and the command to run next.
 pub fn init(report: &InitReport) -> String {
@@ -130,10 +132,10 @@ fn part(text: &mut String, name: &str, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::output::{
+    use super::*;
+    use packvault::engine::report::{
         CreatedAttachments, CreatedDatabase, Proof, RestoredAttachments, RestoredDatabase,
     };
-    use super::*;
 
     const ID: &str = "20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b";
 

@@ -5,9 +5,9 @@
 
 use serde::Deserialize;
 
-use super::output::ListRow;
 use super::select;
 use super::text::{self, escape};
+use packvault::engine::report::ListRow;
 
 /// Widest tag shown whole.
 const TAG_COLUMNS_MAX: usize = 16;

@@ -1,11 +1,12 @@
 //! `packvault verify`: checks what a repository holds.
 
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::Result;
+use packvault::engine::Selection;
+use packvault::engine::verify::{VerifyOptions, verify};
 
-use super::output::VerifyReport;
 use super::report::Exit;
-use super::session::{Session, jobs};
-use super::summary;
+use super::session::Session;
+use super::{select, summary};
 
 /// Check that snapshots can be restored
 ///
@@ -37,19 +38,18 @@ pub struct Arguments {
 
 /// Checks and prints every problem.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let location = session.location(None)?;
-    let report = check(&location, arguments, session).await?;
+    let repository = session.repository(None).await?;
+    let selection = match &arguments.snapshot {
+        _ if arguments.all => Selection::All,
+        None => Selection::Latest,
+        Some(text) => Selection::One(select::snapshot(&repository, text).await?),
+    };
+    let options = VerifyOptions { quick: arguments.quick };
+    let report = verify(&repository, selection, options, &session.context(arguments.jobs)).await?;
     if report.ok {
         session.show(&report, summary::verify)?;
         return Ok(Exit::Done);
     }
     session.show_always(&report, summary::verify)?;
     Ok(Exit::Problems)
-}
-
-// engine call
-async fn check(location: &Location, arguments: &Arguments, session: &Session) -> Result<VerifyReport> {
-    session.cancel().check()?;
-    let _ = (&arguments.snapshot, arguments.all, arguments.quick, jobs(arguments.jobs), session.progress());
-    Err(Error::new(ErrorKind::Unsupported, format!("cannot verify {location}: not built in yet")))
 }

@@ -6,6 +6,10 @@ use super::pipeline::Pipeline;
 use crate::format::{BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree};
 use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
+use crate::{Error, ErrorKind};
+
+/// The largest metadata blob that is read: the page hashes of 64 million pages.
+pub const METADATA_BYTES_MAX: u64 = 1 << 30;
 
 /// The result of reading a metadata blob.
 pub type BlobResult<T> = std::result::Result<T, BlobFailure>;
@@ -32,6 +36,10 @@ impl MetadataReader {
     pub async fn read(&self, id: &BlobId) -> BlobResult<Vec<u8>> {
         let (pack, entry) = self.store.locate(id).await?;
         let fail = |error| BlobFailure { blob: *id, pack: Some(pack), error };
+        if entry.raw_bytes.max(entry.stored_bytes) > METADATA_BYTES_MAX {
+            let message = format!("it has {} bytes, too many for metadata", entry.raw_bytes);
+            return Err(fail(Error::new(ErrorKind::Damaged, message)));
+        }
         let stored = self.store.fetch(&pack, &entry).await.map_err(fail)?;
         let decoded = self.pipeline.run(move |worker| {
             let mut raw = Vec::new();

@@ -21,9 +21,7 @@ use std::sync::Arc;
 use crate::cancel::Cancel;
 use crate::format::SnapshotId;
 use crate::progress::Progress;
-use crate::repo::Repository;
 use crate::repo::locks::LockRequest;
-use crate::{Error, ErrorKind, Result};
 
 /// What surrounds an operation.
 #[derive(Clone)]
@@ -61,25 +59,4 @@ pub enum Selection {
 /// Returns this machine's name for lock records.
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// Finds the snapshot that a person means: a whole id, or a beginning that only one id has.
-pub async fn find_snapshot(repository: &Repository, text: &str) -> Result<SnapshotId> {
-    if let Ok(id) = SnapshotId::parse(text) {
-        return Ok(id);
-    }
-    let plausible = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    if !plausible {
-        return Err(Error::new(ErrorKind::Usage, format!("{text:?} is no snapshot id")));
-    }
-    let found = repository.find_snapshots().await?;
-    let mut matches = found.iter().filter_map(|snapshot| SnapshotId::parse(&snapshot.name).ok());
-    let mut matches = matches.by_ref().filter(|id| id.as_str().starts_with(text));
-    match (matches.next(), matches.next()) {
-        (Some(id), None) => Ok(id),
-        (Some(_), Some(_)) => {
-            Err(Error::new(ErrorKind::Usage, format!("several snapshots begin with {text:?}")))
-        }
-        (None, _) => Err(Error::new(ErrorKind::NotFound, format!("no snapshot {text:?} in the repository"))),
-    }
 }

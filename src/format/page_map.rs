@@ -271,6 +271,16 @@ impl PageMap {
         self.runs.values()
     }
 
+    /// Returns the run of a single page that says where this page lies.
+    pub fn page(&self, page: u64) -> Option<Run> {
+        let (_, run) = self.runs.range(..=page).next_back()?;
+        if page >= run.end_page() {
+            return None;
+        }
+        let into = (page - run.start_page).saturating_mul(u64::from(self.page_size));
+        Some(Run { start_page: page, pages: 1, blob_offset: run.blob_offset.saturating_add(into), ..*run })
+    }
+
     /// Returns the number of runs.
     pub fn run_count(&self) -> usize {
         self.runs.len()

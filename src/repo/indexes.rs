@@ -74,6 +74,11 @@ impl IndexUnion {
         self.blobs.is_empty()
     }
 
+    /// Returns how many blobs the index places in the pack.
+    pub fn pack_entries(&self, pack: &PackId) -> u64 {
+        self.extents.get(pack).map_or(0, |extent| extent.entries)
+    }
+
     /// Returns every pack that an index names.
     pub fn packs(&self) -> impl Iterator<Item = PackId> {
         self.extents.keys().copied()

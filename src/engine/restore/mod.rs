@@ -36,8 +36,8 @@ pub struct RestoreOptions {
     pub skip_integrity_check: bool,
     /// Whether auxiliary artifacts that nobody here understands are left out.
     pub without_auxiliary: bool,
-    /// The home of this machine's own archive, where there is one.
-    pub live_home: Option<PathBuf>,
+    /// The homes of this machine's own archives.
+    pub live_homes: Vec<PathBuf>,
 }
 
 /// Restores a snapshot. On failure the target is as it was.
@@ -75,7 +75,7 @@ async fn run(
         overwrite: options.overwrite,
         database_name: profile.database_name(),
         ownership_names: profile.ownership_names(),
-        live_home: options.live_home.clone(),
+        live_homes: options.live_homes.clone(),
     };
     let ulid = repository.ulids().next().to_string().to_lowercase();
     let path = options.target.clone();

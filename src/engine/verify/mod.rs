@@ -1,1 +1,217 @@
-//! x
+//! verify: checks that snapshots can be restored, and collects every problem (section 11).
+//!
+//! The structure of the chosen snapshots is walked first, and every blob that they need is noted with what
+//! its content must be. Then each blob is read once, in the order in which blobs lie in packs. Only if
+//! something is wrong are the snapshots walked again, to say whose problem it is.
+
+mod attribution;
+mod checks;
+mod pages;
+mod survey;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use self::attribution::Attribution;
+use self::checks::{Checker, Fault, Finding};
+use self::survey::Survey;
+use super::metadata::MetadataReader;
+use super::pipeline::Pipeline;
+use super::report::{VerifyProblem, VerifyReport};
+use super::{Context, Selection, bulk};
+use crate::format::{Manifest, PackId, pack};
+use crate::progress::{Stage, Unit};
+use crate::repo::Repository;
+use crate::repo::blobs::BlobStore;
+use crate::repo::snapshots::FoundSnapshot;
+use crate::{Error, ErrorKind, Result};
+
+/// What a verify is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VerifyOptions {
+    /// Whether content is only looked for, not read.
+    pub quick: bool,
+}
+
+/// Verifies the chosen snapshots. Problems are part of the report; an error means that nothing is known.
+pub async fn verify(
+    repository: &Repository,
+    selection: Selection,
+    options: VerifyOptions,
+    context: &Context,
+) -> Result<VerifyReport> {
+    let lock = repository.lock_shared(&context.lock_request("verify", false)).await?;
+    let result = run(repository, selection, options, context).await;
+    let released = lock.release().await;
+    let report = result?;
+    released?;
+    Ok(report)
+}
+
+async fn run(
+    repository: &Repository,
+    selection: Selection,
+    options: VerifyOptions,
+    context: &Context,
+) -> Result<VerifyReport> {
+    let pipeline = Pipeline::new(context, 0);
+    let found = repository.find_snapshots().await?;
+    let (union, damaged_indexes) = repository.find_indexes().await?;
+    let mut problems = damaged_manifests(&found, &selection);
+    problems.extend(damaged_indexes.into_iter().map(|damaged| VerifyProblem {
+        object: Some(format!("index {}", damaged.name)),
+        detail: damaged.error.chain(),
+        ..VerifyProblem::default()
+    }));
+    let (manifests, selected) = select(found, &selection)?;
+    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union)));
+    let reader = MetadataReader::new(store.clone(), pipeline.clone());
+
+    context.progress.begin(Stage::Structure, Unit::Items, Some(selected.len() as u64));
+    let mut survey = Survey::new(repository, &reader, manifests);
+    for manifest in &selected {
+        context.cancel.check()?;
+        survey.snapshot(manifest).await?;
+        context.progress.advance(Stage::Structure, 1);
+    }
+    context.progress.end(Stage::Structure);
+
+    problems.append(&mut survey.problems);
+    let checker = Arc::new(Checker::new(survey.checks, context.progress.clone()));
+    let blobs = checker.checks().blobs().count() as u64;
+    context.progress.begin(Stage::Blobs, Unit::Items, Some(blobs));
+    if options.quick {
+        resolve_all(context, &store, &checker).await?;
+    } else {
+        let unread = checker.checks().unread();
+        context.progress.advance(Stage::Blobs, blobs - unread.len() as u64);
+        bulk::read(context, &pipeline, &store, unread, &checker).await?;
+    }
+    context.progress.end(Stage::Blobs);
+    problems.extend(crowded_packs(&store, &checker));
+
+    let findings = checker.take_findings();
+    if !findings.is_empty() {
+        let mut attribution = Attribution::new(repository, &reader, findings);
+        for manifest in &selected {
+            context.cancel.check()?;
+            problems.extend(attribution.of(manifest).await?);
+        }
+    }
+    problems.iter_mut().for_each(advise);
+    problems.sort_by(|one, other| sort_key(one).cmp(&sort_key(other)));
+    problems.dedup();
+    let bytes = if options.quick { 0 } else { checker.stored_bytes() };
+    Ok(VerifyReport { ok: problems.is_empty(), snapshots: selected.len() as u64, blobs, bytes, problems })
+}
+
+/// Tells what ends the operation from what it reports: only the user's wish to stop does.
+fn is_fatal(error: &Error) -> bool {
+    error.kind() == ErrorKind::Interrupted
+}
+
+fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
+    VerifyProblem {
+        snapshot: Some(snapshot.to_owned()),
+        object: Some(object.to_owned()),
+        detail: detail.to_owned(),
+        ..VerifyProblem::default()
+    }
+}
+
+/// Returns a problem for each manifest that cannot be used, unless a single other one was asked for.
+fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Vec<VerifyProblem> {
+    let concerns = |name: &str| match selection {
+        Selection::One(id) => id.as_str() == name,
+        Selection::Latest | Selection::All => true,
+    };
+    let damaged = found.iter().filter(|snapshot| concerns(&snapshot.name));
+    damaged
+        .filter_map(|snapshot| {
+            let error = snapshot.manifest.as_ref().err()?;
+            Some(problem(&snapshot.name, "manifest", &error.chain()))
+        })
+        .collect()
+}
+
+/// Returns every sound manifest, and those that were asked for, oldest first.
+fn select(found: Vec<FoundSnapshot>, selection: &Selection) -> Result<(Vec<Manifest>, Vec<Manifest>)> {
+    if found.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "the repository holds no snapshot to verify"));
+    }
+    let is_there = |id: &str| found.iter().any(|snapshot| snapshot.name == id);
+    if let Selection::One(id) = selection
+        && !is_there(id.as_str())
+    {
+        return Err(Error::new(ErrorKind::NotFound, format!("no snapshot {id} in the repository")));
+    }
+    let sound: Vec<Manifest> = found.into_iter().filter_map(|snapshot| snapshot.manifest.ok()).collect();
+    let selected = match selection {
+        Selection::All => sound.clone(),
+        Selection::Latest => sound.last().cloned().into_iter().collect(),
+        Selection::One(id) => {
+            sound.iter().filter(|manifest| manifest.snapshot_id == id.as_str()).cloned().collect()
+        }
+    };
+    Ok((sound, selected))
+}
+
+/// Sees that every blob can be found: in an index, in a pack that opens, where the index says.
+async fn resolve_all(context: &Context, store: &Arc<BlobStore>, checker: &Checker) -> Result<()> {
+    let mut blobs: Vec<_> = checker.checks().blobs().map(|id| (store.pack_of(&id), id)).collect();
+    // By pack, so that each footer is read once.
+    blobs.sort();
+    for (_, id) in blobs {
+        context.cancel.check()?;
+        if let Err(failure) = store.locate(&id).await {
+            let fault = Fault::Unreadable(failure.error.chain());
+            checker.find(Finding { blob: failure.blob, pack: failure.pack, fault });
+        }
+        context.progress.advance(Stage::Blobs, 1);
+    }
+    Ok(())
+}
+
+/// Returns a problem for each pack with more entries than msgvault's restore takes (T1).
+fn crowded_packs(store: &Arc<BlobStore>, checker: &Checker) -> Vec<VerifyProblem> {
+    let packs: BTreeSet<PackId> = checker.checks().blobs().filter_map(|id| store.pack_of(&id)).collect();
+    let crowded = packs.into_iter().filter(|id| store.union().pack_entries(id) > pack::ENTRIES_MAX as u64);
+    crowded
+        .map(|id| VerifyProblem {
+            object: Some("pack".to_owned()),
+            pack: Some(id.to_string()),
+            detail: format!(
+                "it has {} entries: packvault restores from it, msgvault takes at most {}",
+                store.union().pack_entries(&id),
+                pack::ENTRIES_MAX
+            ),
+            ..VerifyProblem::default()
+        })
+        .collect()
+}
+
+/// Adds what a user can do about it.
+fn advise(problem: &mut VerifyProblem) {
+    let object = problem.object.as_deref().unwrap_or_default();
+    let advice = match (object, &problem.blob, &problem.pack) {
+        ("manifest", ..) => {
+            "bring the file back from another copy of the repository, or move it out of `snapshots/` to give \
+             this snapshot up"
+        }
+        (index, None, _) if index.starts_with("index ") => {
+            "bring the file back from another copy of the repository, or move it out of `indexes/` and run \
+             `packvault create`"
+        }
+        ("pack", None, _) => return,
+        (_, _, Some(_)) => {
+            "bring the pack back from another copy of the repository, or move it out of `packs/` and run \
+             `packvault create`: what the archive still has is stored again"
+        }
+        _ => "restore another snapshot, or run `packvault create` for a new one",
+    };
+    problem.detail = format!("{}; {advice}", problem.detail);
+}
+
+fn sort_key(problem: &VerifyProblem) -> (&Option<String>, &Option<String>, &Option<String>, &str) {
+    (&problem.snapshot, &problem.object, &problem.blob, &problem.detail)
+}

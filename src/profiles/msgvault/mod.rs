@@ -86,6 +86,6 @@ impl Profile for Msgvault {
     }
 
     fn cache_folder(&self, paths: &ArchivePaths) -> PathBuf {
-        paths.home.join("backup-cache")
+        paths.config.parent().unwrap_or(&paths.home).join("backup-cache")
     }
 }

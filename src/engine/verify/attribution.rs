@@ -1,0 +1,156 @@
+//! Which snapshots suffer from a finding. Runs only when there is one.
+
+use std::collections::{HashMap, HashSet};
+
+use super::checks::{Fault, Finding};
+use super::pages::WrongPage;
+use crate::Result;
+use crate::engine::chain::{self, Manifests};
+use crate::engine::metadata::MetadataReader;
+use crate::engine::report::VerifyProblem;
+use crate::format::{BlobId, Manifest};
+use crate::repo::Repository;
+
+/// The blobs of one snapshot that have findings, each with what it is to the snapshot.
+type Roles = HashMap<BlobId, &'static str>;
+
+/// Lays findings to the snapshots that need the blobs.
+pub struct Attribution<'a> {
+    repository: &'a Repository,
+    reader: &'a MetadataReader,
+    findings: HashMap<BlobId, Vec<Finding>>,
+    /// For each list and tree, those of its blobs that have findings.
+    holdings: HashMap<BlobId, HashSet<BlobId>>,
+}
+
+impl<'a> Attribution<'a> {
+    /// Takes the findings.
+    pub fn new(repository: &'a Repository, reader: &'a MetadataReader, found: Vec<Finding>) -> Self {
+        let mut findings: HashMap<BlobId, Vec<Finding>> = HashMap::new();
+        for finding in found {
+            findings.entry(finding.blob).or_default().push(finding);
+        }
+        Self { repository, reader, findings, holdings: HashMap::new() }
+    }
+
+    /// Returns the problems of one snapshot.
+    pub async fn of(&mut self, manifest: &Manifest) -> Result<Vec<VerifyProblem>> {
+        let mut roles = Roles::new();
+        let mut problems = Vec::new();
+        let mut objects = HashSet::new();
+        self.note_maps(manifest, &mut roles, &mut problems).await?;
+        for list in manifest.lists().unwrap_or_default() {
+            objects.insert(list);
+            self.note_list(list, &mut roles).await;
+        }
+        if let Ok(Some(tree)) = manifest.extras_tree() {
+            objects.insert(tree);
+            self.note_tree(tree, &mut roles).await;
+        }
+        let artifacts = manifest.auxiliary.iter().filter_map(|artifact| artifact.blob().ok());
+        let metadata = manifest.metadata.iter().filter_map(|metadata| metadata.blob().ok());
+        let own: HashSet<BlobId> = artifacts.chain(metadata).collect();
+        own.iter().for_each(|id| self.note(*id, "artifact", &mut roles));
+        for (blob, role) in &roles {
+            for finding in &self.findings[blob] {
+                let detail = match &finding.fault {
+                    Fault::Unreadable(detail) => detail,
+                    Fault::Length(Some(object), detail) if objects.contains(object) => detail,
+                    Fault::Length(None, detail) if own.contains(blob) => detail,
+                    Fault::Length(..) | Fault::Page(_) => continue,
+                };
+                problems.push(self.problem(manifest, role, finding, detail.clone()));
+            }
+        }
+        Ok(problems)
+    }
+
+    async fn note_maps(
+        &self,
+        manifest: &Manifest,
+        roles: &mut Roles,
+        problems: &mut Vec<VerifyProblem>,
+    ) -> Result<()> {
+        if manifest.metadata.is_some() {
+            return Ok(());
+        }
+        // What is wrong with the chain itself has been reported by the survey.
+        let mut manifests = Manifests::new(self.repository, [manifest.clone()]);
+        let Ok(links) = chain::links(&mut manifests, manifest).await else { return Ok(()) };
+        for link in &links {
+            self.note(link.page_map, "page map", roles);
+            self.note(link.page_hashes, "page-hash map", roles);
+        }
+        let Ok(loaded) = chain::load_map(self.reader, &links).await else { return Ok(()) };
+        for blob in loaded.map.blobs() {
+            self.note(*blob, "page blob", roles);
+        }
+        let Ok(hashes) = chain::load_hashes(self.reader, &links).await else { return Ok(()) };
+        for run in loaded.map.runs() {
+            let found = self.findings.get(&loaded.map.blob_of(run)).into_iter().flatten();
+            let wrong = found.filter_map(|finding| match finding.fault {
+                Fault::Page(wrong) => Some((finding, wrong)),
+                _ => None,
+            });
+            let mut pages = wrong.filter_map(|(finding, wrong)| {
+                let page = page_at(&wrong, run, loaded.map.page_size())?;
+                (hashes.get(page) != wrong.found.as_ref()).then_some((finding, page))
+            });
+            // The first wrong page of a run says enough.
+            if let Some((finding, page)) = pages.next() {
+                let detail = format!("page {page} is not what the page-hash map says");
+                problems.push(self.problem(manifest, "page blob", finding, detail));
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, id: BlobId, role: &'static str, roles: &mut Roles) {
+        if self.findings.contains_key(&id) {
+            roles.entry(id).or_insert(role);
+        }
+    }
+
+    async fn note_list(&mut self, list: BlobId, roles: &mut Roles) {
+        self.note(list, "attachment list", roles);
+        if !self.holdings.contains_key(&list) {
+            let entries = self.reader.attachment_list(&list).await.unwrap_or_default();
+            self.hold(list, entries.into_iter().map(|entry| entry.id));
+        }
+        self.holdings[&list].iter().for_each(|id| self.note(*id, "attachment", roles));
+    }
+
+    async fn note_tree(&mut self, tree: BlobId, roles: &mut Roles) {
+        self.note(tree, "extras tree", roles);
+        if !self.holdings.contains_key(&tree) {
+            let entries = self.reader.extras_tree(&tree).await.unwrap_or_default();
+            self.hold(tree, entries.into_iter().map(|entry| entry.blob));
+        }
+        self.holdings[&tree].iter().for_each(|id| self.note(*id, "extra file", roles));
+    }
+
+    fn hold(&mut self, object: BlobId, held: impl Iterator<Item = BlobId>) {
+        let held = held.filter(|id| self.findings.contains_key(id)).collect();
+        self.holdings.insert(object, held);
+    }
+
+    fn problem(&self, manifest: &Manifest, role: &str, finding: &Finding, detail: String) -> VerifyProblem {
+        let pack = finding.pack.or_else(|| self.reader.store().pack_of(&finding.blob));
+        VerifyProblem {
+            snapshot: Some(manifest.snapshot_id.clone()),
+            object: Some(role.to_owned()),
+            blob: Some(finding.blob.to_string()),
+            pack: pack.map(|pack| pack.to_string()),
+            detail,
+        }
+    }
+}
+
+/// Returns the page of the run that lies at the wrong place, if one does.
+fn page_at(wrong: &WrongPage, run: &crate::format::Run, page_size: u32) -> Option<u64> {
+    let into = wrong.offset.checked_sub(run.blob_offset)?;
+    let page_size = u64::from(page_size);
+    let position = into / page_size;
+    let is_there = into.is_multiple_of(page_size) && position < u64::from(run.pages);
+    is_there.then_some(run.start_page + position)
+}

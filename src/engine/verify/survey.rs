@@ -1,0 +1,339 @@
+//! The structure of snapshots: chains, lists, trees, and everything they refer to.
+//!
+//! Snapshots are walked oldest first, each on top of the one before where it is its parent, so that the
+//! work grows with what the snapshots add and not with their number. An object shared by many is read
+//! once; if it is damaged, each snapshot that needs it is told.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::checks::Checks;
+use super::problem;
+use crate::engine::chain::{self, ChainFailure, Manifests};
+use crate::engine::metadata::{BlobResult, MetadataReader};
+use crate::engine::report::VerifyProblem;
+use crate::format::{
+    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run, paths,
+};
+use crate::repo::Repository;
+use crate::repo::blobs::BlobFailure;
+use crate::{Error, Result};
+
+/// The materialised maps of one snapshot.
+pub struct Maps {
+    /// Where each page lies.
+    pub map: PageMap,
+    /// What each page must hash to.
+    pub hashes: PageHashes,
+}
+
+/// What is left of an object once it has been looked at.
+#[derive(Clone)]
+enum Seen<T> {
+    Sound(T),
+    Damaged(Arc<VerifyProblem>),
+}
+
+/// Walks snapshots and collects what must be checked.
+pub struct Survey<'a> {
+    reader: &'a MetadataReader,
+    manifests: Manifests<'a>,
+    /// The maps of the snapshot walked last.
+    current: Option<(String, Maps)>,
+    /// The lists of the snapshot walked last, and all they hold.
+    population: (Vec<BlobId>, HashSet<BlobId>),
+    lists: HashMap<BlobId, Seen<(u64, u64)>>,
+    trees: HashMap<BlobId, Seen<()>>,
+    /// What the content of blobs must be.
+    pub checks: Checks,
+    /// What was found so far.
+    pub problems: Vec<VerifyProblem>,
+}
+
+impl<'a> Survey<'a> {
+    /// Makes a survey that has seen nothing.
+    pub fn new(
+        repository: &'a Repository,
+        reader: &'a MetadataReader,
+        manifests: impl IntoIterator<Item = Manifest>,
+    ) -> Self {
+        Self {
+            reader,
+            manifests: Manifests::new(repository, manifests),
+            current: None,
+            population: Default::default(),
+            lists: HashMap::new(),
+            trees: HashMap::new(),
+            checks: Checks::default(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Looks at one snapshot. Only a failure that says nothing about the repository's content is an error.
+    pub async fn snapshot(&mut self, manifest: &Manifest) -> Result<()> {
+        let id = &manifest.snapshot_id;
+        if let Some(metadata) = &manifest.metadata {
+            match metadata.blob() {
+                Ok(blob) => self.checks.expect_bytes(blob, metadata.bytes, "the manifest", None),
+                Err(error) => self.problems.push(problem(id, "portable metadata", &error.to_string())),
+            }
+        } else {
+            self.chains(manifest).await?;
+        }
+        for artifact in &manifest.auxiliary {
+            match artifact.blob() {
+                Ok(blob) => self.checks.expect_bytes(blob, artifact.bytes, "the manifest", None),
+                Err(error) => self.problems.push(problem(id, &artifact.name, &error.to_string())),
+            }
+        }
+        self.attachments(manifest).await?;
+        self.extras(manifest).await?;
+        self.stats(manifest);
+        Ok(())
+    }
+
+    async fn chains(&mut self, manifest: &Manifest) -> Result<()> {
+        let id = &manifest.snapshot_id;
+        let before = self.current.take();
+        let (maps, changed) = match self.maps(manifest, before).await {
+            Ok(found) => found,
+            Err(ChainFailure::Blob(failure)) => {
+                self.problems.push(blob_problem(id, "page maps", failure)?);
+                return Ok(());
+            }
+            Err(ChainFailure::Broken(error)) => {
+                self.problems.push(problem(id, "page maps", &error.chain()));
+                return Ok(());
+            }
+        };
+        // A map that contradicts its manifest is a finding, and its pages cannot be compared.
+        if let Err(error) = chain::check_geometry(manifest, &maps.map, &maps.hashes) {
+            self.problems.push(problem(id, "page maps", &error.chain()));
+            return Ok(());
+        }
+        match changed {
+            Some(changed) => changed.iter().for_each(|run| self.checks.expect_pages(&maps, run)),
+            None => maps.map.runs().for_each(|run| self.checks.expect_pages(&maps, run)),
+        }
+        for blob in maps.map.blobs() {
+            self.checks.expect(*blob);
+        }
+        self.current = Some((id.clone(), maps));
+        Ok(())
+    }
+
+    /// Returns the maps of a snapshot and the runs that its parent did not have; `None` for all of them.
+    async fn maps(
+        &mut self,
+        manifest: &Manifest,
+        before: Option<(String, Maps)>,
+    ) -> std::result::Result<(Maps, Option<Vec<Run>>), ChainFailure> {
+        let links = chain::links(&mut self.manifests, manifest).await?;
+        let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
+        if let Some((_, maps)) = on_top
+            && let Some(found) = self.apply(&links[0], maps).await?
+        {
+            return Ok(found);
+        }
+        let loaded = chain::load_map(self.reader, &links).await?;
+        let hashes = chain::load_hashes(self.reader, &links).await?;
+        for link in &links {
+            self.checks.was_read(link.page_map);
+            self.checks.was_read(link.page_hashes);
+        }
+        Ok((Maps { map: loaded.map, hashes }, None))
+    }
+
+    /// Applies the newest link to its parent's maps, if both of its objects are deltas.
+    async fn apply(
+        &mut self,
+        link: &chain::ChainLink,
+        mut maps: Maps,
+    ) -> std::result::Result<Option<(Maps, Option<Vec<Run>>)>, ChainFailure> {
+        let reader = self.reader;
+        let map = reader.decode(&link.page_map, "page map", PageMapObject::decode).await;
+        let map = map.map_err(ChainFailure::Blob)?;
+        let hashes = reader.decode(&link.page_hashes, "page-hash map", PageHashObject::decode).await;
+        let hashes = hashes.map_err(ChainFailure::Blob)?;
+        let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
+        let broken = |id: &BlobId, error| {
+            let message = format!("page map {id} does not fit its chain");
+            ChainFailure::Broken(crate::repo::indexes::format_error(message, error))
+        };
+        maps.map.apply(&map).map_err(|error| broken(&link.page_map, error))?;
+        maps.hashes.apply(&hashes).map_err(|error| broken(&link.page_hashes, error))?;
+        self.checks.was_read(link.page_map);
+        self.checks.was_read(link.page_hashes);
+        let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
+        pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
+        pages.sort_unstable();
+        pages.dedup();
+        let changed = pages.into_iter().filter_map(|page| maps.map.page(page)).collect();
+        Ok(Some((maps, Some(changed))))
+    }
+
+    async fn attachments(&mut self, manifest: &Manifest) -> Result<()> {
+        let id = &manifest.snapshot_id;
+        let lists = match manifest.lists() {
+            Ok(lists) => lists,
+            Err(error) => {
+                self.problems.push(problem(id, "attachment lists", &error.to_string()));
+                return Ok(());
+            }
+        };
+        let inherited = lists.starts_with(&self.population.0);
+        if !inherited {
+            self.population = Default::default();
+        }
+        let known = self.population.0.len();
+        let mut whole = true;
+        for list in &lists[known..] {
+            whole &= self.list(manifest, list).await?;
+        }
+        let mut totals = (0u64, 0u64);
+        for list in &lists {
+            match self.lists.get(list) {
+                Some(Seen::Sound((count, bytes))) => {
+                    totals = (totals.0 + count, totals.1.saturating_add(*bytes));
+                }
+                Some(Seen::Damaged(_)) | None => whole = false,
+            }
+        }
+        self.population.0 = if whole { lists } else { Vec::new() };
+        if !whole {
+            self.population.1.clear();
+            return Ok(());
+        }
+        let said = (manifest.attachments.blobs, manifest.attachments.blob_bytes);
+        if (i64::try_from(totals.0), i64::try_from(totals.1)) != (Ok(said.0), Ok(said.1)) {
+            let detail = format!(
+                "the lists have {} attachments of {} bytes, the manifest says {} of {}",
+                totals.0, totals.1, said.0, said.1
+            );
+            self.problems.push(problem(id, "attachment lists", &detail));
+        }
+        Ok(())
+    }
+
+    /// Reads one list on top of those before it; tells whether that went well.
+    async fn list(&mut self, manifest: &Manifest, list: &BlobId) -> Result<bool> {
+        let id = &manifest.snapshot_id;
+        if let Some(Seen::Damaged(found)) = self.lists.get(list) {
+            self.problems.push(VerifyProblem { snapshot: Some(id.clone()), ..(**found).clone() });
+            return Ok(false);
+        }
+        let entries = match keep_going(self.reader.attachment_list(list).await)? {
+            Ok(entries) => entries,
+            Err(failure) => {
+                let found = blob_problem(id, "attachment list", failure)?;
+                self.lists.insert(*list, Seen::Damaged(Arc::new(found.clone())));
+                self.problems.push(found);
+                return Ok(false);
+            }
+        };
+        let first_time = !self.lists.contains_key(list);
+        self.checks.was_read(*list);
+        for entry in &entries {
+            if !self.population.1.insert(entry.id) {
+                let detail = format!("attachment {} is listed twice", entry.id);
+                let found = problem(id, "attachment lists", &detail);
+                self.problems.push(VerifyProblem { blob: Some(entry.id.to_string()), ..found });
+            }
+            if first_time {
+                let bytes = i64::try_from(entry.bytes).unwrap_or(i64::MAX);
+                self.checks.expect_bytes(entry.id, bytes, "an attachment list", Some(*list));
+            }
+        }
+        let total = entries.iter().fold(0u64, |sum, entry| sum.saturating_add(entry.bytes));
+        self.lists.insert(*list, Seen::Sound((entries.len() as u64, total)));
+        Ok(true)
+    }
+
+    async fn extras(&mut self, manifest: &Manifest) -> Result<()> {
+        let id = &manifest.snapshot_id;
+        let tree = match manifest.extras_tree() {
+            Ok(None) => return Ok(()),
+            Ok(Some(tree)) => tree,
+            Err(error) => {
+                self.problems.push(problem(id, "extras tree", &error.to_string()));
+                return Ok(());
+            }
+        };
+        let seen = match self.trees.get(&tree) {
+            Some(seen) => seen.clone(),
+            None => {
+                let seen = self.tree(manifest, &tree).await?;
+                self.trees.insert(tree, seen.clone());
+                seen
+            }
+        };
+        if let Seen::Damaged(found) = seen {
+            self.problems.push(VerifyProblem { snapshot: Some(id.clone()), ..(*found).clone() });
+        }
+        Ok(())
+    }
+
+    async fn tree(&mut self, manifest: &Manifest, tree: &BlobId) -> Result<Seen<()>> {
+        let id = &manifest.snapshot_id;
+        let entries = match keep_going(self.reader.extras_tree(tree).await)? {
+            Ok(entries) => entries,
+            Err(failure) => return Ok(Seen::Damaged(Arc::new(blob_problem(id, "extras tree", failure)?))),
+        };
+        self.checks.was_read(*tree);
+        for entry in &entries {
+            let bytes = i64::try_from(entry.size).unwrap_or(i64::MAX);
+            self.checks.expect_bytes(entry.blob, bytes, "the extras tree", Some(*tree));
+        }
+        let refused = entries.iter().find_map(|entry| paths::check_extras_path(&entry.path).err());
+        let conflict = || {
+            let conflicts = paths::find_conflicts(entries.iter().map(|entry| entry.path.as_str()));
+            conflicts.first().map(ToString::to_string)
+        };
+        let detail = refused.map(|error| error.to_string()).or_else(conflict);
+        Ok(match detail {
+            None => Seen::Sound(()),
+            Some(detail) => {
+                let detail = format!("no restore could put the extra files back: {detail}");
+                let found = problem(id, "extras tree", &detail);
+                Seen::Damaged(Arc::new(VerifyProblem { blob: Some(tree.to_string()), ..found }))
+            }
+        })
+    }
+
+    fn stats(&mut self, manifest: &Manifest) {
+        let found = serde_json::from_str::<serde_json::Value>(&manifest.stats);
+        let detail = match &found {
+            Err(error) => format!("the statistics cannot be read: {error}"),
+            Ok(stats) => match stats.get("attachment_blobs") {
+                // Statistics are the application's own; only those that count attachments must agree.
+                Some(count) if count.as_i64() != Some(manifest.attachments.blobs) => format!(
+                    "the statistics count {count} attachments, the manifest {}",
+                    manifest.attachments.blobs
+                ),
+                _ => return,
+            },
+        };
+        self.problems.push(problem(&manifest.snapshot_id, "statistics", &detail));
+    }
+}
+
+/// Tells damage, which is a finding, from a failure to read at all, which ends the operation.
+fn keep_going<T>(read: BlobResult<T>) -> Result<BlobResult<T>> {
+    match read {
+        Err(failure) if super::is_fatal(&failure.error) => Err(Error::from(failure)),
+        read => Ok(read),
+    }
+}
+
+fn blob_problem(snapshot: &str, object: &str, failure: BlobFailure) -> Result<VerifyProblem> {
+    if super::is_fatal(&failure.error) {
+        return Err(failure.into());
+    }
+    Ok(VerifyProblem {
+        snapshot: Some(snapshot.to_owned()),
+        object: Some(object.to_owned()),
+        blob: Some(failure.blob.to_string()),
+        pack: failure.pack.map(|pack| pack.to_string()),
+        detail: failure.error.chain(),
+    })
+}
