@@ -20,28 +20,28 @@ pub type Round = [Usage; NAMES.len()];
 
 /// Runs one round.
 pub fn measure(archive: &Path, work: &Path, jobs: u32) -> Result<Round> {
-    let session = Session {
+    let life = Life {
         archive,
         repository: work.join("repository"),
         target: work.join("restored"),
         output: work.join("output.txt"),
         jobs: jobs.to_string(),
     };
-    session.clear()?;
-    session.run(session.packvault("init"))?;
+    life.clear()?;
+    life.run(life.packvault("init"))?;
     let round = [
-        session.run(session.create())?,
-        session.run(session.create())?,
-        session.run(session.verify())?,
-        session.run_restore(&["--skip-integrity-check"])?,
-        session.run_restore(&[])?,
+        life.run(life.create())?,
+        life.run(life.create())?,
+        life.run(life.verify())?,
+        life.run_restore(&["--skip-integrity-check"])?,
+        life.run_restore(&[])?,
     ];
-    session.clear()?;
+    life.clear()?;
     Ok(round)
 }
 
 /// The folders of a round.
-struct Session<'a> {
+struct Life<'a> {
     archive: &'a Path,
     repository: PathBuf,
     target: PathBuf,
@@ -49,7 +49,7 @@ struct Session<'a> {
     jobs: String,
 }
 
-impl Session<'_> {
+impl Life<'_> {
     fn packvault(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_packvault"));
         command.arg(verb);
