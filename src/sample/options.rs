@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::content::ContentKind;
 
-/// Database bytes per message with everything, and without full-text index and originals.
+/// Database bytes per message of default length, full-text index and original included.
 const FULL_MESSAGE_BYTES: u64 = 10_000;
 
 /// Mean size of the attachments of a sample of given size.
@@ -32,6 +32,7 @@ pub enum AttachmentStorage {
 
 /// What to make. Equal options make equal archives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SampleOptions {
     /// Rows of `messages`.
     pub messages: u32,

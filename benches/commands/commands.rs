@@ -1,0 +1,102 @@
+//! The commands, run as processes on the release binary.
+//!
+//! One round is a whole life: a fresh repository, the first snapshot, one of the unchanged archive, a
+//! verification, a restore without and one with the database's own check. The folders are removed after it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::process::{self, Usage};
+
+/// The measured commands, in the order they run.
+pub const NAMES: [&str; 5] =
+    ["first create", "unchanged create", "verify --all", "restore", "restore + check"];
+
+/// What each command of one round used, in the order of [`NAMES`].
+pub type Round = [Usage; NAMES.len()];
+
+/// Runs one round.
+pub fn measure(archive: &Path, work: &Path, jobs: u32) -> Result<Round> {
+    let life = Life {
+        archive,
+        repository: work.join("repository"),
+        target: work.join("restored"),
+        output: work.join("output.txt"),
+        jobs: jobs.to_string(),
+    };
+    life.clear()?;
+    life.run(life.packvault("init"))?;
+    let round = [
+        life.run(life.create())?,
+        life.run(life.create())?,
+        life.run(life.verify())?,
+        life.run_restore(&["--skip-integrity-check"])?,
+        life.run_restore(&[])?,
+    ];
+    life.clear()?;
+    Ok(round)
+}
+
+/// The folders of a round.
+struct Life<'a> {
+    archive: &'a Path,
+    repository: PathBuf,
+    target: PathBuf,
+    output: PathBuf,
+    jobs: String,
+}
+
+impl Life<'_> {
+    fn packvault(&self, verb: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_packvault"));
+        command.arg(verb);
+        if verb == "create" {
+            command.arg(self.archive);
+        }
+        command.arg("--repo").arg(&self.repository);
+        command
+    }
+
+    fn create(&self) -> Command {
+        let mut command = self.packvault("create");
+        command.args(["--jobs", &self.jobs]);
+        command
+    }
+
+    fn verify(&self) -> Command {
+        let mut command = self.packvault("verify");
+        command.args(["--all", "--jobs", &self.jobs]);
+        command
+    }
+
+    fn run_restore(&self, flags: &[&str]) -> Result<Usage> {
+        remove(&self.target)?;
+        let mut command = self.packvault("restore");
+        command.arg("--target").arg(&self.target).args(flags).args(["--jobs", &self.jobs]);
+        let usage = self.run(command)?;
+        let database = self.target.join("msgvault.db");
+        anyhow::ensure!(database.is_file(), "restore succeeded and made no {}", database.display());
+        Ok(usage)
+    }
+
+    fn run(&self, mut command: Command) -> Result<Usage> {
+        // What earlier commands left to write is not this one's.
+        rustix::fs::sync();
+        process::run(&mut command, &self.output)
+    }
+
+    fn clear(&self) -> Result<()> {
+        remove(&self.repository)?;
+        remove(&self.target)
+    }
+}
+
+fn remove(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}

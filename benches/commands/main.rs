@@ -1,0 +1,129 @@
+//! What packvault's commands cost, beside what their unavoidable parts cost on the same machine.
+//!
+//! Run by `cargo bench --bench commands -- --megabytes 1000 --jobs 2`. It makes a synthetic archive, then
+//! measures in rounds, so that a machine that slows down slows everything: first the parts alone, on one
+//! thread (reading, hashing, compressing, decompressing, writing), then the commands as processes. The numbers
+//! printed are medians over the rounds.
+//!
+//! How to read it: `ratio` is the CPU seconds of a command over those of its parts; 1.00 cannot be beaten
+//! without doing less, and what is above it is packvault's own. `CPU/jobs` is the wall time were all jobs busy
+//! all the time; far below `wall s`, cores were idle. `peak MiB` is the command's largest resident memory; with
+//! `--double` it is compared with that for an archive of twice the size, and should hardly grow.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod commands;
+mod parts;
+mod process;
+mod report;
+mod walks;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use packvault::sample::{self, SampleOptions};
+
+/// Part of the archive's bytes that lies in its database.
+const DATABASE_PART: f64 = 0.62;
+
+/// Measures packvault's commands against their unavoidable parts
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Size of the archive, database and attachments together
+    #[arg(long, default_value_t = 1000)]
+    megabytes: u64,
+    /// Jobs the commands run with
+    #[arg(long, default_value_t = 2)]
+    jobs: u32,
+    /// Rounds to take the medians of
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// zstd level of the parts; the commands use their own default
+    #[arg(long, default_value_t = 3)]
+    level: i32,
+    /// Folder for a working folder that takes four times the archive's size, removed at the end
+    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
+    work_dir: PathBuf,
+    /// Measure twice the size as well, and compare the memory
+    #[arg(long)]
+    double: bool,
+    /// Leave the commands out
+    #[arg(long)]
+    parts_only: bool,
+    /// Given by `cargo bench`; without it (as in `cargo test --benches`) nothing is measured
+    #[arg(long, hide = true)]
+    bench: bool,
+    /// Make the archive in this folder and do nothing else
+    #[arg(long, hide = true)]
+    make: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benchmark failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(dir) = &arguments.make {
+        return make_here(dir, arguments.megabytes);
+    }
+    if !arguments.bench {
+        println!("nothing measured: run by `cargo bench`");
+        return Ok(());
+    }
+    let single = measure(arguments, arguments.megabytes)?;
+    if arguments.double {
+        let double = measure(arguments, 2 * arguments.megabytes)?;
+        report::print_growth(&single, &double);
+    }
+    Ok(())
+}
+
+/// Measures an archive of one size and prints the result.
+fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>> {
+    let work = tempfile::Builder::new()
+        .prefix("packvault-bench-")
+        .tempdir_in(&arguments.work_dir)
+        .with_context(|| format!("cannot make a working folder in {}", arguments.work_dir.display()))?;
+    let archive = work.path().join("archive");
+    make_apart(&archive, megabytes)?;
+    let (mut part_rounds, mut command_rounds) = (Vec::new(), Vec::new());
+    for round in 1..=arguments.rounds {
+        eprintln!("{megabytes} MB, round {round} of {}", arguments.rounds);
+        part_rounds.push(walks::measure(&archive, &work.path().join("parts"), arguments.level)?);
+        if !arguments.parts_only {
+            command_rounds.push(commands::measure(&archive, work.path(), arguments.jobs)?);
+        }
+    }
+    let parts = parts::Parts::median(&part_rounds);
+    report::print_parts(megabytes, &parts);
+    report::print_commands(&command_rounds, &parts, arguments.jobs);
+    Ok(command_rounds)
+}
+
+/// Makes the archive in a process of its own, which gives all its memory back: the memory of this one is the
+/// least a command can be seen to use.
+fn make_apart(archive: &Path, megabytes: u64) -> Result<()> {
+    eprintln!("making an archive of {megabytes} MB");
+    let this = std::env::current_exe().context("cannot find the benchmark itself")?;
+    let status = Command::new(this)
+        .args(["--megabytes", &megabytes.to_string(), "--make"])
+        .arg(archive)
+        .status()
+        .context("cannot start the making of the archive")?;
+    anyhow::ensure!(status.success(), "the archive could not be made");
+    Ok(())
+}
+
+fn make_here(dir: &Path, megabytes: u64) -> Result<()> {
+    let database_bytes = (megabytes as f64 * 1e6 * DATABASE_PART) as u64;
+    sample::make(dir, &SampleOptions::of_size(database_bytes, megabytes * 1_000_000 - database_bytes))?;
+    Ok(())
+}
