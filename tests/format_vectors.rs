@@ -3,6 +3,8 @@
 //!
 //! The vectors are those of the format document; the fixtures are repositories written by the other program.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -56,3 +56,43 @@ fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<ListedAttachment> {
     }
     Ok(ListedAttachment { id, bytes })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::FormatErrorKind;
+    use crate::format::object::tests::reseal;
+
+    fn listed(number: u8) -> ListedAttachment {
+        ListedAttachment { id: BlobId::of(&[number]), bytes: i64::MAX as u64 - u64::from(number) }
+    }
+
+    #[test]
+    fn a_list_keeps_the_order_it_was_given() {
+        let list: Vec<_> = [9, 1, 5, 1].map(listed).to_vec();
+        assert_eq!(decode(&encode(&list)).unwrap(), list);
+        assert_eq!(decode(&encode(&[])).unwrap(), []);
+    }
+
+    #[test]
+    fn a_negative_size_is_refused() {
+        let mut object = encode(&[listed(1)]);
+        object[49] = 0x80;
+        assert_eq!(decode(&reseal(object)).unwrap_err().kind(), FormatErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_count_that_disagrees_with_the_size_is_refused() {
+        for count in [0, 2, u32::MAX] {
+            let mut object = encode(&[listed(1)]);
+            object[6..10].copy_from_slice(&u32::to_le_bytes(count));
+            assert_eq!(decode(&reseal(object)).unwrap_err().kind(), FormatErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "2^63")]
+    fn a_negative_size_is_not_written() {
+        encode(&[ListedAttachment { id: BlobId::of(b""), bytes: 1 << 63 }]);
+    }
+}

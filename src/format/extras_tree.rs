@@ -6,13 +6,12 @@
 //!
 //! Paths are checked by `paths`, at capture, verify and restore alike; this codec passes on what it finds.
 //! Reading is lenient (unknown keys, `null` for the array, higher mode bits) but refuses anything after the
-//! value.
-
-use serde::Deserialize;
+//! value, and keys that come twice.
 
 use super::error::{FormatError, Result};
 use super::go_json::{JsonWriter, indent};
 use super::ids::BlobId;
+use super::json_fields::Fields;
 
 /// Permission bits; everything else is dropped.
 const MODE_MASK: u32 = 0o777;
@@ -73,33 +72,93 @@ fn write_entry(json: &mut JsonWriter, entry: &ExtrasEntry) {
 
 /// Reads a tree blob; entries keep their order.
 pub fn decode(blob: &[u8]) -> Result<Vec<ExtrasEntry>> {
-    let tree: RawTree = serde_json::from_slice(blob)
-        .map_err(|error| FormatError::corrupt(format!("extras tree is not the JSON expected: {error}")))?;
-    tree.entries.unwrap_or_default().into_iter().map(RawEntry::check).collect()
+    let mut fields = Fields::parse_bytes(blob).map_err(|error| error.within("extras tree"))?;
+    let entries = fields.objects("entries").map_err(|error| error.within("extras tree"))?;
+    entries.unwrap_or_default().into_iter().map(decode_entry).collect()
 }
 
-#[derive(Deserialize)]
-struct RawTree {
-    #[serde(default)]
-    entries: Option<Vec<RawEntry>>,
+fn decode_entry(mut fields: Fields<'_>) -> Result<ExtrasEntry> {
+    let path: String = fields.lenient("path")?;
+    let name_file = |error: FormatError| error.within(format_args!("extras file {path:?}"));
+    let mode = fields.lenient("mode").map_err(name_file)?;
+    let size: i64 = fields.lenient("size").map_err(name_file)?;
+    let size = u64::try_from(size).map_err(|_| name_file(FormatError::corrupt("has a negative size")))?;
+    let blob: String = fields.lenient("blob").map_err(name_file)?;
+    let blob = BlobId::parse(&blob).map_err(name_file)?;
+    Ok(ExtrasEntry { path, mode, size, blob })
 }
 
-#[derive(Deserialize)]
-#[serde(default)]
-#[derive(Default)]
-struct RawEntry {
-    path: String,
-    mode: u32,
-    size: i64,
-    blob: String,
-}
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
 
-impl RawEntry {
-    fn check(self) -> Result<ExtrasEntry> {
-        let size = u64::try_from(self.size)
-            .map_err(|_| FormatError::corrupt(format!("extras file {:?} has a negative size", self.path)))?;
-        let blob = BlobId::parse(&self.blob)
-            .map_err(|error| error.within(format_args!("extras file {:?}", self.path)))?;
-        Ok(ExtrasEntry { path: self.path, mode: self.mode, size, blob })
+    use super::*;
+
+    const BLOB: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+
+    fn entry(path: &str, mode: u32) -> ExtrasEntry {
+        ExtrasEntry { path: path.to_owned(), mode, size: 5, blob: BlobId::of(b"hello") }
+    }
+
+    #[test]
+    fn a_tree_is_written_sorted_and_without_higher_mode_bits() {
+        let text = String::from_utf8(encode(&[entry("b<", 0o104755), entry("a", 0o600)])).unwrap();
+        let expected = format!(
+            "{{\n  \"entries\": [\n    {{\n      \"path\": \"a\",\n      \"mode\": 384,\n      \"size\": 5,\n      \
+             \"blob\": \"{BLOB}\"\n    }},\n    {{\n      \"path\": \"b\\u003c\",\n      \"mode\": 493,\n      \
+             \"size\": 5,\n      \"blob\": \"{BLOB}\"\n    }}\n  ]\n}}"
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn reading_tolerates_what_newer_writers_might_add() {
+        assert_eq!(decode(br#"{"entries":null,"more":[1]}"#).unwrap(), []);
+        assert_eq!(decode(b"{}").unwrap(), []);
+        let text = format!(
+            r#" {{"entries":[{{"blob":"{}","size":5,"x":{{}},"mode":33261,"path":"a"}}]}} "#,
+            BLOB.to_uppercase()
+        );
+        let decoded = decode(text.as_bytes()).unwrap();
+        assert_eq!(decoded, [entry("a", 0o100755)]);
+        assert_eq!(decoded[0].restored_mode(), 0o755);
+        assert_eq!(entry("a", 0o100000).restored_mode(), 0o600);
+    }
+
+    #[test]
+    fn what_is_no_tree_is_refused() {
+        let with =
+            |field: &str| format!(r#"{{"entries":[{{"path":"a","blob":"{BLOB}",{field}}}]}}"#).into_bytes();
+        assert!(decode(&with(r#""mode":0"#)).is_ok());
+        for bad in [
+            with(r#""mode":-1"#),
+            with(r#""size":-1"#),
+            with(r#""size":1.0"#),
+            with(r#""size":"1""#),
+            with(r#""path":"b""#),
+            b"{} {}".to_vec(),
+            b"{}x".to_vec(),
+            b"\xef\xbb\xbf{}".to_vec(),
+            b"[]".to_vec(),
+            b"".to_vec(),
+            b"{\"entries\":[{\"path\":\"\xff\"}]}".to_vec(),
+            br#"{"entries":[{"path":"a","blob":""}]}"#.to_vec(),
+            b"[".repeat(100_000),
+        ] {
+            assert!(decode(&bad).is_err(), "{:?}", bad.escape_ascii().to_string());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_tree_reads_back(
+            files in proptest::collection::btree_map(any::<String>(), (0u32..0o1000, 0u64..1 << 63), 0..10)
+        ) {
+            let entries: Vec<_> = files
+                .into_iter()
+                .map(|(path, (mode, size))| ExtrasEntry { path, mode, size, blob: BlobId::of(b"") })
+                .collect();
+            prop_assert_eq!(decode(&encode(&entries)).unwrap(), entries);
+        }
     }
 }

@@ -51,3 +51,6 @@ fn check_plain_entry(entry: &Entry) -> super::error::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -237,7 +237,6 @@ pub fn go_g_float(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
     let exponent = shortest(value).1;
-    // 21 is where the shortest digits of an integer would need zeros of their own.
     if value != 0.0 && !(-4..6).contains(&exponent) { exponent_form(value, 2) } else { format!("{value}") }
 }
 
@@ -252,4 +251,137 @@ fn exponent_form(value: f64, exponent_digits_min: usize) -> String {
     let (mantissa, exponent) = shortest(value);
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{mantissa}e{sign}{:0width$}", exponent.unsigned_abs(), width = exponent_digits_min)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn floats_are_spelled_as_in_the_table() {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (3600.0, "3600"),
+            (12.0, "12"),
+            (0.043863, "0.043863"),
+            (1.0 / 3.0, "0.3333333333333333"),
+            (1e-6, "0.000001"),
+            (1.5e-6, "0.0000015"),
+            (1e-7, "1e-7"),
+            (9.99e-7, "9.99e-7"),
+            (-2.5e-10, "-2.5e-10"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (1.25e300, "1.25e+300"),
+            (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
+            (5e-324, "5e-324"),
+        ] {
+            assert_eq!(float(value), text);
+        }
+    }
+
+    #[test]
+    fn reals_of_a_date_range_are_spelled_as_in_the_table() {
+        for (value, text) in [
+            (0.0, "0"),
+            (1.5, "1.5"),
+            (-1.5, "-1.5"),
+            (123456.5, "123456.5"),
+            (100000.0, "100000"),
+            (1e6, "1e+06"),
+            (1234567.5, "1.2345675e+06"),
+            (1e-9, "1e-09"),
+            (0.0001, "0.0001"),
+            (0.00012345, "0.00012345"),
+            (0.00001, "1e-05"),
+            (2e30, "2e+30"),
+            (1e100, "1e+100"),
+        ] {
+            assert_eq!(go_g_float(value), text);
+        }
+    }
+
+    #[test]
+    fn strings_are_escaped_as_in_the_table() {
+        let mut text = String::new();
+        push_string(&mut text, "\"\\/\u{8}\u{c}\n\r\t\0\u{1f}<>&\u{2028}\u{2029}\u{7f}\u{fffd}é😀");
+        let expected =
+            concat!(r#""\"\\/\b\f\n\r\t\u0000\u001f\u003c\u003e\u0026\u2028\u2029"#, "\u{7f}\u{fffd}é😀\"");
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn empty_arrays_and_objects_stay_on_their_line() {
+        let compact = r#"{"a":[],"b":{},"c":[[],{"d":null}],"e":"[{,:\"}"}"#;
+        let indented = r#"{
+  "a": [],
+  "b": {},
+  "c": [
+    [],
+    {
+      "d": null
+    }
+  ],
+  "e": "[{,:\"}"
+}"#;
+        assert_eq!(indent(compact), indented);
+        assert_eq!(compact_raw(indented), compact);
+        assert_eq!((indent("[]"), indent("{}"), indent("1")), ("[]".into(), "{}".into(), "1".into()));
+    }
+
+    #[test]
+    fn raw_text_loses_only_whitespace_and_html_characters() {
+        let raw = "{ \"n\" : 1.50e+2,\r\n\t\"s\": \"a b\\u003c<\\\" \u{2028}\" , \"b\": 1, \"a\": 2 }";
+        assert_eq!(compact_raw(raw), r#"{"n":1.50e+2,"s":"a b\u003c\u003c\" \u2028","b":1,"a":2}"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "no text")]
+    fn a_float_without_text_is_not_written() {
+        float(f64::NAN);
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            "\\PC*|[<>&\"\\\\\u{2028}\n ]*".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 5, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+                proptest::collection::btree_map(".*", inner, 0..4)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn indenting_changes_no_value_and_is_undone_by_compacting(value in json()) {
+            let compact = compact_raw(&value.to_string());
+            let indented = indent(&compact);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&indented).unwrap(), value);
+            prop_assert_eq!(compact_raw(&indented), compact);
+        }
+
+        #[test]
+        fn every_float_reads_back(bits in any::<u64>()) {
+            let value = f64::from_bits(bits);
+            prop_assume!(value.is_finite());
+            prop_assert_eq!(float(value).parse::<f64>().unwrap().to_bits(), bits);
+            prop_assert_eq!(go_g_float(value).parse::<f64>().unwrap().to_bits(), bits);
+        }
+
+        #[test]
+        fn every_string_reads_back(value in any::<String>()) {
+            let mut text = String::new();
+            push_string(&mut text, &value);
+            prop_assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+        }
+    }
 }

@@ -86,3 +86,72 @@ fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<IndexEntry> {
         flags: BlobFlags::parse(record[64]).map_err(|error| error.within(format_args!("blob {id}")))?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::FormatErrorKind;
+    use crate::format::object::tests::reseal;
+
+    fn entry(number: u8) -> IndexEntry {
+        IndexEntry {
+            id: BlobId::of(&[number]),
+            pack: PackId::from_bytes([number; 16]),
+            offset: 6 + u64::from(number),
+            stored_bytes: u64::MAX - u64::from(number),
+            flags: BlobFlags::COMPRESSED,
+        }
+    }
+
+    #[test]
+    fn an_index_is_written_in_order_of_ids_whatever_order_the_entries_come_in() {
+        let entries: Vec<_> = (0..100).map(entry).collect();
+        let file = encode(&entries);
+        let decoded = decode(&file).unwrap();
+        assert!(decoded.is_sorted_by_key(|entry| entry.id));
+        assert!(entries.iter().all(|entry| decoded.contains(entry)));
+        assert_eq!(encode(&decoded), file);
+        assert_eq!(decode(&encode(&[])).unwrap(), []);
+    }
+
+    #[test]
+    fn an_index_out_of_order_or_with_a_blob_twice_is_refused() {
+        let file = encode(&[entry(1), entry(2)]);
+        let (first, second) = (10..10 + ENTRY_BYTES, 10 + ENTRY_BYTES..10 + 2 * ENTRY_BYTES);
+        let mut twice = file.clone();
+        twice.copy_within(first.clone(), second.start);
+        let mut swapped = file.clone();
+        swapped[first.clone()].copy_from_slice(&file[second.clone()]);
+        swapped[second].copy_from_slice(&file[first]);
+        for bad in [twice, swapped] {
+            assert_eq!(decode(&reseal(bad)).unwrap_err().kind(), FormatErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn an_index_whose_count_disagrees_with_its_size_is_refused() {
+        for count in [0, 1, 3, u32::MAX] {
+            let mut file = encode(&[entry(1), entry(2)]);
+            file[6..10].copy_from_slice(&u32::to_le_bytes(count));
+            assert_eq!(decode(&reseal(file)).unwrap_err().kind(), FormatErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
+    fn an_index_with_unknown_flags_is_refused() {
+        let mut file = encode(&[entry(1)]);
+        file[10 + ENTRY_BYTES - 1] = 4;
+        assert_eq!(decode(&reseal(file)).unwrap_err().kind(), FormatErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn an_index_that_was_altered_or_cut_anywhere_is_refused() {
+        let file = encode(&[entry(1)]);
+        for position in 0..file.len() {
+            let mut altered = file.clone();
+            altered[position] ^= 0x40;
+            assert_eq!(decode(&altered).unwrap_err().kind(), FormatErrorKind::Checksum);
+            assert!(decode(&file[..position]).is_err());
+        }
+    }
+}

@@ -14,6 +14,11 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    /// Takes an object apart that makes up a whole file or blob.
+    pub(super) fn parse_bytes(json: &'a [u8]) -> Result<Self> {
+        Self::parse(std::str::from_utf8(json).map_err(|_| FormatError::corrupt("text is not UTF-8"))?)
+    }
+
     /// Takes an object apart.
     pub(super) fn parse(json: &'a str) -> Result<Self> {
         let RawFields(fields) = serde_json::from_str(json).map_err(unreadable)?;
@@ -39,11 +44,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Takes a field of the given type; a missing one or `null` reads as the type's zero.
+    pub(super) fn lenient<T: Deserialize<'a> + Default>(&mut self, key: &str) -> Result<T> {
+        Ok(self.value::<Option<T>>(key)?.unwrap_or_default())
+    }
+
     /// Takes a float; parsed by the standard library, which never rounds to a neighbour.
     pub(super) fn float(&mut self, key: &str) -> Result<f64> {
         let Some(json) = self.raw(key) else { return Ok(0.0) };
-        let number: serde_json::Number = parse_value(key, json)?;
-        drop(number);
+        let _: serde_json::Number = parse_value(key, json)?;
         match json.parse::<f64>() {
             Ok(value) if value.is_finite() => Ok(value),
             _ => Err(FormatError::corrupt(format!("{key}: {json} is out of range"))),

@@ -12,7 +12,7 @@ mod write;
 
 use jiff::Timestamp;
 
-use super::error::Result;
+use super::error::{FormatError, Result};
 use super::hash::sha256;
 use super::ids::{BlobId, IndexId, PackId, SnapshotId};
 use super::timestamp;
@@ -151,7 +151,10 @@ impl Manifest {
     pub fn compute_id(&self) -> Result<SnapshotId> {
         let time = timestamp::format_compact(self.created_at()?);
         let hash = hex::encode(&sha256(self.compact_for_id().as_bytes())[..16]);
-        SnapshotId::parse(&format!("{time}-{hash}"))
+        let id = SnapshotId::parse(&format!("{time}-{hash}"));
+        id.map_err(|_| {
+            FormatError::corrupt(format!("created_at {:?} has no four-digit year", self.created_at))
+        })
     }
 
     /// Sets `snapshot_id` to what the content calls for, and returns it.
@@ -164,6 +167,7 @@ impl Manifest {
     /// Returns when the snapshot was made.
     pub fn created_at(&self) -> Result<Timestamp> {
         timestamp::parse(&self.created_at)
+            .map_err(|error| FormatError::corrupt(format!("created_at: {error}")))
     }
 
     /// Returns the id of the snapshot before, if there is one.
@@ -223,3 +227,6 @@ fn optional<T>(text: &str, parse: impl Fn(&str) -> Result<T>) -> Result<Option<T
 fn all<T>(texts: &Option<Vec<String>>, parse: impl Fn(&str) -> Result<T>) -> Result<Vec<T>> {
     texts.iter().flatten().map(|text| parse(text)).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -231,3 +231,6 @@ impl Trailer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,3 +180,125 @@ fn decode_delta(mut reader: ObjectReader<'_>) -> Result<PageHashDelta> {
     delta.check()?;
     Ok(delta)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::format::FormatErrorKind;
+    use crate::format::object::tests::reseal;
+
+    fn hash(number: u64) -> PageHash {
+        PageHash::of(&number.to_le_bytes())
+    }
+
+    fn keyframe(page_count: u64) -> PageHashes {
+        PageHashes { page_size: 512, hashes: (0..page_count).map(hash).collect() }
+    }
+
+    fn delta(page_count: u64, pages: &[u64]) -> PageHashDelta {
+        let changes = pages.iter().map(|page| (*page, hash(page + 1000))).collect();
+        PageHashDelta { page_size: 512, page_count, changes }
+    }
+
+    #[test]
+    fn growth_must_list_exactly_the_new_pages() {
+        for (pages, good) in [
+            (&[2, 3][..], true),
+            (&[0, 2, 3], true),
+            (&[2], false),
+            (&[3], false),
+            (&[], false),
+            (&[0, 1], false),
+        ] {
+            assert_eq!(keyframe(2).apply(&delta(4, pages)).is_ok(), good, "{pages:?}");
+        }
+        let endless = delta(u64::MAX, &[2]);
+        assert!(keyframe(2).apply(&endless).is_err());
+    }
+
+    #[test]
+    fn shrinking_cuts_and_lists_only_what_is_left() {
+        let mut hashes = keyframe(4);
+        hashes.apply(&delta(2, &[1])).unwrap();
+        assert_eq!(hashes.hashes, [hash(0), hash(1001)]);
+        assert!(hashes.apply(&delta(1, &[1])).is_err());
+        hashes.apply(&delta(0, &[])).unwrap();
+        assert_eq!(hashes.page_count(), 0);
+        assert_eq!(hashes.get(0), None);
+    }
+
+    #[test]
+    fn a_delta_that_does_not_apply_changes_nothing() {
+        let mut hashes = keyframe(3);
+        let mut other_size = delta(3, &[0]);
+        other_size.page_size = 1024;
+        for bad in [other_size, delta(3, &[1, 0]), delta(3, &[1, 1]), delta(3, &[3]), delta(5, &[4])] {
+            assert_eq!(hashes.apply(&bad).unwrap_err().kind(), FormatErrorKind::Corrupt);
+            assert_eq!(hashes, keyframe(3));
+        }
+    }
+
+    #[test]
+    fn pages_out_of_order_or_past_the_end_are_refused() {
+        let object = delta(9, &[3, 5]).encode();
+        for (first, second) in [(5u64, 3u64), (3, 3), (3, 9), (3, u64::MAX)] {
+            let mut bad = object.clone();
+            bad[22..30].copy_from_slice(&first.to_le_bytes());
+            bad[30..38].copy_from_slice(&second.to_le_bytes());
+            assert!(PageHashDelta::decode(&reseal(bad)).is_err(), "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn counts_that_disagree_with_the_size_are_refused_without_wrapping() {
+        // 2^60 hashes of 16 bytes wrap to none.
+        for count in [0, 1, 3, 1 << 60, (1 << 60) + 2, u64::MAX] {
+            let mut object = keyframe(2).encode_keyframe();
+            object[10..18].copy_from_slice(&u64::to_le_bytes(count));
+            assert!(PageHashes::decode(&reseal(object)).is_err(), "{count}");
+        }
+        for count in [0, 1, 3, u32::MAX] {
+            let mut object = delta(9, &[3, 5]).encode();
+            object[18..22].copy_from_slice(&u32::to_le_bytes(count));
+            assert!(PageHashDelta::decode(&reseal(object)).is_err(), "{count}");
+        }
+    }
+
+    #[test]
+    fn the_magic_decides_which_object_it_is() {
+        let (hashes, delta) = (keyframe(2), delta(2, &[1]));
+        let decoded = PageHashObject::decode(&hashes.encode_keyframe()).unwrap();
+        assert_eq!(decoded, PageHashObject::Keyframe(hashes.clone()));
+        assert_eq!(PageHashObject::decode(&delta.encode()).unwrap(), PageHashObject::Delta(delta.clone()));
+        let crossed = PageHashDelta::decode(&hashes.encode_keyframe()).unwrap_err();
+        assert_eq!(crossed.kind(), FormatErrorKind::BadMagic);
+    }
+
+    proptest! {
+        #[test]
+        fn a_delta_between_two_databases_turns_one_into_the_other(
+            old in proptest::collection::vec(0u64..3, 0..40),
+            new in proptest::collection::vec(0u64..3, 0..40),
+        ) {
+            let of = |pages: &[u64]| PageHashes { page_size: 512, hashes: pages.iter().copied().map(hash).collect() };
+            let (mut hashes, target) = (of(&old), of(&new));
+            let changed = |page: &usize| old.get(*page) != Some(&new[*page]);
+            let changes = (0..new.len()).filter(changed).map(|page| (page as u64, target.hashes[page])).collect();
+            let delta = PageHashDelta { page_size: 512, page_count: new.len() as u64, changes };
+            let decoded = PageHashDelta::decode(&delta.encode()).unwrap();
+            prop_assert_eq!(&decoded, &delta);
+            hashes.apply(&decoded).unwrap();
+            prop_assert_eq!(&hashes, &target);
+            prop_assert_eq!(PageHashes::decode(&hashes.encode_keyframe()).unwrap(), target);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let object = reseal([&b"MVHD\x01\0"[..], &bytes, &[0; 32]].concat());
+            let _ = PageHashObject::decode(&object);
+            let _ = PageHashObject::decode(&bytes);
+        }
+    }
+}

@@ -128,20 +128,32 @@ pub fn find_conflicts<'a>(paths: impl IntoIterator<Item = &'a str>) -> Vec<Confl
     let mut by_key: BTreeMap<String, &str> = BTreeMap::new();
     let mut conflicts = Vec::new();
     for path in paths {
-        match by_key.entry(collision_key(path)) {
+        match by_key.entry(sort_key(path)) {
             std::collections::btree_map::Entry::Vacant(slot) => drop(slot.insert(path)),
             std::collections::btree_map::Entry::Occupied(slot) => {
                 conflicts.push(conflict(slot.get(), path, ConflictKind::SameName));
             }
         }
     }
+    let mut file: Option<(&str, &str)> = None;
     for (key, path) in &by_key {
-        let folders = key.match_indices('/').map(|(end, _)| &key[..end]);
-        if let Some(file) = folders.filter_map(|folder| by_key.get(folder)).next() {
-            conflicts.push(conflict(file, path, ConflictKind::FileAndFolder));
+        match file {
+            Some((file_key, file_path)) if lies_below(key, file_key) => {
+                conflicts.push(conflict(file_path, path, ConflictKind::FileAndFolder));
+            }
+            _ => file = Some((key, path)),
         }
     }
     conflicts
+}
+
+/// Returns a key that sorts a file right before everything that lies below it.
+fn sort_key(path: &str) -> String {
+    collision_key(path).replace('/', "\0")
+}
+
+fn lies_below(key: &str, folder: &str) -> bool {
+    key.strip_prefix(folder).is_some_and(|rest| rest.starts_with('\0'))
 }
 
 fn conflict(first: &str, second: &str, kind: ConflictKind) -> Conflict {
@@ -150,4 +162,102 @@ fn conflict(first: &str, second: &str, kind: ConflictKind) -> Conflict {
 
 fn refuse(path: &str, fault: &str) -> FormatError {
     FormatError::invalid(format!("path {path:?} {fault}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning_resolves_dots_and_doubled_slashes() {
+        for (path, cleaned) in [
+            ("a/b", "a/b"),
+            ("a//b/", "a/b"),
+            ("./a/./b", "a/b"),
+            ("a/x/../b", "a/b"),
+            ("a/..b/...c", "a/..b/...c"),
+            ("a\\b:CON\n", "a\\b:CON\n"),
+        ] {
+            assert_eq!(clean(path).unwrap(), cleaned);
+        }
+    }
+
+    #[test]
+    fn paths_that_name_nothing_or_leave_their_folder_are_refused() {
+        for path in ["", ".", "./", "a/..", "/", "/a", "//a", "..", "../a", "a/../../b", "a/../..", "a\0b"] {
+            assert!(clean(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn extras_may_not_take_the_place_of_database_or_attachments() {
+        for path in [
+            "msgvault.db",
+            "safe/../msgvault.db",
+            "./MsgVault.DB-wal",
+            "msgvault.db-shm",
+            "msgvault.db-journal/x",
+            "attachments/x",
+            "ATTACHMENTS",
+            "attachment\u{17f}/x",
+            "m\u{17f}gvault.db",
+        ] {
+            assert!(check_extras_path(path).is_err(), "{path:?}");
+        }
+        for path in ["tokens/msgvault.db", "msgvault.db2", "attachment", "config.toml", "attachmentß"] {
+            assert_eq!(check_extras_path(path).unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn components_that_end_in_a_dot_or_a_space_are_refused() {
+        for path in ["a.", "a /b", "a/...", "a/b. ", "x/../a."] {
+            assert!(check_extras_path(path).is_err(), "{path:?}");
+            assert!(check_attachment_path(path).is_err(), "{path:?}");
+        }
+        assert_eq!(check_extras_path("./a").unwrap(), "a");
+        assert!(check_attachment_path("./a").is_err());
+        assert!(check_attachment_path("x/../a").is_err());
+        assert_eq!(check_attachment_path("ab//cd").unwrap(), "ab/cd");
+        assert_eq!(check_attachment_path("attachments/.x").unwrap(), "attachments/.x");
+    }
+
+    #[test]
+    fn names_collide_by_simple_folding_of_composed_characters() {
+        for (left, right) in [
+            ("A/B", "a/./b"),
+            ("İ", "i"),
+            ("\u{212a}", "k"),
+            ("caf\u{e9}", "cafe\u{301}"),
+            ("Σ", "σ"),
+            ("x", "x"),
+        ] {
+            assert_eq!(collision_key(left), collision_key(right), "{left} {right}");
+        }
+        for (left, right) in [("ß", "SS"), ("ß", "ss"), ("σ", "ς"), ("a", "a/b"), ("ı", "i")] {
+            assert_ne!(collision_key(left), collision_key(right), "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn conflicts_are_found_across_case_form_and_depth() {
+        let kinds = |paths: &[&str]| -> Vec<_> {
+            find_conflicts(paths.iter().copied()).into_iter().map(|conflict| conflict.kind).collect()
+        };
+        assert_eq!(kinds(&["a", "b", "a-b", "a.b/c", "ab/c"]), []);
+        assert_eq!(kinds(&["a/b", "a-b", "A"]), [ConflictKind::FileAndFolder]);
+        assert_eq!(kinds(&["a", "a/b/c/d"]), [ConflictKind::FileAndFolder]);
+        assert_eq!(kinds(&["a/b/c", "x", "a/b", "a/b/d"]), [ConflictKind::FileAndFolder; 2]);
+        assert_eq!(kinds(&["a", "a"]), [ConflictKind::SameName]);
+        assert_eq!(kinds(&["É/x", "e\u{301}/X"]), [ConflictKind::SameName]);
+        let found = find_conflicts(["A/b", "a"]);
+        assert_eq!((found[0].first.as_str(), found[0].second.as_str()), ("a", "A/b"));
+        assert_eq!(found[0].to_string(), r#""a" is a file, "A/b" needs it as a folder"#);
+    }
+
+    #[test]
+    fn a_path_of_a_million_components_is_compared_quickly() {
+        let deep = "a/".repeat(1_000_000) + "b";
+        assert_eq!(find_conflicts([deep.as_str(), "b"]), []);
+    }
 }

@@ -136,3 +136,85 @@ fn quote(value: &str) -> String {
     text.push('"');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIXTURE: &str = "repo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"\nformat_version = 1\n\
+        min_reader_version = 1\nencryption = \"none\"\ncreated_at = \"2026-07-06T13:56:16Z\"\npage_size = 4096\n";
+
+    fn parse(text: &str) -> Result<RepoConfig> {
+        RepoConfig::parse(text.as_bytes(), 4)
+    }
+
+    fn refusal(text: &str) -> FormatErrorKind {
+        parse(text).unwrap_err().kind()
+    }
+
+    #[test]
+    fn the_fixture_of_the_format_reads_and_writes() {
+        let mut config = parse(FIXTURE).unwrap();
+        assert_eq!(config.encode(), FIXTURE.as_bytes());
+        let created_at = "2026-07-06T13:56:16.5Z".parse().unwrap();
+        config.page_size = 0;
+        assert_eq!(RepoConfig::new(config.repo_id.clone(), created_at), config);
+    }
+
+    #[test]
+    fn unknown_and_missing_keys_are_tolerated_except_name_and_encryption() {
+        let text = "more = 1\nrepo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"\nencryption = 'none'\n\
+            format_version = 99\n[keys]\npage_size = \"x\"\n";
+        let config = parse(text).unwrap();
+        assert_eq!((config.format_version, config.page_size, config.created_at.as_str()), (99, 0, ""));
+        assert_eq!(refusal("encryption = \"none\""), FormatErrorKind::Invalid);
+        assert_eq!(refusal(&FIXTURE.replace("encryption", "encrypted")), FormatErrorKind::Encrypted);
+    }
+
+    #[test]
+    fn the_checks_come_in_order() {
+        let newer = FIXTURE.replace("min_reader_version = 1", "min_reader_version = 5");
+        let sealed = newer.replace("none", "age").replace("5d61e8af-", "5D61E8AF-");
+        assert_eq!(refusal(&sealed.replace("4096", "\"4096\"")), FormatErrorKind::Corrupt);
+        assert_eq!(refusal(&sealed), FormatErrorKind::NeedsUpgrade { level: 5 });
+        let sealed = sealed.replace("version = 5", "version = 4");
+        assert_eq!(refusal(&sealed), FormatErrorKind::Encrypted);
+        assert_eq!(refusal(&sealed.replace("age", "none")), FormatErrorKind::Invalid);
+    }
+
+    #[test]
+    fn wrong_types_are_refused_whatever_the_key() {
+        for (good, bad) in [
+            ("repo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"", "repo_id = 1"),
+            ("format_version = 1", "format_version = 1.0"),
+            ("min_reader_version = 1", "min_reader_version = \"1\""),
+            ("encryption = \"none\"", "encryption = []"),
+            ("created_at = \"2026-07-06T13:56:16Z\"", "created_at = 2026-07-06T13:56:16Z"),
+            ("page_size = 4096", "page_size = true"),
+            ("page_size = 4096", "page_size = 4096\npage_size = 4096"),
+            ("page_size = 4096", "page_size = 99999999999999999999"),
+        ] {
+            assert!(FIXTURE.contains(good));
+            assert_eq!(refusal(&FIXTURE.replace(good, bad)), FormatErrorKind::Corrupt, "{bad}");
+        }
+        assert!(RepoConfig::parse(b"\xff", 4).is_err());
+        assert_eq!(refusal("garbage"), FormatErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn encryption_and_name_are_exact() {
+        for encryption in ["None", "none ", "", "none\\n"] {
+            let text = FIXTURE.replace("\"none\"", &format!("\"{encryption}\""));
+            assert_eq!(refusal(&text), FormatErrorKind::Encrypted, "{encryption:?}");
+        }
+        assert_eq!(refusal(&FIXTURE.replace("ed20\"", "ed20\\n\"")), FormatErrorKind::Invalid);
+    }
+
+    #[test]
+    fn strings_that_need_it_are_escaped() {
+        let mut config = parse(FIXTURE).unwrap();
+        config.created_at = "\"\\\n\r\t\u{1}\u{7f}é".to_owned();
+        let text = String::from_utf8(config.encode()).unwrap();
+        assert_eq!(parse(&text).unwrap(), config);
+    }
+}

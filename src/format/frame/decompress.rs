@@ -120,7 +120,7 @@ fn check_frames(entry: &Entry, stored: &[u8]) -> Result<()> {
         }
         let frame_bytes = zstd_safe::find_frame_compressed_size(rest);
         let frame_bytes = frame_bytes.map_err(|code| zstd_corrupt(&entry.id, code))?;
-        rest = &rest[frame_bytes.min(rest.len())..];
+        rest = rest.get(frame_bytes.max(1)..).unwrap_or_default();
     }
     Ok(())
 }

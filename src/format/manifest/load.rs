@@ -15,6 +15,7 @@ const AUXILIARY_COUNT_MAX: usize = 64;
 const AUXILIARY_BYTES_MAX: i64 = 64 << 20;
 const FORMAT_BYTES_MAX: usize = 128;
 const NAME_BYTES_MAX: usize = 128;
+const UNKNOWN_SHOWN_MAX: usize = 8;
 
 impl Manifest {
     /// Reads the manifest file of the given name, for a reader of the given level.
@@ -26,9 +27,7 @@ impl Manifest {
             return Err(FormatError::new(FormatErrorKind::NeedsUpgrade { level }, message));
         }
         if !unknown.is_empty() {
-            let message =
-                format!("keys unknown to version {}: {}", manifest.format_version, unknown.join(", "));
-            return Err(FormatError::new(FormatErrorKind::UnknownField, message));
+            return Err(unknown_keys(&manifest, &unknown));
         }
         check_id(&manifest, file_id)?;
         if let Some(metadata) = &manifest.metadata {
@@ -39,6 +38,17 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+fn unknown_keys(manifest: &Manifest, unknown: &[String]) -> FormatError {
+    let shown = &unknown[..unknown.len().min(UNKNOWN_SHOWN_MAX)];
+    let message = format!(
+        "{} keys unknown to version {}: {}",
+        unknown.len(),
+        manifest.format_version,
+        shown.join(", ")
+    );
+    FormatError::new(FormatErrorKind::UnknownField, message)
 }
 
 fn check_id(manifest: &Manifest, file_id: &SnapshotId) -> Result<()> {
@@ -127,8 +137,7 @@ fn check_format(what: &str, format: &str) -> Result<()> {
 
 /// Returns what the text says and the keys that are not of this version.
 fn parse(file: &[u8]) -> Result<(Manifest, Vec<String>)> {
-    let text = std::str::from_utf8(file).map_err(|_| FormatError::corrupt("manifest is not UTF-8"))?;
-    let mut fields = Fields::parse(text)?;
+    let mut fields = Fields::parse_bytes(file)?;
     let mut unknown = Vec::new();
     let manifest = Manifest {
         format_version: fields.value("format_version")?,
