@@ -4,6 +4,7 @@
 //! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
 //! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
 
+pub mod conformance;
 mod error;
 mod key;
 pub mod memory;
