@@ -6,9 +6,12 @@
 
 pub mod conformance;
 mod error;
+pub mod fault;
 mod key;
+pub mod limit;
 pub mod memory;
 mod range;
+pub mod record;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -18,7 +21,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use error::{Error, ErrorKind, Operation, Result};
+pub use fault::{Fault, FaultStorage};
 pub use key::{Key, KeyError, Prefix};
+pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use range::range_bytes;
 
