@@ -12,6 +12,7 @@ pub mod limit;
 pub mod memory;
 mod range;
 pub mod record;
+pub mod retry;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -26,6 +27,8 @@ pub use key::{Key, KeyError, Prefix};
 pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use range::range_bytes;
+pub use record::RecordStorage;
+pub use retry::{RetryPolicy, RetryStorage};
 
 /// What a store knows of one object without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
