@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::client::{
     Client, Found, folder_and_name, is_same_file, look, open_object, require_object, sync_folder,
 };
-use crate::error::Step;
+use crate::error::{Step, is_unsupported};
 use crate::publish::rename_exclusively;
 use crate::read::read_exactly;
 use crate::staging::{FOLDER, is_scratch, numbered, refuse_scratch};
@@ -75,14 +75,14 @@ pub(crate) fn rename(client: &Client, from: &Key, to: &Key) -> Result<()> {
     let explain = |errno| match errno {
         Errno::NOENT => step.not_found(),
         Errno::EXIST => explain_taken(to_step, &to_folder, to),
-        Errno::NOTSUP | Errno::NOSYS | Errno::INVAL => step
+        errno if is_unsupported(errno) => step
             .error(ErrorKind::Unsupported, "its file system cannot rename to an absent name")
             .with_source(std::io::Error::from(errno)),
         errno => step.failed(format!("rename it to {to}"), errno),
     };
     match exclusive_rename(client, &here, &there) {
         Ok(()) => {}
-        Err(Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) if client.steps.hard_link => {
+        Err(errno) if is_unsupported(errno) && client.steps.hard_link => {
             move_by_claim(client, step, &here, &there, explain)?;
         }
         Err(errno) => return Err(explain(errno)),

@@ -15,10 +15,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
-use crate::error::Step;
+use crate::error::{Step, is_unsupported};
 
 /// Folders remembered as durable; beyond that the memory starts afresh.
 const DURABLE_FOLDERS_MAX: usize = 8192;
+
+/// How often a folder is made that another process removes at once.
+const MAKES_MAX: u32 = 16;
 
 const FOLDER_MODE: Mode = Mode::RWXU;
 
@@ -228,16 +231,22 @@ fn enter(step: Step<'_>, parent: &File, path: &str, name: &str) -> Result<Option
     }
 }
 
+/// Makes the folder, again and again if another process removes it at once.
 fn make(step: Step<'_>, parent: &File, path: &str, name: &str) -> Result<File> {
-    match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
-        // Another writer was faster, or a plain file lies there, which `enter` tells apart.
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(step.failed(format!("make the folder {path}"), errno)),
+    for _ in 0..MAKES_MAX {
+        match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
+            // Another writer was faster, or a plain file lies there, which the look below tells apart.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(step.failed(format!("make the folder {path}"), errno)),
+        }
+        if let Some(folder) = enter(step, parent, path, name)? {
+            return Ok(folder);
+        }
+        if matches!(look(step, parent, name)?, Found::Object(_)) {
+            return Err(step.refused(path, "an object, not a folder"));
+        }
     }
-    enter(step, parent, path, name)?.ok_or_else(|| match look(step, parent, name) {
-        Ok(Found::Object(_)) => step.refused(path, "an object, not a folder"),
-        _ => step.error(ErrorKind::Io, format!("the folder {path} was removed at once")),
-    })
+    Err(step.error(ErrorKind::Io, format!("another process removes the folder {path} at once")))
 }
 
 /// Opens the folder under the name; a link is no folder.

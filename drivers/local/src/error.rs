@@ -47,6 +47,12 @@ impl<'a> Step<'a> {
     }
 }
 
+/// Tells whether the system or the file system has no such step.
+pub(crate) fn is_unsupported(errno: Errno) -> bool {
+    // Some systems have one number for the second and the third, some have two.
+    [Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::INVAL].contains(&errno)
+}
+
 fn kind_of(errno: Errno) -> ErrorKind {
     match errno {
         Errno::ACCESS | Errno::PERM | Errno::ROFS => ErrorKind::Denied,
@@ -56,5 +62,29 @@ fn kind_of(errno: Errno) -> ErrorKind {
         // A network file system mounted with a time limit.
         Errno::TIMEDOUT => ErrorKind::Timeout,
         _ => ErrorKind::Io,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_system_have_the_kind_callers_act_on() {
+        for (errno, kind) in [
+            (Errno::NOSPC, ErrorKind::Full),
+            (Errno::DQUOT, ErrorKind::Full),
+            (Errno::ACCESS, ErrorKind::Denied),
+            (Errno::PERM, ErrorKind::Denied),
+            (Errno::ROFS, ErrorKind::Denied),
+            (Errno::LOOP, ErrorKind::Unsafe),
+            (Errno::IO, ErrorKind::Io),
+        ] {
+            let step = Step::new(Operation::Create, "config.toml");
+            assert_eq!(step.failed("write it", errno).kind(), kind);
+            let error = step.failed_io("write it", errno.into());
+            assert_eq!(error.kind(), kind);
+            assert_eq!(error.to_string(), "cannot create config.toml: write it");
+        }
     }
 }

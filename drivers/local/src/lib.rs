@@ -17,6 +17,8 @@ mod staged;
 mod staging;
 mod sweep;
 mod tree;
+#[cfg(test)]
+mod without_steps;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::client::{Client, Found, folder_and_name, is_same_file, look, sync_folder};
-use crate::error::Step;
+use crate::error::{Step, is_unsupported};
 use crate::staging::StagingFile;
 
 /// How often an object whose staging file another process swept away is written anew.
@@ -53,7 +53,7 @@ pub(crate) fn publish_new(
         Ok(()) => {}
         Err(Errno::NOENT) => return Ok(Published::Swept),
         Err(Errno::EXIST) => explain_taken(step, key, &staging, &folder, name)?,
-        Err(errno @ (Errno::NOTSUP | Errno::NOSYS | Errno::INVAL)) => {
+        Err(errno) if is_unsupported(errno) => {
             let detail =
                 "its file system can neither link a file nor rename it to an absent name in one step";
             return Err(step.error(ErrorKind::Unsupported, detail).with_source(std::io::Error::from(errno)));
@@ -101,7 +101,7 @@ fn name_exclusively(
     if client.steps.hard_link {
         match rustix::fs::linkat(staging.folder(), staging.name(), folder, name, AtFlags::empty()) {
             // Linux says EPERM for a file system without hard links.
-            Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => {}
+            Err(errno) if is_unsupported(errno) || matches!(errno, Errno::PERM | Errno::MLINK) => {}
             done => return done,
         }
     }

@@ -76,7 +76,10 @@ impl StagingFile {
                 Err(errno) => return Err(step.failed("make a file in staging", errno)),
             }
         }
-        Err(step.error(ErrorKind::Io, "no file can be made in staging: every name is taken"))
+        Err(step.error(
+            ErrorKind::Io,
+            "no file can be made in staging: its names are taken, or the folder is removed again and again",
+        ))
     }
 
     /// Appends the pieces, as they are, in as few system calls as the system allows.

@@ -4,10 +4,15 @@
 //! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
 //! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
 
+pub mod conformance;
 mod error;
+pub mod fault;
 mod key;
+pub mod limit;
 pub mod memory;
 mod range;
+pub mod record;
+pub mod retry;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -17,9 +22,13 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 pub use error::{Error, ErrorKind, Operation, Result};
+pub use fault::{Fault, FaultStorage};
 pub use key::{Key, KeyError, Prefix};
+pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use range::range_bytes;
+pub use record::RecordStorage;
+pub use retry::{RetryPolicy, RetryStorage};
 
 /// What a store knows of one object without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,208 @@
+//! Retries: the one place above the drivers that tries a step again, and that settles what an uncertain
+//! answer left open.
+//!
+//! Only kinds that [`ErrorKind::is_passing`] names are tried again, a bounded number of times within a
+//! bounded time, with growing, jittered pauses. After a timeout, a broken connection or a conflict nobody
+//! knows whether a create-only write happened, so the store is asked what lies there: our bytes mean done,
+//! other bytes mean `ErrorKind::AlreadyExists`. Two callers that create the *same* bytes under one key may
+//! therefore both be told that they won: what must have one winner must carry something of the caller's own.
+
+mod attempts;
+mod listing;
+mod look;
+mod staged;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+
+use crate::{
+    Error, ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+};
+
+pub use attempts::RetryPolicy;
+
+use attempts::Attempts;
+use look::{Fingerprint, Lies};
+use staged::RetryStaged;
+
+/// A storage that tries again what may pass.
+#[derive(Debug, Clone)]
+pub struct RetryStorage {
+    inner: Arc<dyn Storage>,
+    policy: RetryPolicy,
+}
+
+impl RetryStorage {
+    /// Wraps the storage.
+    pub fn new(inner: Arc<dyn Storage>, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
+    }
+
+    /// Repeats a step that may be done twice without harm.
+    async fn again<'a, T>(&'a self, step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync) -> Result<T> {
+        let mut attempts = Attempts::new(self.policy);
+        loop {
+            match step().await {
+                Err(error) if error.kind().is_passing() && attempts.pause().await => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Tells, after an uncertain answer to a create-only write, whether it is settled.
+    ///
+    /// `Some` is the answer to the caller; `None` means that nothing lies there.
+    async fn settle(&self, operation: Operation, key: &Key, ours: &Fingerprint) -> Option<Result<()>> {
+        match look::look(self, key, ours).await {
+            Ok(Lies::Ours) => Some(Ok(())),
+            Ok(Lies::Other) => Some(Err(Error::already_exists(operation, key))),
+            Ok(Lies::Nothing) => None,
+            Err(error) => {
+                let detail = "whether it was published cannot be told";
+                Some(Err(Error::new(error.kind(), operation, key, detail).with_source(error)))
+            }
+        }
+    }
+
+    /// Tells, after an uncertain rename, whether it is settled, from where the object lies now.
+    async fn settle_rename(&self, from: &Key, to: &Key) -> Option<Result<()>> {
+        match (self.is_there(from).await, self.is_there(to).await) {
+            (Ok(false), Ok(true)) => Some(Ok(())),
+            (Ok(false), Ok(false)) => Some(Err(Error::not_found(Operation::Rename, from))),
+            (Ok(true), Ok(true)) => Some(Err(Error::already_exists(Operation::Rename, to))),
+            (Ok(true), Ok(false)) => None,
+            (Err(error), _) | (_, Err(error)) => {
+                let detail = "whether it was renamed cannot be told";
+                Some(Err(Error::new(error.kind(), Operation::Rename, from, detail).with_source(error)))
+            }
+        }
+    }
+
+    async fn is_there(&self, key: &Key) -> Result<bool> {
+        match self.stat(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Tells whether the step may have happened although it failed.
+fn is_uncertain(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Connection | ErrorKind::Conflict)
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Storage for RetryStorage {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    async fn read(&self, key: &Key) -> Result<Bytes> {
+        self.again(|| self.inner.read(key)).await
+    }
+
+    async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
+        self.again(|| self.inner.read_range(key, range.clone())).await
+    }
+
+    async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.again(|| self.inner.read_ranges(key, ranges)).await
+    }
+
+    async fn stat(&self, key: &Key) -> Result<ObjectMeta> {
+        self.again(|| self.inner.stat(key)).await
+    }
+
+    /// A listing that broke begins anew and leaves out what it has shown.
+    fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ListedObject>> {
+        listing::list(self, prefix)
+    }
+
+    async fn create(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        let mut attempts = Attempts::new(self.policy);
+        let mut ours = None;
+        loop {
+            let Err(error) = self.inner.create(key, bytes.clone()).await else { return Ok(()) };
+            if is_uncertain(&error) {
+                ours.get_or_insert_with(|| Fingerprint::of(&bytes));
+            }
+            // A key found taken is only in doubt if an earlier attempt may have taken it.
+            let is_in_doubt = is_uncertain(&error) || error.kind() == ErrorKind::AlreadyExists;
+            if let (true, Some(ours)) = (is_in_doubt, &ours)
+                && let Some(settled) = self.settle(Operation::Create, key, ours).await
+            {
+                return settled;
+            }
+            if !error.kind().is_passing() || !attempts.pause().await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn stage(&self, key: &Key) -> Result<Box<dyn Staged>> {
+        let inner = self.again(|| self.inner.stage(key)).await?;
+        Ok(Box::new(RetryStaged::new(inner, self.clone(), key.clone())))
+    }
+
+    async fn replace(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        self.again(|| self.inner.replace(key, bytes.clone())).await
+    }
+
+    async fn touch(&self, key: &Key, expected: &[u8]) -> Result<()> {
+        self.again(|| self.inner.touch(key, expected)).await
+    }
+
+    /// After an uncertain answer an object that left `from` and lies at `to` counts as moved by us, so
+    /// `to` should be a name nobody else moves things to.
+    async fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        let mut attempts = Attempts::new(self.policy);
+        let mut was_uncertain = false;
+        loop {
+            let Err(error) = self.inner.rename(from, to).await else { return Ok(()) };
+            was_uncertain |= is_uncertain(&error);
+            let is_in_doubt = is_uncertain(&error)
+                || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists);
+            if was_uncertain
+                && is_in_doubt
+                && let Some(settled) = self.settle_rename(from, to).await
+            {
+                return settled;
+            }
+            if !error.kind().is_passing() || !attempts.pause().await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn remove(&self, key: &Key) -> Result<()> {
+        let mut attempts = Attempts::new(self.policy);
+        let mut was_uncertain = false;
+        loop {
+            let Err(error) = self.inner.remove(key).await else { return Ok(()) };
+            if was_uncertain && error.kind() == ErrorKind::NotFound {
+                return Ok(());
+            }
+            was_uncertain |= is_uncertain(&error);
+            if !error.kind().is_passing() || !attempts.pause().await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Reports what the last attempt removed; an earlier one may have removed more.
+    async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
+        self.again(|| self.inner.sweep(older_than)).await
+    }
+
+    async fn now(&self) -> Result<SystemTime> {
+        self.again(|| self.inner.now()).await
+    }
+}

@@ -1,0 +1,62 @@
+//! How often, how long and with which pauses a step is tried.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The bounds of the retries of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// How often the step is tried, the first time included.
+    pub attempts_max: u32,
+    /// No pause begins that would end later than this after the first attempt began.
+    pub total_max: Duration,
+    /// The longest first pause; each further one may be twice as long.
+    pub pause_first: Duration,
+    /// The longest pause.
+    pub pause_max: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            attempts_max: 8,
+            total_max: Duration::from_secs(180),
+            pause_first: Duration::from_millis(250),
+            pause_max: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The attempts of one call so far.
+#[derive(Debug)]
+pub(super) struct Attempts {
+    policy: RetryPolicy,
+    begun: Instant,
+    failed: u32,
+}
+
+impl Attempts {
+    pub(super) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, begun: Instant::now(), failed: 0 }
+    }
+
+    /// Waits before another attempt; returns false at once when there may be none.
+    pub(super) async fn pause(&mut self) -> bool {
+        self.failed += 1;
+        let pause = self.next_pause();
+        if self.failed >= self.policy.attempts_max || self.begun.elapsed() + pause > self.policy.total_max {
+            return false;
+        }
+        tokio::time::sleep(pause).await;
+        true
+    }
+
+    /// Returns between half of the full pause and all of it, so that clients which failed together do
+    /// not come back together.
+    fn next_pause(&self) -> Duration {
+        let doublings = (self.failed - 1).min(16);
+        let full = self.policy.pause_first.saturating_mul(1 << doublings).min(self.policy.pause_max);
+        full.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}

@@ -1,0 +1,59 @@
+//! Streamed objects under retries: the stream cannot be played again, but its seal can be settled.
+//!
+//! While the pieces pass by, their length and digest are kept. After an uncertain seal the store is asked
+//! what lies under the key, several times if need be, for the answer may have been lost before the step
+//! was through.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::attempts::Attempts;
+use super::look::Fingerprinter;
+use super::{RetryStorage, is_uncertain};
+use crate::{Key, Operation, Result, Staged};
+
+/// An upload whose seal is settled after an uncertain answer.
+#[derive(Debug)]
+pub(super) struct RetryStaged {
+    inner: Box<dyn Staged>,
+    storage: RetryStorage,
+    key: Key,
+    written: Fingerprinter,
+}
+
+impl RetryStaged {
+    pub(super) fn new(inner: Box<dyn Staged>, storage: RetryStorage, key: Key) -> Self {
+        Self { inner, storage, key, written: Fingerprinter::default() }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Staged for RetryStaged {
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.written.update(&bytes);
+        self.inner.write(bytes).await
+    }
+
+    async fn seal(self: Box<Self>) -> Result<()> {
+        let Self { inner, storage, key, written } = *self;
+        let error = match inner.seal().await {
+            Err(error) if is_uncertain(&error) => error,
+            result => return result,
+        };
+        let ours = written.finish();
+        let mut attempts = Attempts::new(storage.policy);
+        loop {
+            if let Some(settled) = storage.settle(Operation::Seal, &key, &ours).await {
+                return settled;
+            }
+            if !attempts.pause().await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn discard(self: Box<Self>) -> Result<()> {
+        self.inner.discard().await
+    }
+}

@@ -1,0 +1,50 @@
+//! A test double or a wrapper that breaks a promise would hide the bugs it is meant to show.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use packvault_storage::conformance::{self, Factory, Subject};
+use packvault_storage::{
+    FaultStorage, LimitStorage, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage, Storage,
+};
+
+/// Memory, and around it whatever the function puts.
+struct Wrapped(fn(Arc<dyn Storage>) -> Arc<dyn Storage>);
+
+#[async_trait]
+impl Factory for Wrapped {
+    async fn fresh(&self) -> Result<Subject> {
+        let memory = MemoryStorage::new();
+        let other = (self.0)(Arc::new(memory.clone()));
+        Ok(Subject::new((self.0)(Arc::new(memory))).with_other_client(other))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_memory_driver_keeps_every_rule() {
+    conformance::run(&Wrapped(|memory| memory)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_keep_every_rule() {
+    let wrap = |memory| Arc::new(RetryStorage::new(memory, RetryPolicy::default())) as _;
+    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_one_keeps_every_rule() {
+    let wrap = |memory| Arc::new(LimitStorage::new(memory, 1)) as _;
+    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_keeps_every_rule() {
+    let wrap = |memory| Arc::new(RecordStorage::new(memory)) as _;
+    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_without_a_plan_keep_every_rule() {
+    let wrap = |memory| Arc::new(FaultStorage::new(memory)) as _;
+    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
+}
