@@ -109,7 +109,7 @@ fn exclusive_rename(client: &Client, from: &Place<'_>, to: &Place<'_>) -> std::r
 /// A rename to a name nobody else can know claims the object: one mover wins. A link then gives it the
 /// new name only if that is absent; if it is not, the object goes back. Linking the old name to the new
 /// and unlinking the old would look simpler, but could unlink an object that took the old name meanwhile.
-/// A process killed between the two steps leaves the object in `staging/`.
+/// A process killed between the two steps leaves the object in `staging/`, where a sweep may remove it.
 fn move_by_claim(
     client: &Client,
     step: Step<'_>,
@@ -145,8 +145,12 @@ fn link(from: &Place<'_>, to: &Place<'_>) -> std::result::Result<(), Errno> {
     rustix::fs::linkat(from.folder, from.name, to.folder, to.name, AtFlags::empty())
 }
 
+/// Removes the name; one that a sweep removed is gone as well.
 fn unlink(place: &Place<'_>) -> std::result::Result<(), Errno> {
-    rustix::fs::unlinkat(place.folder, place.name, AtFlags::empty())
+    match rustix::fs::unlinkat(place.folder, place.name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
 }
 
 fn explain_taken(step: Step<'_>, folder: &File, key: &Key) -> Error {

@@ -211,7 +211,7 @@ pub(crate) fn is_same_file(one: &Stat, other: &Stat) -> bool {
 /// Makes the folder's entries durable. A file system that has no such step is refused, not trusted.
 pub(crate) fn sync_folder(step: Step<'_>, folder: &File) -> Result<()> {
     folder.sync_all().map_err(|error| match Errno::from_io_error(&error) {
-        Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => step
+        Some(errno) if is_unsupported(errno) => step
             .error(ErrorKind::Unsupported, "its file system cannot make folders durable")
             .with_source(error),
         _ => step.failed_io("sync its folder", error),

@@ -65,6 +65,9 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     async fn read(&self, key: &Key) -> Result<Bytes>;
 
     /// Returns exactly the bytes of the range; an object that ends before it is `ErrorKind::Short`.
+    ///
+    /// An empty range inside the object or at its end is empty; a reversed one is `ErrorKind::Short`. The
+    /// length is checked before anything is allocated ([`range_bytes`]).
     async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes>;
 
     /// Returns the bytes of each range, in the order asked for, with [`Storage::read_range`]'s promise.

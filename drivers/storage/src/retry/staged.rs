@@ -2,7 +2,8 @@
 //!
 //! While the pieces pass by, their length and digest are kept. After an uncertain seal the store is asked
 //! what lies under the key, several times if need be, for the answer may have been lost before the step
-//! was through.
+//! was through. A seal that certainly did not happen, a throttled one for instance, fails as it is: the
+//! caller still has the source and may stream it again.
 
 use async_trait::async_trait;
 use bytes::Bytes;
