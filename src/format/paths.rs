@@ -85,12 +85,9 @@ pub fn collision_key(path: &str) -> String {
     cleaned.nfc().map(lower).collect()
 }
 
-/// The simple mapping differs from the full one for a single character, which becomes two in the full one.
+/// The full mapping of a character begins with the simple one.
 fn lower(character: char) -> char {
-    match character {
-        '\u{130}' => 'i',
-        _ => character.to_lowercase().next().unwrap_or(character),
-    }
+    character.to_lowercase().next().unwrap_or(character)
 }
 
 /// Two paths that cannot both be restored.

@@ -1,6 +1,8 @@
 //! Each step of loading, broken once; the damage is done to the text and the id recomputed where the id is
 //! not what is tested.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::format::FormatErrorKind;
 
@@ -238,4 +240,44 @@ fn auxiliary_artifacts_follow_their_rules() {
     assert!(refused(vec![Auxiliary { blob: "x".into(), sha256: "x".into(), ..artifact("a", 1) }]));
     let low = Manifest { min_reader_version: 3, ..with_artifacts(vec![artifact("a", 1)]) };
     assert!(load_sealed(low).is_err());
+}
+
+proptest! {
+    #[test]
+    fn every_manifest_comes_back(
+        tag in any::<String>(),
+        lists in proptest::option::of(proptest::collection::vec("[0-9a-f]{64}", 0..3)),
+        packs in proptest::option::of(proptest::collection::vec(any::<String>(), 0..3)),
+        (rows, page_count, seconds) in (any::<i64>(), any::<u64>(), any::<f64>()),
+        second in 0i64..4_102_444_800,
+    ) {
+        let mut written = manifest();
+        written.options.tag = tag;
+        written.attachments.lists = lists;
+        written.attachments.rows = rows;
+        written.new_packs = packs;
+        written.db.page_count = page_count;
+        written.duration_seconds = if seconds.is_finite() { seconds } else { 0.0 };
+        written.created_at = timestamp::format(Timestamp::from_second(second).unwrap());
+        let id = written.seal_id().unwrap();
+        // The file holds the statistics indented, and both spellings are one value to the id.
+        let loaded = Manifest::load(&id, &written.encode(), SUPPORTED_READER_LEVEL).unwrap();
+        prop_assert_eq!(loaded.encode(), written.encode());
+        prop_assert_eq!(Manifest { stats: written.stats.clone(), ..loaded }, written);
+    }
+
+    #[test]
+    fn no_damage_makes_the_loader_panic_or_believe_it(
+        position in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let mut good = manifest();
+        let id = good.seal_id().unwrap();
+        let mut file = good.encode();
+        let position = position.index(file.len());
+        file[position] = byte;
+        if let Ok(loaded) = Manifest::load(&id, &file, SUPPORTED_READER_LEVEL) {
+            prop_assert_eq!(loaded.encode(), good.encode());
+        }
+    }
 }

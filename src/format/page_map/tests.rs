@@ -1,0 +1,191 @@
+//! The rules of the objects, and chains against bookkeeping page by page.
+
+use proptest::prelude::*;
+
+use super::object::RUN_BYTES;
+use super::*;
+use crate::format::FormatErrorKind;
+use crate::format::object::tests::reseal;
+
+const PAGE_SIZE: u32 = 512;
+
+fn run(start_page: u64, pages: u32, blob_index: u32, blob_offset: u64) -> Run {
+    Run { start_page, pages, blob_index, blob_offset }
+}
+
+fn object(kind: PageMapKind, page_count: u64, blobs: &[u8], runs: Vec<Run>) -> PageMapObject {
+    let blobs = blobs.iter().map(|number| BlobId::of(&[*number])).collect();
+    PageMapObject { kind, page_size: PAGE_SIZE, page_count, blobs, runs }
+}
+
+fn keyframe(page_count: u64, blobs: &[u8], runs: Vec<Run>) -> PageMapObject {
+    object(PageMapKind::Keyframe, page_count, blobs, runs)
+}
+
+fn delta(page_count: u64, blobs: &[u8], runs: Vec<Run>) -> PageMapObject {
+    object(PageMapKind::Delta, page_count, blobs, runs)
+}
+
+#[test]
+fn empty_and_small_objects_have_the_sizes_of_the_format() {
+    assert_eq!(delta(0, &[], vec![]).encode().len(), 58);
+    assert_eq!(delta(9, &[1], vec![run(8, 1, 0, 0)]).encode().len(), 114);
+}
+
+#[test]
+fn runs_that_break_a_rule_are_refused() {
+    let good = keyframe(10, &[1], vec![run(2, 3, 0, 0), run(5, 5, 0, 0)]);
+    assert_eq!(PageMapObject::decode(&good.encode()).unwrap(), good);
+    for bad in [
+        run(5, 0, 0, 0),
+        run(5, 6, 0, 0),
+        run(5, 5, 1, 0),
+        run(4, 1, 0, 0),
+        run(0, 1, 0, 0),
+        run(2, 3, 0, 0),
+        run(5, u32::MAX, 0, 0),
+        run(u64::MAX, 1, 0, 0),
+        run(u64::MAX - 1, 5, 0, 0),
+        run(5, 5, 0, u64::MAX - 1),
+    ] {
+        let mut object = good.encode();
+        let record = object.len() - 32 - RUN_BYTES;
+        object[record..record + 8].copy_from_slice(&bad.start_page.to_le_bytes());
+        object[record + 8..record + 12].copy_from_slice(&bad.pages.to_le_bytes());
+        object[record + 12..record + 16].copy_from_slice(&bad.blob_index.to_le_bytes());
+        object[record + 16..record + 24].copy_from_slice(&bad.blob_offset.to_le_bytes());
+        let error = PageMapObject::decode(&reseal(object)).unwrap_err();
+        assert_eq!(error.kind(), FormatErrorKind::Corrupt, "{bad:?}");
+    }
+}
+
+#[test]
+fn tables_that_do_not_fill_the_object_are_refused() {
+    let good = keyframe(10, &[1, 2], vec![run(0, 10, 0, 0)]).encode();
+    for (field, values) in [(18, [0, 1, 3, u32::MAX]), (18 + 4 + 64, [0, 2, 3, u32::MAX])] {
+        for value in values {
+            let mut object = good.clone();
+            object[field..field + 4].copy_from_slice(&value.to_le_bytes());
+            assert!(PageMapObject::decode(&reseal(object)).is_err(), "{field} {value}");
+        }
+    }
+}
+
+#[test]
+fn a_run_fits_its_blob_or_not_without_wrapping() {
+    assert!(run(0, 2, 0, 512).fits(512, 1536));
+    assert!(!run(0, 2, 0, 513).fits(512, 1536));
+    assert!(!run(0, 2, 0, u64::MAX).fits(512, 1536));
+    assert!(!run(0, u32::MAX, 0, 0).fits(u32::MAX, 1536));
+}
+
+#[test]
+fn a_delta_splits_the_run_it_lands_in() {
+    let mut map = PageMap::from_keyframe(&keyframe(10, &[1], vec![run(0, 10, 0, 0)])).unwrap();
+    map.apply(&delta(10, &[2], vec![run(3, 2, 0, 0)])).unwrap();
+    let runs: Vec<_> = map.runs().copied().collect();
+    assert_eq!(runs, [run(0, 3, 0, 0), run(3, 2, 1, 0), run(5, 5, 0, 5 * 512)]);
+    map.coverage().unwrap();
+}
+
+#[test]
+fn shrinking_keeps_the_blobs_that_no_run_uses_but_a_keyframe_drops_them() {
+    let mut map =
+        PageMap::from_keyframe(&keyframe(4, &[1, 2], vec![run(0, 2, 0, 0), run(2, 2, 1, 0)])).unwrap();
+    map.apply(&delta(1, &[3], vec![])).unwrap();
+    assert_eq!(map.blobs(), [1, 2, 3].map(|number| BlobId::of(&[number])));
+    assert_eq!(map.runs().copied().collect::<Vec<_>>(), [run(0, 1, 0, 0)]);
+    assert_eq!(map.to_keyframe(), keyframe(1, &[1], vec![run(0, 1, 0, 0)]));
+}
+
+#[test]
+fn a_blob_named_twice_in_a_table_is_one_blob() {
+    let object = keyframe(2, &[7, 7], vec![run(0, 1, 0, 0), run(1, 1, 1, 512)]);
+    let map = PageMap::from_keyframe(&object).unwrap();
+    assert_eq!(map.blobs().len(), 1);
+    assert!(map.runs().all(|run| run.blob_index == 0));
+}
+
+#[test]
+fn a_gap_anywhere_is_no_coverage() {
+    let covered = |page_count, runs| {
+        PageMap::from_keyframe(&keyframe(page_count, &[1], runs)).unwrap().coverage().is_ok()
+    };
+    assert!(covered(0, vec![]));
+    assert!(covered(3, vec![run(0, 1, 0, 0), run(1, 2, 0, 0)]));
+    assert!(!covered(1, vec![]));
+    assert!(!covered(3, vec![run(1, 2, 0, 0)]));
+    assert!(!covered(3, vec![run(0, 1, 0, 0), run(2, 1, 0, 0)]));
+    assert!(!covered(3, vec![run(0, 2, 0, 0)]));
+}
+
+#[test]
+fn a_delta_that_does_not_apply_changes_nothing() {
+    let start = keyframe(10, &[1], vec![run(0, 10, 0, 0)]);
+    let mut map = PageMap::from_keyframe(&start).unwrap();
+    let mut other_size = delta(10, &[], vec![]);
+    other_size.page_size = 4096;
+    for bad in [other_size, start.clone(), delta(10, &[2], vec![run(9, 2, 0, 0)])] {
+        assert!(map.apply(&bad).is_err());
+        assert_eq!(map.to_keyframe(), start);
+        assert_eq!(map.blobs().len(), 1);
+    }
+    assert!(PageMap::from_keyframe(&delta(1, &[], vec![])).is_err());
+}
+
+/// One change: the new page count, and for each page whether it is rewritten.
+fn change() -> impl Strategy<Value = Vec<bool>> {
+    proptest::collection::vec(any::<bool>(), 0..60)
+}
+
+/// Returns the runs of the pages that are set, all in one blob, back to back.
+fn runs_of(pages: &[bool]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut blob_offset = 0;
+    for page in (0..pages.len()).filter(|page| pages[*page]) {
+        match runs.last_mut() {
+            Some(last) if last.end_page() == page as u64 => last.pages += 1,
+            _ => runs.push(run(page as u64, 1, 0, blob_offset)),
+        }
+        blob_offset += u64::from(PAGE_SIZE);
+    }
+    runs
+}
+
+proptest! {
+    #[test]
+    fn a_chain_adds_up_to_what_page_by_page_bookkeeping_says(changes in proptest::collection::vec(change(), 1..8)) {
+        let first_count = changes[0].len();
+        let start = keyframe(first_count as u64, &[0], runs_of(&vec![true; first_count]));
+        let mut map = PageMap::from_keyframe(&start).unwrap();
+        let mut model: Vec<Option<(BlobId, u64)>> =
+            (0..first_count as u64).map(|page| Some((BlobId::of(&[0]), page * 512))).collect();
+        for (number, pages) in changes.iter().enumerate().skip(1) {
+            let blob = number as u8;
+            let object = delta(pages.len() as u64, &[blob], runs_of(pages));
+            map.apply(&PageMapObject::decode(&object.encode()).unwrap()).unwrap();
+            model.resize(pages.len(), None);
+            let written = (0..pages.len()).filter(|page| pages[*page]);
+            for (offset, page) in written.enumerate() {
+                model[page] = Some((BlobId::of(&[blob]), offset as u64 * 512));
+            }
+        }
+        let mut found = vec![None; model.len()];
+        for run in map.runs() {
+            for page in 0..u64::from(run.pages) {
+                let place = (map.blob_of(run), run.blob_offset + page * 512);
+                prop_assert!(found[(run.start_page + page) as usize].replace(place).is_none());
+            }
+        }
+        prop_assert_eq!(&found, &model);
+        prop_assert_eq!(map.coverage().is_ok(), model.iter().all(Option::is_some));
+        let again = PageMap::from_keyframe(&PageMapObject::decode(&map.to_keyframe().encode()).unwrap()).unwrap();
+        prop_assert_eq!(again.to_keyframe(), map.to_keyframe());
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let object = reseal([&b"MVMD\x01\0"[..], &bytes, &[0; 32]].concat());
+        let _ = PageMapObject::decode(&object);
+    }
+}
