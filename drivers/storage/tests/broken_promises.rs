@@ -163,7 +163,7 @@ impl Storage for Broken {
     }
 
     async fn make_folder(&self, folder: &Prefix) -> Result<()> {
-        self.inner.make_folder(folder).await
+        self.memory.make_folder(folder).await
     }
 
     async fn now(&self) -> Result<SystemTime> {
