@@ -170,7 +170,11 @@ fn a_small_chain_ends_by_size_and_a_long_one_at_depth_twenty_nine() {
         depths.push(new.db.map_chain_depth);
     };
     // Runs all over the database make a large delta, so the next snapshot is a keyframe that is large too.
-    step("UPDATE wide SET text = hex(zeroblob(109)) WHERE id * 7919 % 101 < 30", &mut generations, &mut depths);
+    step(
+        "UPDATE wide SET text = hex(zeroblob(109)) WHERE id * 7919 % 101 < 30",
+        &mut generations,
+        &mut depths,
+    );
     for round in 0..32 {
         let one_page = format!("UPDATE wide SET text = hex(zeroblob(108)) WHERE id = {}", round * 7 + 3);
         step(&one_page, &mut generations, &mut depths);
