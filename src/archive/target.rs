@@ -147,7 +147,7 @@ impl Target {
 
     /// Puts everything in place, the database last, and makes it durable. The staging must have been
     /// synced and checked before.
-    pub fn publish(self) -> Result<()> {
+    pub fn publish(&self) -> Result<()> {
         for sidecar in SIDECARS {
             remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
         }
@@ -161,7 +161,7 @@ impl Target {
     }
 
     /// Removes the staging and the folders made for it. What lay in the target is as it was.
-    pub fn discard(self) {
+    pub fn discard(&self) {
         *self.open.lock().expect("no holder of the staging panics") = false;
         remove_below(&self.staging);
         // What cannot be removed now is a folder with a telling name, which the next restore removes.
