@@ -160,7 +160,7 @@ impl Target {
 
     /// Puts everything in place, the database last, and makes it durable. The staging must have been
     /// synced and checked before.
-    pub fn publish(self) -> Result<()> {
+    pub fn publish(&self) -> Result<()> {
         for sidecar in SIDECARS {
             remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
         }
@@ -175,8 +175,8 @@ impl Target {
 
     /// Removes the staging and the folders made for it. What lay in the target is as it was.
     ///
-    /// Taking the value whole, it cannot run while somebody still stages a file.
-    pub fn discard(self) {
+    /// The caller has seen to it that nobody stages a file any more.
+    pub fn discard(&self) {
         remove_below(&self.staging);
         // What cannot be removed now is a folder with a telling name, which the next restore removes.
         let _ = unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR);
