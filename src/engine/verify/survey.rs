@@ -95,7 +95,7 @@ impl<'a> Survey<'a> {
             }
         };
         maps.objects.iter().for_each(|object| self.checks.was_read(*object));
-        maps.map.blobs().iter().for_each(|blob| self.checks.expect(*blob));
+        maps.map.blobs().for_each(|blob| self.checks.expect(*blob));
         // A map that contradicts its manifest is a finding, and its pages cannot be compared.
         if let Err(error) = chain::check_geometry(manifest, &maps.map, &maps.hashes) {
             self.problems.push(problem(id, "page maps", &error.chain()));
