@@ -13,8 +13,10 @@ pub enum ErrorKind {
     Usage,
     /// No repository lies at the location.
     NoRepository,
-    /// Another process holds the repository's lock, or the archive's.
+    /// Another process holds the repository's lock.
     Locked,
+    /// The archive is in use, by its application or by another backup.
+    InUse,
     /// The key does not open the repository.
     WrongKey,
     /// The user stopped the operation.

@@ -7,23 +7,30 @@
 //! checkpoint from writing to the main file, so the file's bytes stay as they are while writers go on in
 //! the WAL. That the WAL was empty at that moment is proved, not hoped for: a second connection holds the
 //! write lock from before the check until after the pin.
+//!
+//! Meanwhile a [`Gate`](super::gate::Gate) holds the application's writers off. It is ended as soon as the
+//! pin stands or has failed, also when the operation is cancelled.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::beneath::io_error;
-use super::ownership::Ownership;
+use super::gate::Gatekeeper;
 use super::sqlite::{database_error, open_existing};
 use crate::cancel::Cancel;
+use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};
 
-/// The whole window, from the first lock to the pin; half of the application's own watchdog.
+/// The whole window, from the beginning of the gate to the pin; half of the application's own watchdog.
 const WINDOW_MAX: Duration = Duration::from_secs(30);
+/// How long one statement in the window waits for another connection's lock.
+const WINDOW_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause between two attempts to empty the WAL.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,23 +45,28 @@ pub struct FrozenDatabase {
 }
 
 impl FrozenDatabase {
-    /// Brings the database to rest and pins it. `lock_files` are the application's ownership locks; they
-    /// are held only until the pin stands.
-    pub fn freeze(database: &Path, lock_files: &[PathBuf], cancel: &Cancel) -> Result<Self> {
-        let deadline = Instant::now() + WINDOW_MAX;
+    /// Brings the database to rest and pins it. The gatekeeper holds writers off only until the pin stands.
+    pub fn freeze(
+        database: &Path,
+        gatekeeper: &dyn Gatekeeper,
+        cancel: &Cancel,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
         let path = resolve(database)?;
         let scan = Arc::new(open_for_scan(&path)?);
-        let ownership = Ownership::take(lock_files)?;
-        let connection = open_existing(&path)?;
-        loop {
-            cancel.check()?;
-            empty_wal(&connection, &path, deadline, cancel)?;
-            if pin_if_at_rest(&connection, &path)? {
-                break;
+        let gate = gatekeeper.begin(cancel, progress)?;
+        let pinned = pin(&path, gate.since() + WINDOW_MAX, cancel);
+        let ended = gate.end();
+        let connection = match (pinned, ended) {
+            (Ok(connection), Ok(())) => connection,
+            (Ok(_), Err(error)) => return Err(error),
+            (Err(error), ended) => {
+                if let Err(also) = ended {
+                    progress.remark(&also.chain());
+                }
+                return Err(error);
             }
-            wait_or_give_up(&path, deadline, "other connections keep writing to it")?;
-        }
-        drop(ownership);
+        };
         let page_size = pragma_number(&connection, &path, "page_size")?;
         let page_count = pragma_number(&connection, &path, "page_count")?;
         let page_size = u32::try_from(page_size)
@@ -147,6 +159,54 @@ fn open_for_scan(path: &Path) -> Result<File> {
     }
 }
 
+/// Empties the WAL and pins the database; everything in it ends by the deadline or when cancelled.
+fn pin(path: &Path, deadline: Instant, cancel: &Cancel) -> Result<Connection> {
+    let connection = open_existing(path)?;
+    wait_briefly(&connection, path)?;
+    let pinned = interrupted_at(deadline, cancel, &connection, || {
+        loop {
+            cancel.check()?;
+            empty_wal(&connection, path, deadline, cancel)?;
+            if pin_if_at_rest(&connection, path)? {
+                return Ok(());
+            }
+            wait_or_give_up(path, deadline, "other connections keep writing to it")?;
+        }
+    });
+    match pinned {
+        Ok(()) => Ok(connection),
+        Err(error) if error.kind() == ErrorKind::Interrupted => {
+            cancel.check()?;
+            Err(restless(path, "writing its WAL back takes too long"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs `work`, and from the deadline or the cancellation on interrupts what the connection does in it: the
+/// checkpoint of a large WAL takes longer than anybody may be held off.
+fn interrupted_at<T>(
+    deadline: Instant,
+    cancel: &Cancel,
+    connection: &Connection,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let handle = connection.get_interrupt_handle();
+    let (working, over) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while over.recv_timeout(RETRY_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                if cancel.is_cancelled() || Instant::now() >= deadline {
+                    handle.interrupt();
+                }
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    })
+}
+
 /// Checkpoints until nothing is left in the WAL; a database in another journal mode has none.
 fn empty_wal(connection: &Connection, path: &Path, deadline: Instant, cancel: &Cancel) -> Result<()> {
     loop {
@@ -165,9 +225,14 @@ fn empty_wal(connection: &Connection, path: &Path, deadline: Instant, cancel: &C
 /// Pins the database if its WAL is empty while nobody can write; tells whether it did.
 fn pin_if_at_rest(connection: &Connection, path: &Path) -> Result<bool> {
     let guard = open_existing(path)?;
-    guard
-        .execute_batch("BEGIN IMMEDIATE")
-        .map_err(|error| database_error("hold writers off", path, error))?;
+    wait_briefly(&guard, path)?;
+    match guard.execute_batch("BEGIN IMMEDIATE") {
+        Ok(()) => {}
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            return Ok(false);
+        }
+        Err(error) => return Err(database_error("hold writers off", path, error)),
+    }
     let at_rest = wal_is_empty(path)?;
     if at_rest {
         connection
@@ -177,6 +242,10 @@ fn pin_if_at_rest(connection: &Connection, path: &Path) -> Result<bool> {
     guard.execute_batch("ROLLBACK").map_err(|error| database_error("let writers go on in", path, error))?;
     guard.close().map_err(|(_, error)| database_error("close", path, error))?;
     Ok(at_rest)
+}
+
+fn wait_briefly(connection: &Connection, path: &Path) -> Result<()> {
+    connection.busy_timeout(WINDOW_BUSY_TIMEOUT).map_err(|error| database_error("open", path, error))
 }
 
 fn wal_is_empty(path: &Path) -> Result<bool> {
@@ -192,13 +261,15 @@ fn wal_is_empty(path: &Path) -> Result<bool> {
 
 fn wait_or_give_up(path: &Path, deadline: Instant, why: &str) -> Result<()> {
     if Instant::now() >= deadline {
-        return Err(Error::new(
-            ErrorKind::Locked,
-            format!("the database {} does not come to rest: {why}", path.display()),
-        ));
+        return Err(restless(path, why));
     }
     std::thread::sleep(RETRY_PAUSE);
     Ok(())
+}
+
+fn restless(path: &Path, why: &str) -> Error {
+    let message = format!("the database {} does not come to rest: {why}", path.display());
+    Error::new(ErrorKind::InUse, message)
 }
 
 fn pragma_number(connection: &Connection, path: &Path, name: &str) -> Result<u64> {

@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod content;
 pub mod extras;
 pub mod freeze;
+pub mod gate;
 pub mod ownership;
 pub mod page_cache;
 pub mod pages;

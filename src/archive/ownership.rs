@@ -6,12 +6,43 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::beneath::{file_error, io_error};
+use super::gate::{Gate, Gatekeeper};
+use crate::cancel::Cancel;
+use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};
+
+/// Holds writers off by the lock files of an application that is stopped, in the order given.
+#[derive(Debug, Clone, Default)]
+pub struct LockFiles(pub Vec<PathBuf>);
+
+impl Gatekeeper for LockFiles {
+    fn begin(&self, _: &Cancel, _: &dyn Progress) -> Result<Box<dyn Gate>> {
+        let since = Instant::now();
+        Ok(Box::new(OwnedGate { since, _ownership: Ownership::take(&self.0)? }))
+    }
+}
+
+#[derive(Debug)]
+struct OwnedGate {
+    since: Instant,
+    _ownership: Ownership,
+}
+
+impl Gate for OwnedGate {
+    fn since(&self) -> Instant {
+        self.since
+    }
+
+    fn end(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// Held locks; dropping them releases them in the reverse order.
 #[derive(Debug, Default)]
@@ -51,7 +82,7 @@ fn lock(path: &Path) -> Result<File> {
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(Errno::WOULDBLOCK) => Err(Error::new(
-            ErrorKind::Locked,
+            ErrorKind::InUse,
             format!("the archive is in use: another process holds {}", path.display()),
         )),
         Err(errno) => Err(file_error("lock", path, errno)),
@@ -68,7 +99,7 @@ mod tests {
         let files = [folder.path().join("daemon.lock"), folder.path().join("db.write.lock")];
         let first = Ownership::take(&files).unwrap();
         let refused = Ownership::take(&files).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Locked);
+        assert_eq!(refused.kind(), ErrorKind::InUse);
         assert!(refused.to_string().contains("daemon.lock"), "{refused}");
         drop(first);
         Ownership::take(&files).unwrap();

@@ -12,6 +12,7 @@ use rusqlite::Connection;
 use super::content::{ContentRef, ContentStore};
 use super::extras::ExtrasSource;
 use super::freeze::FrozenDatabase;
+use super::gate::Gatekeeper;
 use crate::Result;
 use crate::format::BlobId;
 
@@ -77,6 +78,13 @@ pub trait Profile: std::fmt::Debug + Send + Sync {
     /// Returns the names of the lock files in an archive's home that own it, in the order in which they
     /// are taken.
     fn ownership_names(&self) -> Vec<String>;
+
+    /// Returns who holds the archive's writers off while its database is brought to rest.
+    fn gatekeeper(&self, paths: &ArchivePaths) -> Box<dyn Gatekeeper>;
+
+    /// Refuses if the application runs on the archive in this folder, so far as it can be asked; what it
+    /// holds locks for is found out by taking them.
+    fn check_not_running(&self, home: &Path) -> Result<()>;
 
     /// Reads the facts of a capture inside the pinned transaction.
     fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts>;

@@ -54,7 +54,7 @@ fn percent_encoded(path: &Path) -> String {
 pub fn database_error(operation: &str, path: &Path, error: rusqlite::Error) -> Error {
     use rusqlite::ErrorCode;
     let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Locked,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::InUse,
         Some(ErrorCode::OperationInterrupted) => ErrorKind::Interrupted,
         _ => ErrorKind::Source,
     };

@@ -19,6 +19,7 @@ use rustix::io::Errno;
 
 use super::beneath::{file_error, folder_at};
 use super::ownership::Ownership;
+use super::profile::Profile;
 use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.
@@ -40,6 +41,8 @@ pub struct TargetPolicy {
     pub ownership_names: Vec<String>,
     /// The homes of this machine's own archives.
     pub live_homes: Vec<PathBuf>,
+    /// The kind of application, which knows whether it runs on the target.
+    pub application: Option<Arc<dyn Profile>>,
 }
 
 /// A target that is being restored into.
@@ -296,6 +299,13 @@ fn open_existing(path: &Path, named: &Stat) -> Result<OwnedFd> {
 
 /// Takes the locks of an application whose home this is; refuses while it runs.
 fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership> {
+    let live = |error: Error| {
+        let message = format!("cannot restore into the live archive at {}", path.display());
+        Error::caused(error.kind(), message, error)
+    };
+    if let Some(application) = &policy.application {
+        application.check_not_running(path).map_err(live)?;
+    }
     let held = fstat(folder).map_err(|errno| file_error("stat", path, errno))?;
     let is_live = policy.live_homes.iter().any(|home| {
         rustix::fs::stat(home).is_ok_and(|home| (home.st_dev, home.st_ino) == (held.st_dev, held.st_ino))
@@ -305,10 +315,7 @@ fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership
         return Ok(Ownership::default());
     }
     let files: Vec<PathBuf> = policy.ownership_names.iter().map(|name| path.join(name)).collect();
-    Ownership::take(&files).map_err(|error| {
-        let message = format!("cannot restore into the live archive at {}", path.display());
-        Error::caused(error.kind(), message, error)
-    })
+    Ownership::take(&files).map_err(live)
 }
 
 fn check_content(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<()> {

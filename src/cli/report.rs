@@ -62,7 +62,7 @@ impl From<&Error> for Exit {
         match error.kind() {
             ErrorKind::Usage => Self::Usage,
             ErrorKind::NoRepository => Self::NoRepository,
-            ErrorKind::Locked => Self::Locked,
+            ErrorKind::Locked | ErrorKind::InUse => Self::Locked,
             ErrorKind::WrongKey => Self::WrongKey,
             ErrorKind::Interrupted => Self::Interrupted,
             _ => Self::Failed,
@@ -111,7 +111,7 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
         (ErrorKind::Locked, "create") => {
             "wait until the other backup is done; if its machine is gone for good, use --force-unlock"
         }
-        (ErrorKind::Locked, _) => "wait until the other process is done and try again",
+        (ErrorKind::Locked | ErrorKind::InUse, _) => "wait until the other process is done and try again",
         (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",
         (ErrorKind::Damaged, "create" | "list" | "restore") => {
             "run `packvault verify --all` to see all damage"
@@ -131,6 +131,7 @@ mod tests {
             (ErrorKind::Usage, 2),
             (ErrorKind::NoRepository, 10),
             (ErrorKind::Locked, 11),
+            (ErrorKind::InUse, 11),
             (ErrorKind::WrongKey, 12),
             (ErrorKind::Interrupted, 130),
             (ErrorKind::NotFound, 1),

@@ -12,7 +12,6 @@ mod pages;
 mod plan;
 mod sink;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -162,10 +161,11 @@ async fn capture(
 ) -> Result<Capture> {
     context.progress.begin(Stage::Freeze, Unit::Steps, None);
     let database = paths.database.clone();
-    let lock_files: Vec<PathBuf> =
-        profile.ownership_names().iter().map(|name| paths.home.join(name)).collect();
-    let cancel = context.cancel.clone();
-    let frozen = pipeline.run(move |_| FrozenDatabase::freeze(&database, &lock_files, &cancel)).await?;
+    let gatekeeper = profile.gatekeeper(paths);
+    let (cancel, progress) = (context.cancel.clone(), context.progress.clone());
+    let frozen = pipeline
+        .run(move |_| FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref()))
+        .await?;
     let (asked, archive) = (profile.clone(), paths.clone());
     let (frozen, facts, store) = pipeline
         .run(move |_| {

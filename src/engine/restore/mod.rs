@@ -87,6 +87,7 @@ async fn run(
         database_name: profile.database_name(),
         ownership_names: profile.ownership_names(),
         live_homes: options.live_homes.clone(),
+        application: Some(profile.clone()),
     };
     let ulid = repository.ulids().next().to_string().to_lowercase();
     let path = options.target.clone();

@@ -54,6 +54,11 @@ pub struct Locations {
 }
 
 impl Secret {
+    /// Keeps the text from being shown.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// Returns the text itself.
     pub fn expose(&self) -> &str {
         &self.0

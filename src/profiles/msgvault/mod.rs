@@ -3,6 +3,7 @@
 pub mod auxiliary;
 pub mod config;
 pub mod content;
+pub mod daemon;
 pub mod packed;
 pub mod queries;
 
@@ -15,6 +16,7 @@ use crate::Result;
 use crate::archive::content::ContentStore;
 use crate::archive::extras::ExtrasSource;
 use crate::archive::freeze::FrozenDatabase;
+use crate::archive::gate::Gatekeeper;
 use crate::archive::profile::{ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
 
 /// The name of the database in a restored archive.
@@ -45,6 +47,18 @@ impl Profile for Msgvault {
 
     fn ownership_names(&self) -> Vec<String> {
         vec!["daemon.lock".to_owned(), "db.write.lock".to_owned()]
+    }
+
+    fn gatekeeper(&self, paths: &ArchivePaths) -> Box<dyn Gatekeeper> {
+        Box::new(daemon::MsgvaultGatekeeper {
+            data_dir: paths.home.clone(),
+            config_file: paths.config.clone(),
+            lock_names: self.ownership_names(),
+        })
+    }
+
+    fn check_not_running(&self, home: &Path) -> Result<()> {
+        daemon::check_none_responds(home)
     }
 
     fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts> {
