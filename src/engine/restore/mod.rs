@@ -23,7 +23,8 @@ use crate::archive::target::{Target, TargetPolicy};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::{Error, ErrorKind, Result};
+use crate::repo::indexes::DamagedIndex;
+use crate::{Cancel, Error, ErrorKind, Result};
 
 /// What a restore is asked for.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +65,21 @@ async fn run(
     context: &Context,
 ) -> Result<RestoreReport> {
     let pipeline = Pipeline::new(context, 0);
-    let union = Arc::new(repository.load_indexes().await?);
-    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let (union, damaged_indexes) = repository.find_indexes().await?;
+    let (damaged_indexes, mut unread): (Vec<_>, Vec<_>) =
+        damaged_indexes.into_iter().partition(|index| index.error.kind() == ErrorKind::Damaged);
+    if let Some(unread) = unread.pop() {
+        return Err(unread.error);
+    }
+    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union)));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
-    let plan =
-        plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await?;
+    let plan = plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await;
+    let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
+    for damaged in &damaged_indexes {
+        // Every blob is proved against its id, so a snapshot that is found without this file is whole.
+        let remark = format!("the snapshot is restored without index {}, which is damaged", damaged.name);
+        context.progress.remark(&remark);
+    }
     context.cancel.check()?;
 
     let policy = TargetPolicy {
@@ -83,8 +94,6 @@ async fn run(
     let target = Arc::new(target);
     let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &options).await;
     pipeline.quiesce().await;
-    let target = Arc::into_inner(target)
-        .ok_or_else(|| Error::new(ErrorKind::Io, "a worker still holds the restored target"))?;
     let staged = match staged {
         Ok(staged) => staged,
         Err(error) => {
@@ -95,7 +104,8 @@ async fn run(
     let shown = target.path().display().to_string();
     context.progress.begin(Stage::Publish, Unit::Steps, None);
     // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
-    pipeline.run(move |_| target.publish()).await?;
+    let uninterrupted = Context { cancel: Cancel::new(), ..context.clone() };
+    Pipeline::new(&uninterrupted, 0).run(move |_| target.publish()).await?;
     context.progress.end(Stage::Publish);
     Ok(RestoreReport {
         id: plan.manifest.snapshot_id.clone(),
@@ -115,6 +125,17 @@ async fn run(
         },
         left_out: plan.left_out,
     })
+}
+
+/// Names the damaged index because of which something may be missing.
+fn blame_indexes(error: Error, damaged: &[DamagedIndex]) -> Error {
+    match damaged.first() {
+        Some(index) if error.kind() == ErrorKind::Damaged => {
+            let message = format!("cannot restore while index {} is damaged", index.name);
+            Error::caused(ErrorKind::Damaged, message, error)
+        }
+        _ => error,
+    }
 }
 
 struct Staged {
