@@ -286,9 +286,11 @@ fn describe(
         excluded: Some(profile.excluded().iter().map(ToString::to_string).collect()),
         stats: captured.facts.stats.clone(),
         new_packs: if packs.is_empty() { None } else { Some(packs) },
-        new_index: has_index
-            .then(|| repository.ulids().next().to_string().to_lowercase())
-            .unwrap_or_default(),
+        new_index: if has_index {
+            repository.ulids().next().to_string().to_lowercase()
+        } else {
+            String::new()
+        },
         duration_seconds: (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
         bytes_added: added.bytes as i64,
     };
