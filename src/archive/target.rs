@@ -147,7 +147,8 @@ impl Target {
 
     /// Puts everything in place, the database last, and makes it durable. The staging must have been
     /// synced and checked before.
-    pub fn publish(self) -> Result<()> {
+    pub fn publish(&self) -> Result<()> {
+        self.close();
         for sidecar in SIDECARS {
             remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
         }
@@ -161,12 +162,17 @@ impl Target {
     }
 
     /// Removes the staging and the folders made for it. What lay in the target is as it was.
-    pub fn discard(self) {
-        *self.open.lock().expect("no holder of the staging panics") = false;
+    pub fn discard(&self) {
+        self.close();
         remove_below(&self.staging);
         // What cannot be removed now is a folder with a telling name, which the next restore removes.
         let _ = unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR);
         remove_made(&self.made);
+    }
+
+    /// From here on nothing is made in the staging any more, whoever still holds this target.
+    fn close(&self) {
+        *self.open.lock().expect("no holder of the staging panics") = false;
     }
 
     /// A sidecar of the old database would be replayed into the new one: it is set aside before, and put

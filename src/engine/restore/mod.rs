@@ -23,7 +23,7 @@ use crate::archive::target::{Target, TargetPolicy};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
 
 /// What a restore is asked for.
 #[derive(Debug, Clone, Default)]
@@ -83,8 +83,6 @@ async fn run(
     let target = Arc::new(target);
     let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &options).await;
     pipeline.quiesce().await;
-    let target = Arc::into_inner(target)
-        .ok_or_else(|| Error::new(ErrorKind::Io, "a worker still holds the restored target"))?;
     let staged = match staged {
         Ok(staged) => staged,
         Err(error) => {
@@ -94,8 +92,12 @@ async fn run(
     };
     let shown = target.path().display().to_string();
     context.progress.begin(Stage::Publish, Unit::Steps, None);
-    // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
-    pipeline.run(move |_| target.publish()).await?;
+    // Once begun, this is not interrupted: half of a merge would be neither the old nor the new.
+    let held = target.clone();
+    if let Err(error) = pipeline.run(move |_| held.publish()).await {
+        target.discard();
+        return Err(error);
+    }
     context.progress.end(Stage::Publish);
     Ok(RestoreReport {
         id: plan.manifest.snapshot_id.clone(),
