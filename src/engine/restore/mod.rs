@@ -18,12 +18,12 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
 use super::{Context, Selection, bulk};
+use crate::Result;
 use crate::archive::profile::Profile;
 use crate::archive::target::{Target, TargetPolicy};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::Result;
 
 /// What a restore is asked for.
 #[derive(Debug, Clone, Default)]
