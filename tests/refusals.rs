@@ -108,7 +108,7 @@ fn a_known_attachment_is_read_and_checked_again() {
 #[test]
 fn an_unreadable_attachment_is_named() {
     let case = Case::new();
-    fs::set_permissions(&case.attachment, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&case.attachment, fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&case.attachment).is_ok() {
         println!("NOT TESTED: this user may read everything, so no attachment is unreadable");
     } else {
