@@ -5,10 +5,11 @@
 //! user or an application looks at has changed, and giving up is removing one folder. All steps go through
 //! a held handle of the target, one component at a time, and follow no link.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, fsync, mkdirat, openat,
@@ -22,6 +23,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.
 const STAGING_PREFIX: &str = ".packvault-restore-";
+/// What may be held open at once, well below what a process may usually open.
+const FOLDERS_HELD_MAX: usize = 300;
 /// What SQLite may keep beside a database.
 const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -47,11 +50,12 @@ pub struct Target {
     /// Folders that were made for this restore, outermost first.
     made: Vec<PathBuf>,
     staging_name: String,
-    staging: OwnedFd,
+    staging: Arc<OwnedFd>,
+    /// Folders of the staging that files were made in lately: attachments come by the thousand.
+    folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     database_name: &'static str,
     /// Held until the restore is over; another restore into the same folder is refused.
     _ownership: Ownership,
-    open: Mutex<bool>,
 }
 
 impl Target {
@@ -83,16 +87,16 @@ impl Target {
         let staging_path = path.join(&staging_name);
         mkdirat(&folder, &*staging_name, Mode::RWXU)
             .map_err(|errno| file_error("make", &staging_path, errno))?;
-        let staging = open_folder_at(&folder, &staging_name, &staging_path)?;
+        let staging = Arc::new(open_folder_at(&folder, &staging_name, &staging_path)?);
         Ok(Self {
             path,
             folder,
             made: Vec::new(),
             staging_name,
             staging,
+            folders: Mutex::default(),
             database_name: policy.database_name,
             _ownership: ownership,
-            open: Mutex::new(true),
         })
     }
 
@@ -109,20 +113,10 @@ impl Target {
     /// Makes a new file at a checked relative path in the staging, with folders on the way.
     pub fn stage_file(&self, relative: &str, mode: u32) -> Result<File> {
         let shown = self.staged_path(relative);
-        // Under this lock, so that nothing is made once the staging is being removed.
-        let open = self.open.lock().expect("no holder of the staging panics");
-        if !*open {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
-        }
         let (parents, name) = relative.rsplit_once('/').unwrap_or(("", relative));
-        let mut folder: Option<OwnedFd> = None;
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            let held = folder.as_ref().unwrap_or(&self.staging);
-            folder = Some(open_or_make_at(held, part, &shown)?);
-        }
+        let folder = self.staged_folder(parents, &shown)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let held = folder.as_ref().unwrap_or(&self.staging);
-        let file = openat(held, name, flags, Mode::RUSR | Mode::WUSR)
+        let file = openat(folder.as_ref(), name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| file_error("make", &shown, errno))?;
         if mode != 0o600 {
             // Set through the handle: the process's mask must not take bits away.
@@ -130,6 +124,25 @@ impl Target {
                 .map_err(|errno| file_error("set the mode of", &shown, errno))?;
         }
         Ok(File::from(file))
+    }
+
+    /// Returns a folder of the staging, made with those above it if it is missing.
+    fn staged_folder(&self, relative: &str, shown: &Path) -> Result<Arc<OwnedFd>> {
+        let Some((parent, name)) =
+            relative.rsplit_once('/').or((!relative.is_empty()).then_some(("", relative)))
+        else {
+            return Ok(self.staging.clone());
+        };
+        if let Some(known) = self.folders.lock().expect("no holder of the folders panics").get(relative) {
+            return Ok(known.clone());
+        }
+        let folder = Arc::new(open_or_make_at(&*self.staged_folder(parent, shown)?, name, shown)?);
+        let mut folders = self.folders.lock().expect("no holder of the folders panics");
+        if folders.len() >= FOLDERS_HELD_MAX {
+            folders.clear();
+        }
+        folders.insert(relative.to_owned(), folder.clone());
+        Ok(folder)
     }
 
     /// Makes all that was staged durable.
@@ -148,7 +161,6 @@ impl Target {
     /// Puts everything in place, the database last, and makes it durable. The staging must have been
     /// synced and checked before.
     pub fn publish(&self) -> Result<()> {
-        self.close();
         for sidecar in SIDECARS {
             remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
         }
@@ -162,17 +174,13 @@ impl Target {
     }
 
     /// Removes the staging and the folders made for it. What lay in the target is as it was.
+    ///
+    /// The caller has seen to it that nobody stages a file any more.
     pub fn discard(&self) {
-        self.close();
         remove_below(&self.staging);
         // What cannot be removed now is a folder with a telling name, which the next restore removes.
         let _ = unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR);
         remove_made(&self.made);
-    }
-
-    /// From here on nothing is made in the staging any more, whoever still holds this target.
-    fn close(&self) {
-        *self.open.lock().expect("no holder of the staging panics") = false;
     }
 
     /// A sidecar of the old database would be replayed into the new one: it is set aside before, and put

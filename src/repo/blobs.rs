@@ -160,7 +160,7 @@ impl BlobStore {
         let tail_start = file_bytes.saturating_sub(TAIL_BYTES);
         let ranges = [0..file_bytes.min(pack::HEADER_BYTES as u64), tail_start..file_bytes];
         let parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?;
-        pack::check_header(&parts[0]).map_err(damaged)?;
+        pack::check_header(&parts[0]).and_then(pack::Header::require_plain).map_err(damaged)?;
         let tail = &parts[1];
         let trailer_start = tail.len().saturating_sub(pack::TRAILER_BYTES);
         let trailer = Trailer::parse(&tail[trailer_start..], file_bytes).map_err(damaged)?;

@@ -86,8 +86,9 @@ pub fn manifest(repository: &Path, id: &str) -> Manifest {
 }
 
 pub fn verify(repository: &Path, selection: Selection, quick: bool) -> VerifyReport {
-    let options = VerifyOptions { quick };
-    block_on(engine::verify::verify(&open(repository), selection, options, &context(2))).unwrap()
+    let options = VerifyOptions { quick, paths: !quick };
+    block_on(engine::verify::verify(&open(repository), Arc::new(Msgvault), selection, options, &context(2)))
+        .unwrap()
 }
 
 /// Reads everything in the repository and sees that nothing is wrong.

@@ -18,12 +18,13 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
 use super::{Context, Selection, bulk};
-use crate::Result;
 use crate::archive::profile::Profile;
 use crate::archive::target::{Target, TargetPolicy};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
+use crate::repo::indexes::DamagedIndex;
+use crate::{Cancel, Error, ErrorKind, Result};
 
 /// What a restore is asked for.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +65,21 @@ async fn run(
     context: &Context,
 ) -> Result<RestoreReport> {
     let pipeline = Pipeline::new(context, 0);
-    let union = Arc::new(repository.load_indexes().await?);
-    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let (union, damaged_indexes) = repository.find_indexes().await?;
+    let (damaged_indexes, mut unread): (Vec<_>, Vec<_>) =
+        damaged_indexes.into_iter().partition(|index| index.error.kind() == ErrorKind::Damaged);
+    if let Some(unread) = unread.pop() {
+        return Err(unread.error);
+    }
+    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union)));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
-    let plan =
-        plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await?;
+    let plan = plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await;
+    let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
+    for damaged in &damaged_indexes {
+        // Every blob is proved against its id, so a snapshot that is found without this file is whole.
+        let remark = format!("the snapshot is restored without index {}, which is damaged", damaged.name);
+        context.progress.remark(&remark);
+    }
     context.cancel.check()?;
 
     let policy = TargetPolicy {
@@ -92,9 +103,10 @@ async fn run(
     };
     let shown = target.path().display().to_string();
     context.progress.begin(Stage::Publish, Unit::Steps, None);
-    // Once begun, this is not interrupted: half of a merge would be neither the old nor the new.
+    // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
+    let uninterrupted = Context { cancel: Cancel::new(), ..context.clone() };
     let held = target.clone();
-    if let Err(error) = pipeline.run(move |_| held.publish()).await {
+    if let Err(error) = Pipeline::new(&uninterrupted, 0).run(move |_| held.publish()).await {
         target.discard();
         return Err(error);
     }
@@ -117,6 +129,17 @@ async fn run(
         },
         left_out: plan.left_out,
     })
+}
+
+/// Names the damaged index because of which something may be missing.
+fn blame_indexes(error: Error, damaged: &[DamagedIndex]) -> Error {
+    match damaged.first() {
+        Some(index) if error.kind() == ErrorKind::Damaged => {
+            let message = format!("cannot restore while index {} is damaged", index.name);
+            Error::caused(ErrorKind::Damaged, message, error)
+        }
+        _ => error,
+    }
 }
 
 struct Staged {

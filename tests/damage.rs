@@ -1,0 +1,545 @@
+//! The danger: a byte of the repository rots, an object is cut short, lost or exchanged, and packvault calls
+//! the repository sound, restores rubbish, touches the target before it knows, or blames the wrong snapshot.
+//!
+//! A table: every class of bytes of every object of a small repository is damaged in turn. What each snapshot
+//! needs is worked out here without the engine, and `verify` must name exactly the snapshots that suffer.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "support/anatomy.rs"]
+mod anatomy;
+#[path = "support/memory_repo.rs"]
+mod memory_repo;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use anatomy::{Repo, Role, dissect, manifest_key, pack_key};
+use memory_repo::*;
+use packvault::engine::Selection;
+use packvault::engine::restore::RestoreOptions;
+use packvault::format::{BlobId, PackId};
+use packvault::{ErrorKind, Result};
+use packvault_storage::{Key, MemoryStorage};
+
+/// No case may take longer; a case takes a fraction of a second.
+const HANG_AFTER: Duration = Duration::from_secs(60);
+
+/// A repository, and all that is known of it.
+struct Scene {
+    storage: MemoryStorage,
+    made: Vec<Made>,
+    repo: Repo,
+    objects: BTreeMap<Key, Vec<u8>>,
+}
+
+/// One kind of damage, and who suffers from it.
+struct Case {
+    name: String,
+    storage: MemoryStorage,
+    /// The snapshots that verify must name, and no others.
+    suffer: BTreeSet<String>,
+    /// The snapshots that cannot be restored.
+    lost: BTreeSet<String>,
+    /// What the problems of each sufferer must name.
+    named: Vec<String>,
+    /// What a problem that is no snapshot's alone must name.
+    shared: Option<String>,
+}
+
+impl Scene {
+    /// Four snapshots: a keyframe, two deltas on it, and a keyframe again; each with a pack and an index.
+    async fn new() -> Self {
+        let (storage, _archive, made) = repository_of(4).await;
+        let repo = dissect(&storage);
+        let depths: Vec<i64> = repo.snapshots.iter().map(|found| found.manifest.db.map_chain_depth).collect();
+        assert_eq!(depths, [0, 1, 2, 0], "the scene needs deltas and a keyframe among them");
+        assert_eq!((repo.packs.len(), repo.indexes.len()), (4, 4));
+        let objects = storage.objects().into_iter().map(|(key, bytes)| (key, bytes.to_vec())).collect();
+        Self { storage, made, repo, objects }
+    }
+
+    /// Returns a copy of the repository in which one object has other bytes, or is gone.
+    fn with(&self, changes: &[(&Key, Option<Vec<u8>>)]) -> MemoryStorage {
+        let copy = MemoryStorage::new();
+        for (key, bytes) in &self.objects {
+            match changes.iter().find(|(changed, _)| *changed == key) {
+                None => copy.put_raw(key, bytes.clone(), SystemTime::now()),
+                Some((_, Some(bytes))) => copy.put_raw(key, bytes.clone(), SystemTime::now()),
+                Some((_, None)) => {}
+            }
+        }
+        copy
+    }
+
+    fn case(&self, name: String, changes: &[(&Key, Option<Vec<u8>>)]) -> Case {
+        let storage = self.with(changes);
+        Case { name, storage, suffer: [].into(), lost: [].into(), named: vec![], shared: None }
+    }
+
+    fn flipped(&self, key: &Key, at: usize, bits: u8) -> Option<Vec<u8>> {
+        let mut bytes = self.objects[key].clone();
+        bytes[at] ^= bits;
+        Some(bytes)
+    }
+
+    /// The whole pack is of no use any more.
+    fn pack_case(&self, name: &str, pack: &PackId, bytes: Option<Vec<u8>>) -> Case {
+        let (key, entries) = &self.repo.packs[pack];
+        let blobs: Vec<BlobId> = entries.iter().map(|entry| entry.id).collect();
+        Case {
+            suffer: self.repo.sufferers(&blobs),
+            lost: self.repo.readers(&blobs),
+            named: vec![pack.to_string()],
+            ..self.case(format!("pack {pack}: {name}"), &[(key, bytes)])
+        }
+    }
+
+    /// One blob is of no use any more.
+    fn blob_case(&self, name: &str, blob: &BlobId, bytes: Option<Vec<u8>>) -> Case {
+        let place = &self.repo.blobs[blob];
+        Case {
+            suffer: self.repo.sufferers([blob]),
+            lost: self.repo.readers([blob]),
+            named: vec![blob.to_string(), place.pack.to_string()],
+            ..self.case(format!("blob {blob}: {name}"), &[(&pack_key(&place.pack), bytes)])
+        }
+    }
+
+    /// The index file is of no use any more; blobs that no other index names cannot be found.
+    fn index_case(&self, name: &str, index: &Key, bytes: Option<Vec<u8>>) -> Case {
+        let others = self.repo.indexes.iter().filter(|(key, _)| *key != index);
+        let elsewhere: BTreeSet<&BlobId> = others.flat_map(|(_, blobs)| blobs).collect();
+        let gone: Vec<&BlobId> =
+            self.repo.indexes[index].iter().filter(|blob| !elsewhere.contains(blob)).collect();
+        let shared = bytes.is_some().then(|| format!("index {}", index.name()));
+        Case {
+            suffer: self.repo.sufferers(gone.iter().copied()),
+            // A restore wants every blob of the page map to be indexed, those without a page too.
+            lost: self.repo.sufferers(gone.iter().copied()),
+            named: vec!["no index names it".into()],
+            shared,
+            ..self.case(format!("{index}: {name}"), &[(index, bytes)])
+        }
+    }
+
+    /// The manifest is of no use any more; chains through it are broken.
+    fn manifest_case(&self, name: &str, id: &str, bytes: Option<Vec<u8>>) -> Case {
+        let through = self.repo.snapshots.iter().filter(|found| found.chain.contains(id));
+        let mut suffer: BTreeSet<String> = through.map(|found| found.manifest.snapshot_id.clone()).collect();
+        let lost = suffer.clone();
+        if bytes.is_none() {
+            // A snapshot exists if and only if its manifest does.
+            suffer.remove(id);
+        }
+        let named = vec![id.to_owned()];
+        Case {
+            suffer,
+            lost,
+            named,
+            ..self.case(format!("manifest {id}: {name}"), &[(&manifest_key(id), bytes)])
+        }
+    }
+
+    /// Checks one case; only a thorough one restores what does not suffer.
+    async fn judge(&self, case: &Case, thorough: bool) {
+        let judged = tokio::time::timeout(HANG_AFTER, self.judge_unbounded(case, thorough));
+        judged.await.unwrap_or_else(|_| panic!("{}: hangs", case.name));
+    }
+
+    async fn judge_unbounded(&self, case: &Case, thorough: bool) {
+        self.judge_verify(case).await;
+        for (number, made) in self.made.iter().enumerate() {
+            if case.lost.contains(&made.id) {
+                assert_refused(case, made, number % 2 == 1).await;
+            } else if thorough {
+                assert_comes_back(shared(&case.storage), made, &case.name).await;
+            }
+        }
+    }
+
+    async fn judge_verify(&self, case: &Case) {
+        let name = &case.name;
+        let report = check(shared(&case.storage), Selection::All, false).await;
+        let report = report.unwrap_or_else(|error| panic!("{name}: no report: {error:?}"));
+        let blamed: BTreeSet<String> =
+            report.problems.iter().filter_map(|problem| problem.snapshot.clone()).collect();
+        assert_eq!(blamed, case.suffer, "{name}: {:#?}", report.problems);
+        for id in &case.suffer {
+            let own = report.problems.iter().filter(|problem| problem.snapshot.as_ref() == Some(id));
+            let told: Vec<String> = own.map(|problem| format!("{problem:?}")).collect();
+            let is_named = |word: &String| told.iter().any(|line| line.contains(word));
+            assert!(case.named.iter().all(is_named), "{name}: {:?} not in {told:#?}", case.named);
+        }
+        if let Some(word) = &case.shared {
+            let mut common = report.problems.iter().filter(|problem| problem.snapshot.is_none());
+            assert!(common.any(|problem| format!("{problem:?}").contains(word)), "{name}: {word} not named");
+        }
+        assert_eq!(report.ok, case.suffer.is_empty() && case.shared.is_none(), "{name}");
+        // Quick sees less, but never what is not there, and never fails.
+        let quick = check(shared(&case.storage), Selection::All, true).await;
+        let quick = quick.unwrap_or_else(|error| panic!("{name}: no quick report: {error:?}"));
+        let blamed = quick.problems.iter().filter_map(|problem| problem.snapshot.as_ref());
+        assert!(blamed.into_iter().all(|id| case.suffer.contains(id)), "{name}: {:#?}", quick.problems);
+    }
+}
+
+/// Restores what cannot be restored: into a folder that is not there, or over one that holds something.
+async fn assert_refused(case: &Case, made: &Made, overwrite: bool) {
+    let folder = scratch();
+    let target = folder.path().join("target");
+    if overwrite {
+        fill_target(&target);
+    }
+    let before = files_below(folder.path());
+    let options = RestoreOptions { target: target.clone(), overwrite, ..RestoreOptions::default() };
+    let restored = bring_back_with(shared(&case.storage), &made.id, options).await;
+    let Err(error) = restored else { panic!("{}: {} was restored", case.name, made.id) };
+    let kinds = [ErrorKind::Damaged, ErrorKind::NotFound, ErrorKind::Unsupported];
+    assert!(kinds.contains(&error.kind()), "{}: {error:?}", case.name);
+    assert_eq!(target.exists(), overwrite, "{}: the target is as it was", case.name);
+    assert_same_files(&files_below(folder.path()), &before, &case.name);
+}
+
+fn fill_target(target: &Path) {
+    std::fs::create_dir_all(target.join("attachments/ab")).unwrap();
+    for (name, text) in [("msgvault.db", "old database"), ("msgvault.db-wal", "old log"), ("own.txt", "x")] {
+        std::fs::write(target.join(name), text).unwrap();
+    }
+    std::fs::write(target.join("attachments/ab/kept"), "kept").unwrap();
+}
+
+/// Returns one blob of the role from each pack that has one.
+fn blobs_of(repo: &Repo, role: Role) -> Vec<BlobId> {
+    let mut chosen = BTreeMap::new();
+    for needs in repo.snapshots.iter().map(|found| &found.needs) {
+        for (id, _) in needs.iter().filter(|(_, roles)| roles.contains(&role)) {
+            if repo.blobs[id].entry.stored_bytes > 0 {
+                chosen.entry(repo.blobs[id].pack).or_insert(*id);
+            }
+        }
+    }
+    chosen.into_values().collect()
+}
+
+#[test]
+fn the_undamaged_scene_is_sound_and_comes_back() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        assert_sound(shared(&scene.storage), "undamaged").await;
+        for made in &scene.made {
+            assert_comes_back(shared(&scene.storage), made, "undamaged").await;
+        }
+    });
+}
+
+#[test]
+fn a_flipped_byte_in_a_frame_of_any_kind_is_found() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let roles = [
+            Role::PageBlob,
+            Role::PageMap,
+            Role::PageHashes,
+            Role::List,
+            Role::Attachment,
+            Role::Tree,
+            Role::Extra,
+        ];
+        for role in roles {
+            let blobs = blobs_of(&scene.repo, role);
+            assert!(!blobs.is_empty(), "the scene has a {role:?}");
+            for blob in blobs {
+                let place = scene.repo.blobs[&blob];
+                let (start, length) = (place.entry.offset as usize, place.entry.stored_bytes as usize);
+                for at in BTreeSet::from([0, length / 2, length - 1]) {
+                    let bytes = scene.flipped(&pack_key(&place.pack), start + at, 1);
+                    let case = scene.blob_case(&format!("{role:?} byte {at} flipped"), &blob, bytes);
+                    scene.judge(&case, at == 0).await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_flipped_byte_in_the_frame_of_a_pack_is_named_for_every_snapshot_that_shares_it() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let shared_by_all = scene.repo.blobs.keys().find(|id| scene.repo.sufferers([*id]).len() == 4);
+        let blob = shared_by_all.expect("four snapshots of one archive share a blob");
+        let place = scene.repo.blobs[blob];
+        let bytes = scene.flipped(&pack_key(&place.pack), place.entry.offset as usize, 0x80);
+        scene.judge(&scene.blob_case("flipped", blob, bytes), true).await;
+    });
+}
+
+#[test]
+fn a_flipped_byte_in_the_header_the_footer_or_the_trailer_of_a_pack_is_found() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        for (number, (pack, (key, entries))) in scene.repo.packs.iter().enumerate() {
+            let length = scene.objects[key].len();
+            let footer = length - 40 - 4 - 61 * entries.len();
+            let mut places: Vec<(String, usize)> =
+                (0..6).map(|at| (format!("header byte {at}"), at)).collect();
+            places.extend((0..4).map(|at| (format!("count byte {at}"), footer + at)));
+            for entry in BTreeSet::from([0, entries.len() - 1]) {
+                let start = footer + 4 + 61 * entry;
+                let fields =
+                    [("id", 0, 32), ("offset", 32, 8), ("stored", 40, 8), ("raw", 48, 8), ("flags", 56, 1)];
+                for (field, from, bytes) in fields.into_iter().chain([("crc", 57, 4)]) {
+                    for at in BTreeSet::from([from, from + bytes - 1]) {
+                        places.push((format!("entry {entry} {field} byte {at}"), start + at));
+                    }
+                }
+            }
+            let trailer = length - 40;
+            let parts = [("length", 0, 4), ("hash", 4, 32), ("magic", 36, 4)];
+            for (part, from, bytes) in parts {
+                for at in BTreeSet::from([from, from + bytes - 1]) {
+                    places.push((format!("trailer {part} byte {at}"), trailer + at));
+                }
+            }
+            // Every place in the first pack, which all snapshots share; some of them in the others.
+            for (count, (name, at)) in places.iter().enumerate() {
+                if number == 0 || count % 7 == number {
+                    let case = scene.pack_case(name, pack, scene.flipped(key, *at, 1));
+                    scene.judge(&case, number > 0).await;
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pack_that_is_cut_short_lost_exchanged_or_longer_is_found() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let all: Vec<_> = scene.repo.packs.iter().collect();
+        for (number, (pack, (key, _))) in all.iter().enumerate() {
+            let bytes = &scene.objects[key];
+            let cut = |length: usize| Some(bytes[..length].to_vec());
+            let longer = |more: &[u8]| Some([bytes, more].concat());
+            let (_, (other, _)) = all[(number + 1) % all.len()];
+            let cases = [
+                ("empty", cut(0)),
+                ("cut in the header", cut(5)),
+                ("cut after the header", cut(6)),
+                ("cut below a trailer", cut(39)),
+                ("cut in the middle", cut(bytes.len() / 2)),
+                ("last byte missing", cut(bytes.len() - 1)),
+                ("removed", None),
+                ("one byte longer", longer(b"x")),
+                ("longer by a whole trailer", longer(&bytes[bytes.len() - 40..])),
+                ("holds another pack", Some(scene.objects[other].clone())),
+            ];
+            for (name, bytes) in cases {
+                scene.judge(&scene.pack_case(name, pack, bytes), number > 0 && name == "removed").await;
+            }
+        }
+        let [(one, (one_key, _)), (two, (two_key, _))] = [all[0], all[1]];
+        let swapped = [
+            (one_key, Some(scene.objects[two_key].clone())),
+            (two_key, Some(scene.objects[one_key].clone())),
+        ];
+        let (first, second) = (scene.pack_case("", one, None), scene.pack_case("", two, None));
+        let case = Case {
+            suffer: &first.suffer | &second.suffer,
+            lost: &first.lost | &second.lost,
+            ..scene.case("two packs swapped".into(), &swapped)
+        };
+        scene.judge(&case, true).await;
+    });
+}
+
+#[test]
+fn a_damaged_index_is_named_and_only_what_it_alone_named_suffers() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        for (number, (key, blobs)) in scene.repo.indexes.iter().enumerate() {
+            let bytes = &scene.objects[key];
+            let (length, last) = (bytes.len(), 10 + 65 * (blobs.len() - 1));
+            let mut places: Vec<usize> = (0..10).collect();
+            for entry in [10, last] {
+                places.extend([0, 31, 32, 47, 48, 55, 56, 63, 64].map(|at| entry + at));
+            }
+            places.extend([length - 32, length - 1]);
+            for (count, at) in places.into_iter().enumerate() {
+                if number == 0 || count % 7 == number {
+                    let bytes = scene.flipped(key, at, 1);
+                    let case = scene.index_case(&format!("byte {at} flipped"), key, bytes);
+                    scene.judge(&case, number > 0).await;
+                }
+            }
+            for (name, bytes) in [
+                ("empty", Some(vec![])),
+                ("cut in the middle", Some(bytes[..length / 2].to_vec())),
+                ("last byte missing", Some(bytes[..length - 1].to_vec())),
+                ("longer", Some([bytes.as_slice(), b"x"].concat())),
+                ("removed", None),
+            ] {
+                scene.judge(&scene.index_case(name, key, bytes), number > 0 && name == "removed").await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_manifest_with_any_line_changed_is_named_and_breaks_only_chains_through_it() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        for (number, made) in scene.made.iter().enumerate() {
+            let bytes = &scene.objects[&manifest_key(&made.id)];
+            let text = std::str::from_utf8(bytes).unwrap();
+            let mut start = 0;
+            for (count, line) in text.split_inclusive('\n').enumerate() {
+                let content = line.trim();
+                let from = start + line.find(content).unwrap();
+                let value = content.find(": ").map_or(content.len() / 2, |colon| colon + 2);
+                // The key's first byte and the value's first and middle bytes, or those of an element.
+                let places = [content.len().min(1), value, (value + content.len()) / 2]
+                    .map(|at| at.min(content.len() - 1));
+                for at in BTreeSet::from(places) {
+                    if number == 0 || (count + at) % 11 == number {
+                        let bytes = scene.flipped(&manifest_key(&made.id), from + at, 1);
+                        let case =
+                            scene.manifest_case(&format!("{content:?} byte {at} flipped"), &made.id, bytes);
+                        scene.judge(&case, false).await;
+                    }
+                }
+                start += line.len();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_manifest_that_is_cut_short_exchanged_renamed_or_longer_is_named() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        for (number, made) in scene.made.iter().enumerate() {
+            let bytes = &scene.objects[&manifest_key(&made.id)];
+            let other = &scene.made[(number + 1) % scene.made.len()].id;
+            let level = String::from_utf8(bytes.clone()).unwrap();
+            let level = level.replace("\"min_reader_version\": 1", "\"min_reader_version\": 9");
+            for (name, bytes) in [
+                ("empty", vec![]),
+                ("cut in the middle", bytes[..bytes.len() / 2].to_vec()),
+                ("last byte missing", bytes[..bytes.len() - 1].to_vec()),
+                ("longer", [bytes.as_slice(), b"x"].concat()),
+                ("twice", [bytes.as_slice(), bytes].concat()),
+                ("with a byte order mark", [b"\xef\xbb\xbf", bytes.as_slice()].concat()),
+                ("another snapshot's", scene.objects[&manifest_key(other)].clone()),
+                ("of a newer version", level.into_bytes()),
+            ] {
+                let case = scene.manifest_case(name, &made.id, Some(bytes));
+                scene.judge(&case, name == "empty").await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_lost_manifest_is_a_snapshot_less_and_breaks_the_chains_through_it() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        for made in &scene.made {
+            scene.judge(&scene.manifest_case("removed", &made.id, None), true).await;
+        }
+    });
+}
+
+/// These bytes may change by the format: nothing that is stored depends on them.
+#[test]
+fn changes_that_the_format_calls_harmless_are_no_problem() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let key = manifest_key(&scene.made[1].id);
+        let text = String::from_utf8(scene.objects[&key].clone()).unwrap();
+        // A manifest's id covers the parsed value: white space outside of values and the order of keys may
+        // change, and white space may follow.
+        let (first, second) = ("  \"format_version\": 1,\n", "  \"min_reader_version\": 1,\n");
+        let reordered = text.replace(&format!("{first}{second}"), &format!("{second}{first}"));
+        assert_ne!(reordered, text);
+        let manifests = [
+            ("another indent", text.replace("\n  ", "\n\t")),
+            ("carriage returns", text.replace('\n', "\r\n")),
+            ("white space behind", format!("{text} \r\n\t")),
+            ("keys in another order", reordered),
+        ];
+        let mut cases: Vec<Case> = manifests
+            .into_iter()
+            .map(|(name, text)| scene.case(name.into(), &[(&key, Some(text.into_bytes()))]))
+            .collect();
+        // The name of an index says nothing; its content is what counts.
+        let [one, two] = [0, 1].map(|at| scene.repo.indexes.keys().nth(at).unwrap());
+        let swapped = [(one, Some(scene.objects[two].clone())), (two, Some(scene.objects[one].clone()))];
+        cases.push(scene.case("two indexes swapped".into(), &swapped));
+        for case in &cases {
+            scene.judge(case, true).await;
+        }
+    });
+}
+
+#[test]
+fn a_damaged_configuration_is_refused_by_every_command_or_changes_nothing() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let key = key("config.toml");
+        let text = String::from_utf8(scene.objects[&key].clone()).unwrap();
+        let damaged = Some(ErrorKind::Damaged);
+        let unsupported = Some(ErrorKind::Unsupported);
+        let replaced = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from}");
+            text.replacen(from, to, 1)
+        };
+        let id = text.lines().next().unwrap();
+        let cases: Vec<(&str, String, Option<ErrorKind>)> = vec![
+            ("empty", String::new(), unsupported),
+            ("cut in the middle of a value", text[..30].to_owned(), damaged),
+            ("cut after the id", format!("{id}\n"), unsupported),
+            ("garbage behind", format!("{text}\0\u{1}"), damaged),
+            ("a key twice", format!("{text}page_size = 1\n"), damaged),
+            ("key repo_id changed", replaced("repo_id", "repo_ie"), damaged),
+            ("repo_id no id", replaced("repo_id = \"", "repo_id = \"x"), damaged),
+            ("repo_id without its quote", replaced("repo_id = \"", "repo_id = "), damaged),
+            ("repo_id a number", replaced(id, "repo_id = 1"), damaged),
+            ("key encryption changed", replaced("encryption", "encryptioo"), unsupported),
+            ("encryption other", replaced("\"none\"", "\"nonf\""), unsupported),
+            ("encryption a number", replaced("\"none\"", "0"), damaged),
+            ("level too high", replaced("min_reader_version = 1", "min_reader_version = 9"), unsupported),
+            ("level a string", replaced("min_reader_version = 1", "min_reader_version = \"1\""), damaged),
+            ("page_size a string", replaced("page_size = 4096", "page_size = \"\""), damaged),
+            ("created_at a number", replaced("created_at = \"", "created_at = 1 # \""), damaged),
+            ("not UTF-8", String::new(), damaged),
+            // Harmless: nothing that is stored depends on these bytes, and no reader could tell.
+            ("last byte missing", text[..text.len() - 1].to_owned(), None),
+            ("another repo_id", replaced("repo_id = \"", "repo_id = \"").replace(&id[11..13], "00"), None),
+            ("another format_version", replaced("\nformat_version = 1", "\nformat_version = 0"), None),
+            ("a lower level", replaced("min_reader_version = 1", "min_reader_version = 0"), None),
+            ("another time", replaced("created_at = \"2", "created_at = \"3"), None),
+            ("another page_size", replaced("page_size = 4096", "page_size = 4097"), None),
+            ("key page_size changed", replaced("page_size", "page_sizd"), None),
+            ("more white space", replaced(" = ", "   =\t"), None),
+        ];
+        for (name, text, expected) in cases {
+            let bytes = if name == "not UTF-8" { vec![0xff] } else { text.into_bytes() };
+            judge_config(&scene, name, scene.with(&[(&key, Some(bytes))]), expected).await;
+        }
+        judge_config(&scene, "removed", scene.with(&[(&key, None)]), Some(ErrorKind::NoRepository)).await;
+    });
+}
+
+async fn judge_config(scene: &Scene, name: &str, storage: MemoryStorage, expected: Option<ErrorKind>) {
+    let kind = |result: Result<()>| result.err().map(|error| error.kind());
+    let verified = check(shared(&storage), Selection::All, false).await;
+    assert!(verified.as_ref().map_or(true, |report| report.ok), "{name}: {verified:?}");
+    assert_eq!(kind(verified.map(drop)), expected, "{name}");
+    let folder = scratch();
+    let target = folder.path().join("target");
+    let restored = bring_back(shared(&storage), &scene.made[1].id, &target).await;
+    assert_eq!(kind(restored.map(drop)), expected, "{name}");
+    assert_eq!(target.exists(), expected.is_none(), "{name}");
+}
