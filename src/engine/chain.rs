@@ -27,6 +27,16 @@ pub enum ChainFailure {
     Broken(Error),
 }
 
+impl ChainFailure {
+    /// Returns what callers may match on.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Blob(failure) => failure.error.kind(),
+            Self::Broken(error) => error.kind(),
+        }
+    }
+}
+
 impl From<ChainFailure> for Error {
     fn from(failure: ChainFailure) -> Self {
         match failure {

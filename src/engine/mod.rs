@@ -41,8 +41,13 @@ pub struct Context {
 
 impl Context {
     fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
-        let (hostname, progress) = (self.hostname.clone(), self.progress.clone());
-        LockRequest { operation, hostname, force, progress }
+        LockRequest {
+            operation,
+            hostname: self.hostname.clone(),
+            force,
+            progress: self.progress.clone(),
+            cancel: self.cancel.clone(),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Ke
 use tokio::task::JoinHandle;
 
 use super::{Repository, key, storage_error};
+use crate::cancel::Cancel;
 use crate::format::LockRecord;
 use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};
@@ -42,6 +43,8 @@ pub struct LockRequest {
     pub force: bool,
     /// Told whom we wait for.
     pub progress: Arc<dyn Progress>,
+    /// Ends the wait for others.
+    pub cancel: Cancel,
 }
 
 /// A held lock. Release it; a dropped one stays behind until it is stale.
@@ -144,7 +147,10 @@ impl Repository {
                 request.progress.remark(&format!("waiting: {}", self.holder(first).await));
                 told = true;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = request.cancel.cancelled() => request.cancel.check()?,
+            }
         }
     }
 
