@@ -4,6 +4,7 @@
 //! Objects hold no links; the chain is walked through manifests. Both maps share one depth.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use super::metadata::MetadataReader;
 use crate::format::{
@@ -16,6 +17,9 @@ use crate::{Error, ErrorKind, Result};
 
 /// Steps with a non-zero depth after which a chain is given up.
 const STEPS_MAX: usize = 30;
+
+/// The page sizes of SQLite lie in here; all are powers of two.
+const PAGE_SIZES: RangeInclusive<u32> = 512..=65536;
 
 /// Why a chain cannot be followed.
 #[derive(Debug)]
@@ -66,6 +70,8 @@ pub struct ChainLink {
     pub page_map: BlobId,
     /// Its page-hash object.
     pub page_hashes: BlobId,
+    /// Pages of its database, as its manifest says.
+    page_count: u64,
 }
 
 /// Walks from a snapshot to the one at depth 0.
@@ -111,7 +117,21 @@ fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
     Ok(ChainLink {
         page_map: id(&manifest.db.page_map, "page map")?,
         page_hashes: id(&manifest.db.page_hash_map, "page-hash map")?,
+        page_count: manifest.db.page_count,
     })
+}
+
+/// Reads the page-map object of one snapshot.
+pub async fn read_map(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageMapObject> {
+    let object = reader.map(&link.page_map, link.page_count, "page map", PageMapObject::decode).await;
+    object.map_err(ChainFailure::Blob)
+}
+
+/// Reads the page-hash object of one snapshot.
+pub async fn read_hashes(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageHashObject> {
+    let object =
+        reader.map(&link.page_hashes, link.page_count, "page-hash map", PageHashObject::decode).await;
+    object.map_err(ChainFailure::Blob)
 }
 
 /// A materialised page map, and what its chain weighs.
@@ -127,10 +147,7 @@ pub struct LoadedMap {
 pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
     let mut deltas = Vec::new();
     for link in links {
-        let object = reader
-            .decode(&link.page_map, "page map", PageMapObject::decode)
-            .await
-            .map_err(ChainFailure::Blob)?;
+        let object = read_map(reader, link).await?;
         if object.kind == PageMapKind::Delta {
             deltas.push((link, object));
             continue;
@@ -151,11 +168,7 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
 pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
     let mut deltas = Vec::new();
     for link in links {
-        let object = reader
-            .decode(&link.page_hashes, "page-hash map", PageHashObject::decode)
-            .await
-            .map_err(ChainFailure::Blob)?;
-        match object {
+        match read_hashes(reader, link).await? {
             PageHashObject::Delta(delta) => deltas.push((link, delta)),
             PageHashObject::Keyframe(mut hashes) => {
                 for (link, delta) in deltas.into_iter().rev() {
@@ -179,8 +192,14 @@ fn no_keyframe(what: &str) -> ChainFailure {
     ChainFailure::Broken(Error::new(ErrorKind::Damaged, message))
 }
 
-/// Checks that both maps have the geometry of the manifest and that every page is mapped.
+/// Checks that the maps are of a database that SQLite can have, that both have the geometry of the manifest
+/// and that every page is mapped.
 pub fn check_geometry(manifest: &Manifest, map: &PageMap, hashes: &PageHashes) -> Result<()> {
+    let page_size = manifest.db.page_size;
+    if !PAGE_SIZES.contains(&page_size) || !page_size.is_power_of_two() {
+        let message = format!("the page size is {page_size}, which no SQLite database has");
+        return Err(Error::new(ErrorKind::Damaged, message));
+    }
     let expected = (manifest.db.page_size, manifest.db.page_count);
     let found = [
         ("page map", (map.page_size(), map.page_count())),

@@ -12,9 +12,7 @@ use super::problem;
 use crate::engine::chain::{self, ChainFailure, Manifests};
 use crate::engine::metadata::{BlobResult, MetadataReader};
 use crate::engine::report::VerifyProblem;
-use crate::format::{
-    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run, paths,
-};
+use crate::format::{BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, Run, paths};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, Result};
@@ -131,7 +129,7 @@ impl<'a> Survey<'a> {
         let links = chain::links(&mut self.manifests, manifest).await?;
         let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
         if let Some((_, maps)) = on_top
-            && let Some(found) = self.apply(&links[0], maps).await?
+            && let Some(found) = self.apply(manifest, &links[0], maps).await?
         {
             return Ok(found);
         }
@@ -147,14 +145,13 @@ impl<'a> Survey<'a> {
     /// Applies the newest link to its parent's maps, if both of its objects are deltas.
     async fn apply(
         &mut self,
+        manifest: &Manifest,
         link: &chain::ChainLink,
         mut maps: Maps,
     ) -> std::result::Result<Option<(Maps, Option<Vec<Run>>)>, ChainFailure> {
         let reader = self.reader;
-        let map = reader.decode(&link.page_map, "page map", PageMapObject::decode).await;
-        let map = map.map_err(ChainFailure::Blob)?;
-        let hashes = reader.decode(&link.page_hashes, "page-hash map", PageHashObject::decode).await;
-        let hashes = hashes.map_err(ChainFailure::Blob)?;
+        let map = chain::read_map(reader, link).await?;
+        let hashes = chain::read_hashes(reader, link).await?;
         let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
         let broken = |id: &BlobId, error| {
             let message = format!("page map {id} does not fit its chain");
@@ -164,6 +161,8 @@ impl<'a> Survey<'a> {
         maps.hashes.apply(&hashes).map_err(|error| broken(&link.page_hashes, error))?;
         self.checks.was_read(link.page_map);
         self.checks.was_read(link.page_hashes);
+        // Before the pages of its runs are counted one by one: a few bytes of a run can claim any number.
+        chain::check_geometry(manifest, &maps.map, &maps.hashes).map_err(ChainFailure::Broken)?;
         let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
         pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
         pages.sort_unstable();
