@@ -101,7 +101,7 @@ fn forced() -> LockRequest {
 }
 
 fn assert_locked(result: Result<Lock>, words: &[&str]) {
-    let error = result.err().expect("the repository is locked");
+    let error = result.expect_err("the repository is locked");
     assert_eq!(error.kind(), ErrorKind::Locked, "{error:?}");
     let text = error.to_string();
     assert!(words.iter().all(|word| text.contains(word)), "{words:?} not in {text}");
