@@ -22,6 +22,8 @@ pub enum Stage {
     Structure,
     /// verify: stored blobs are read and checked.
     Blobs,
+    /// verify: databases are built aside to see where attachments belong.
+    Paths,
     /// restore: database pages are written and checked.
     Database,
     /// restore: the staged result is proved.
@@ -42,6 +44,7 @@ impl Stage {
             Self::Seal => "seal",
             Self::Structure => "structure",
             Self::Blobs => "blobs",
+            Self::Paths => "paths",
             Self::Database => "database",
             Self::Proof => "proof",
             Self::Publish => "publish",

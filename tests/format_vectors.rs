@@ -428,7 +428,7 @@ impl Repository {
         map.coverage().unwrap();
         assert_eq!((map.page_size(), map.page_count()), (manifest.db.page_size, manifest.db.page_count));
         assert_eq!((hashes.page_size, hashes.page_count()), (map.page_size(), map.page_count()));
-        let blobs: HashMap<BlobId, Vec<u8>> = map.blobs().iter().map(|id| (*id, self.blob(id))).collect();
+        let blobs: HashMap<BlobId, Vec<u8>> = map.blobs().map(|id| (*id, self.blob(id))).collect();
         let mut hasher = Hasher::new();
         for run in map.runs() {
             let blob = &blobs[&map.blob_of(run)];

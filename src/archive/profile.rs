@@ -37,8 +37,9 @@ pub struct CapturedFacts {
     pub attachment_rows: u64,
     /// One reference per distinct attachment, in the order in which they are listed.
     pub content: Vec<ContentRef>,
-    /// Whether an attachment lies at another path than its own hash gives.
-    pub namespaced: bool,
+    /// Every path at which the database expects an attachment, if any is another than its hash gives;
+    /// `None` if each has its usual path, which nothing can stand in the way of.
+    pub unusual_paths: Option<Vec<ContentPath>>,
 }
 
 /// A path at which the application expects an attachment.

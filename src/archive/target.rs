@@ -5,10 +5,11 @@
 //! user or an application looks at has changed, and giving up is removing one folder. All steps go through
 //! a held handle of the target, one component at a time, and follow no link.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, flock, fstat, fsync, mkdirat, openat,
@@ -22,6 +23,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.
 const STAGING_PREFIX: &str = ".packvault-restore-";
+/// What may be held open at once, well below what a process may usually open.
+const FOLDERS_HELD_MAX: usize = 300;
 /// What SQLite may keep beside a database.
 const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
@@ -47,11 +50,12 @@ pub struct Target {
     /// Folders that were made for this restore, outermost first.
     made: Vec<PathBuf>,
     staging_name: String,
-    staging: OwnedFd,
+    staging: Arc<OwnedFd>,
+    /// Folders of the staging that files were made in lately: attachments come by the thousand.
+    folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
     database_name: &'static str,
     /// Held until the restore is over; another restore into the same folder is refused.
     _ownership: Ownership,
-    open: Mutex<bool>,
 }
 
 impl Target {
@@ -70,29 +74,31 @@ impl Target {
 
     fn prepare(path: PathBuf, folder: OwnedFd, policy: &TargetPolicy, ulid: &str) -> Result<Self> {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+            // Network file systems may not lock folders; there nothing tells two restores apart.
+            Ok(()) | Err(Errno::BADF | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(refused(&path, "another restore into it is running"));
             }
             Err(errno) => return Err(file_error("lock", &path, errno)),
         }
-        let ownership = own(&path, &folder, policy)?;
+        // First, for taking the locks of an application may make their files.
         check_content(&path, &folder, policy)?;
+        let ownership = own(&path, &folder, policy)?;
         remove_leftovers(&path, &folder, policy)?;
         let staging_name = format!("{STAGING_PREFIX}{ulid}");
         let staging_path = path.join(&staging_name);
         mkdirat(&folder, &*staging_name, Mode::RWXU)
             .map_err(|errno| file_error("make", &staging_path, errno))?;
-        let staging = open_folder_at(&folder, &staging_name, &staging_path)?;
+        let staging = Arc::new(open_folder_at(&folder, &staging_name, &staging_path)?);
         Ok(Self {
             path,
             folder,
             made: Vec::new(),
             staging_name,
             staging,
+            folders: Mutex::default(),
             database_name: policy.database_name,
             _ownership: ownership,
-            open: Mutex::new(true),
         })
     }
 
@@ -109,20 +115,10 @@ impl Target {
     /// Makes a new file at a checked relative path in the staging, with folders on the way.
     pub fn stage_file(&self, relative: &str, mode: u32) -> Result<File> {
         let shown = self.staged_path(relative);
-        // Under this lock, so that nothing is made once the staging is being removed.
-        let open = self.open.lock().expect("no holder of the staging panics");
-        if !*open {
-            return Err(Error::new(ErrorKind::Interrupted, "interrupted"));
-        }
         let (parents, name) = relative.rsplit_once('/').unwrap_or(("", relative));
-        let mut folder: Option<OwnedFd> = None;
-        for part in parents.split('/').filter(|part| !part.is_empty()) {
-            let held = folder.as_ref().unwrap_or(&self.staging);
-            folder = Some(open_or_make_at(held, part, &shown)?);
-        }
+        let folder = self.staged_folder(parents, &shown)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let held = folder.as_ref().unwrap_or(&self.staging);
-        let file = openat(held, name, flags, Mode::RUSR | Mode::WUSR)
+        let file = openat(folder.as_ref(), name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| file_error("make", &shown, errno))?;
         if mode != 0o600 {
             // Set through the handle: the process's mask must not take bits away.
@@ -130,6 +126,25 @@ impl Target {
                 .map_err(|errno| file_error("set the mode of", &shown, errno))?;
         }
         Ok(File::from(file))
+    }
+
+    /// Returns a folder of the staging, made with those above it if it is missing.
+    fn staged_folder(&self, relative: &str, shown: &Path) -> Result<Arc<OwnedFd>> {
+        let Some((parent, name)) =
+            relative.rsplit_once('/').or((!relative.is_empty()).then_some(("", relative)))
+        else {
+            return Ok(self.staging.clone());
+        };
+        if let Some(known) = self.folders.lock().expect("no holder of the folders panics").get(relative) {
+            return Ok(known.clone());
+        }
+        let folder = Arc::new(open_or_make_at(&*self.staged_folder(parent, shown)?, name, shown)?);
+        let mut folders = self.folders.lock().expect("no holder of the folders panics");
+        if folders.len() >= FOLDERS_HELD_MAX {
+            folders.clear();
+        }
+        folders.insert(relative.to_owned(), folder.clone());
+        Ok(folder)
     }
 
     /// Makes all that was staged durable.
@@ -142,6 +157,13 @@ impl Target {
     pub fn check_merge(&self) -> Result<()> {
         let device = fstat(&self.staging).map_err(|errno| file_error("stat", &self.path, errno))?.st_dev;
         self.check_still_there()?;
+        for sidecar in SIDECARS {
+            let name = format!("{}{sidecar}", self.database_name);
+            let there = statat(&self.folder, &*name, AtFlags::SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory) {
+                return Err(refused(&self.path.join(name), "it is a folder where the database is restored"));
+            }
+        }
         check_merge(&self.staging, &self.folder, &self.path, device)
     }
 
@@ -161,8 +183,9 @@ impl Target {
     }
 
     /// Removes the staging and the folders made for it. What lay in the target is as it was.
+    ///
+    /// The caller has seen to it that nobody stages a file any more.
     pub fn discard(&self) {
-        *self.open.lock().expect("no holder of the staging panics") = false;
         remove_below(&self.staging);
         // What cannot be removed now is a folder with a telling name, which the next restore removes.
         let _ = unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR);
@@ -483,4 +506,81 @@ fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
 
 fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Refused, format!("cannot restore into {}: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const ULID: &str = "01arz3ndektsv4rrffq69g5fav";
+
+    fn policy(overwrite: bool) -> TargetPolicy {
+        let ownership_names = vec!["daemon.lock".to_owned()];
+        TargetPolicy { overwrite, database_name: "a.db", ownership_names, live_homes: vec![] }
+    }
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_refused_home_gets_no_lock_files() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("a.db"), "live").unwrap();
+        let policy = TargetPolicy { live_homes: vec![home.path().to_owned()], ..policy(false) };
+        let error = Target::open(home.path(), &policy, ULID).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(names_in(home.path()), ["a.db"]);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_sidecar_is_refused_before_anything_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.db"), "old").unwrap();
+        std::fs::create_dir(folder.path().join("a.db-wal")).unwrap();
+        let target = Target::open(folder.path(), &policy(true), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap().write_all(b"new").unwrap();
+        let error = target.check_merge().unwrap_err();
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("a.db-wal"), "{error}");
+        target.discard();
+        assert_eq!(names_in(folder.path()), ["a.db", "a.db-wal"]);
+        assert_eq!(std::fs::read(folder.path().join("a.db")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn folders_that_were_made_go_with_a_restore_that_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one/two/three/");
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("attachments/ab/cd", 0o600).unwrap();
+        target.discard();
+        assert!(names_in(folder.path()).is_empty());
+        target.stage_file("attachments/ab/ef", 0o600).expect_err("a late worker makes nothing");
+        drop(target);
+        assert!(names_in(folder.path()).is_empty());
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap().write_all(b"new").unwrap();
+        target.stage_file("deletions/x", 0o400).unwrap();
+        target.check_merge().unwrap();
+        target.publish().unwrap();
+        assert_eq!(names_in(&path), ["a.db", "deletions"]);
+    }
+
+    #[test]
+    fn what_a_killed_restore_left_behind_is_removed_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(".packvault-restore-01arz3ndektsv4rrffq69g5faw/attachments");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("half"), "x").unwrap();
+        std::os::unix::fs::symlink("/", left.join("link")).unwrap();
+        let target = Target::open(folder.path(), &policy(false), ULID).unwrap();
+        target.discard();
+        assert!(names_in(folder.path()).is_empty());
+    }
 }

@@ -164,7 +164,10 @@ impl Settings {
             (None, None) => self.msgvault_home()?,
         };
         let config = read_msgvault_config(&home)?.unwrap_or_default();
-        let locations = config.locations(&home, self.user_home())?;
+        let locations = match given {
+            Some(_) => config.locations_of_given(&home, self.user_home())?,
+            None => config.locations(&home, self.user_home())?,
+        };
         let profile = section.as_ref().map_or_else(ProfileKind::default, |section| section.profile);
         Ok(Archive { profile, home, locations, config, section })
     }
@@ -434,6 +437,11 @@ mod tests {
         assert_eq!(settings.archive(None).unwrap().home, home.path(".msgvault"));
         let error = settings.archive(Some(Path::new("mial"))).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
+        let copy =
+            home.write("copy/config.toml", "[data]\ndata_dir = '/elsewhere'").write("copy/msgvault.db", "");
+        let found = settings.archive(Some(&copy.path("copy"))).unwrap().locations;
+        assert_eq!((found.data_dir, found.database), (copy.path("copy"), copy.path("copy/msgvault.db")));
+        let home = copy;
         assert!(settings.known_homes().contains(&home.path("mail/data")));
     }
 

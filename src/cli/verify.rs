@@ -1,8 +1,11 @@
 //! `packvault verify`: checks what a repository holds.
 
+use std::sync::Arc;
+
 use packvault::Result;
 use packvault::engine::Selection;
 use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
 use super::session::Session;
@@ -31,6 +34,13 @@ pub struct Arguments {
     /// Check that everything is there, without reading all of it
     #[arg(long)]
     quick: bool,
+    /// Also build the database of every snapshot aside, to see that attachments can be put where it expects
+    /// them
+    ///
+    /// Snapshots with attachments at unusual paths are always checked so; for the others their version says
+    /// that all paths are usual.
+    #[arg(long, conflicts_with = "quick")]
+    paths: bool,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     jobs: Option<u16>,
@@ -44,8 +54,9 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         None => Selection::Latest,
         Some(text) => Selection::One(select::snapshot(&repository, text).await?),
     };
-    let options = VerifyOptions { quick: arguments.quick };
-    let report = verify(&repository, selection, options, &session.context(arguments.jobs)).await?;
+    let options = VerifyOptions { quick: arguments.quick, paths: arguments.paths };
+    let report =
+        verify(&repository, Arc::new(Msgvault), selection, options, &session.context(arguments.jobs)).await?;
     if report.ok {
         session.show(&report, summary::verify)?;
         return Ok(Exit::Done);

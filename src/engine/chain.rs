@@ -5,10 +5,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use super::metadata::MetadataReader;
 use crate::format::{
-    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, SnapshotId,
+    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run, SnapshotId,
 };
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
@@ -190,6 +191,83 @@ fn broken_at(id: &BlobId, what: &str, error: crate::format::FormatError) -> Chai
 fn no_keyframe(what: &str) -> ChainFailure {
     let message = format!("the {what} chain ends without a keyframe");
     ChainFailure::Broken(Error::new(ErrorKind::Damaged, message))
+}
+
+/// The materialised maps of one snapshot.
+#[derive(Debug)]
+pub struct Maps {
+    /// Where each page lies.
+    pub map: PageMap,
+    /// What each page must hash to.
+    pub hashes: Arc<PageHashes>,
+    /// The objects that were read for this snapshot.
+    pub objects: Vec<BlobId>,
+    /// The runs that its parent's maps did not have; `None` for all of them.
+    pub changed: Option<Vec<Run>>,
+}
+
+/// Maps of snapshot after snapshot, each built on the one before where that is its parent, so that the
+/// work grows with what snapshots add and not with their number.
+#[derive(Debug, Default)]
+pub struct RollingMaps {
+    current: Option<(String, Maps)>,
+}
+
+impl RollingMaps {
+    /// Returns the maps of the snapshot, which need not fit its manifest yet.
+    pub async fn advance(
+        &mut self,
+        manifests: &mut Manifests<'_>,
+        reader: &MetadataReader,
+        manifest: &Manifest,
+    ) -> ChainResult<&Maps> {
+        let before = self.current.take();
+        let links = links(manifests, manifest).await?;
+        let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
+        let applied = match on_top {
+            Some((_, maps)) => apply(reader, &links[0], maps).await?,
+            None => None,
+        };
+        let maps = match applied {
+            Some(maps) => maps,
+            None => {
+                let map = load_map(reader, &links).await?.map;
+                let hashes = Arc::new(load_hashes(reader, &links).await?);
+                let objects = links.iter().flat_map(|link| [link.page_map, link.page_hashes]).collect();
+                Maps { map, hashes, objects, changed: None }
+            }
+        };
+        Ok(&self.current.insert((manifest.snapshot_id.clone(), maps)).1)
+    }
+
+    /// Forgets the maps at hand; the next snapshot is read from its keyframe on.
+    pub fn reset(&mut self) {
+        self.current = None;
+    }
+}
+
+/// Applies one link to its parent's maps, if both of its objects are deltas.
+async fn apply(reader: &MetadataReader, link: &ChainLink, mut maps: Maps) -> ChainResult<Option<Maps>> {
+    let map = read_map(reader, link).await?;
+    let hashes = read_hashes(reader, link).await?;
+    let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
+    maps.map.apply(&map).map_err(|error| broken_at(&link.page_map, "page map", error))?;
+    Arc::make_mut(&mut maps.hashes)
+        .apply(&hashes)
+        .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
+    maps.objects = vec![link.page_map, link.page_hashes];
+    maps.changed = None;
+    if maps.map.page_count() != maps.hashes.page_count() {
+        // The few bytes of a run can claim any number of pages; they are counted only where there is a hash
+        // for each. These maps do not fit any manifest.
+        return Ok(Some(maps));
+    }
+    let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
+    pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
+    pages.sort_unstable();
+    pages.dedup();
+    maps.changed = Some(pages.into_iter().filter_map(|page| maps.map.page(page)).collect());
+    Ok(Some(maps))
 }
 
 /// Checks that the maps are of a database that SQLite can have, that both have the geometry of the manifest

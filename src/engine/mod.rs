@@ -10,6 +10,7 @@ pub mod create;
 pub mod init;
 pub mod list;
 mod metadata;
+mod page_writer;
 pub mod pipeline;
 pub mod report;
 pub mod restore;

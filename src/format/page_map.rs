@@ -13,7 +13,7 @@
 
 mod object;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use object::{PageMapKind, PageMapObject, Run};
 
@@ -22,14 +22,20 @@ use super::ids::BlobId;
 
 /// The map of one snapshot: a keyframe with the deltas after it applied.
 ///
-/// The blob table is the union of the tables of all applied objects, each blob once. It keeps blobs that no
-/// run uses any more, because verify and restore require those to exist as well.
+/// The blobs of a map are those that a run uses, those that the last object names, and those that lost
+/// their last run because the last delta made the database shorter: verify and restore require exactly
+/// these to exist, in both engines.
 #[derive(Debug, Clone)]
 pub struct PageMap {
     page_size: u32,
     page_count: u64,
-    blobs: Vec<BlobId>,
+    /// Every blob that an applied object names, once, in first-use order.
+    table: Vec<BlobId>,
     blob_indexes: HashMap<BlobId, u32>,
+    /// For each blob of the table, the number of its runs.
+    uses: Vec<u32>,
+    /// Indexes of blobs that belong to the map although no run may use them.
+    unused: BTreeSet<u32>,
     runs: BTreeMap<u64, Run>,
 }
 
@@ -43,12 +49,15 @@ impl PageMap {
         let mut map = Self {
             page_size: object.page_size,
             page_count: object.page_count,
-            blobs: Vec::with_capacity(object.blobs.len()),
+            table: Vec::with_capacity(object.blobs.len()),
             blob_indexes: HashMap::with_capacity(object.blobs.len()),
+            uses: Vec::with_capacity(object.blobs.len()),
+            unused: BTreeSet::new(),
             runs: BTreeMap::new(),
         };
-        let table = map.adopt_blobs(&object.blobs)?;
-        map.adopt_runs(&object.runs, &table);
+        let indexes = map.adopt_blobs(&object.blobs)?;
+        map.unused.extend(&indexes);
+        map.adopt_runs(&object.runs, &indexes);
         Ok(map)
     }
 
@@ -64,12 +73,14 @@ impl PageMap {
             return Err(FormatError::corrupt(message));
         }
         delta.check()?;
-        let table = self.adopt_blobs(&delta.blobs)?;
-        self.cut(delta.page_count, u64::MAX);
+        let indexes = self.adopt_blobs(&delta.blobs)?;
         for run in &delta.runs {
             self.cut(run.start_page, run.end_page());
         }
-        self.adopt_runs(&delta.runs, &table);
+        let beyond = self.runs.range(delta.page_count..).map(|(_, run)| run.blob_index);
+        self.unused = beyond.chain(indexes.iter().copied()).collect();
+        self.cut(delta.page_count, u64::MAX);
+        self.adopt_runs(&delta.runs, &indexes);
         self.page_count = delta.page_count;
         Ok(())
     }
@@ -99,9 +110,11 @@ impl PageMap {
         self.page_count
     }
 
-    /// Returns the blob table: every blob of every applied object, once, in first-use order.
-    pub fn blobs(&self) -> &[BlobId] {
-        &self.blobs
+    /// Returns every blob of the map, once, in first-use order.
+    pub fn blobs(&self) -> impl Iterator<Item = &BlobId> {
+        let belongs = |(index, used): (u32, &u32)| *used > 0 || self.unused.contains(&index);
+        let indexed = (0u32..).zip(&self.uses);
+        self.table.iter().zip(indexed).filter(move |(_, indexed)| belongs(*indexed)).map(|(blob, _)| blob)
     }
 
     /// Returns the blob that a run refers to.
@@ -110,7 +123,7 @@ impl PageMap {
     ///
     /// If the run is not one of this map.
     pub fn blob_of(&self, run: &Run) -> BlobId {
-        self.blobs[run.blob_index as usize]
+        self.table[run.blob_index as usize]
     }
 
     /// Returns the runs, ascending by page.
@@ -152,25 +165,33 @@ impl PageMap {
 
     /// Adds a blob table and returns, for each of its indexes, the index in the union.
     fn adopt_blobs(&mut self, blobs: &[BlobId]) -> Result<Vec<u32>> {
-        if u32::try_from(self.blobs.len() + blobs.len()).is_err() {
+        if u32::try_from(self.table.len() + blobs.len()).is_err() {
             return Err(FormatError::corrupt("page-map chain names more blobs than a table can hold"));
         }
-        let mut table = Vec::with_capacity(blobs.len());
+        let mut indexes = Vec::with_capacity(blobs.len());
         for blob in blobs {
-            let index = *self.blob_indexes.entry(*blob).or_insert(self.blobs.len() as u32);
-            if index as usize == self.blobs.len() {
-                self.blobs.push(*blob);
+            let index = *self.blob_indexes.entry(*blob).or_insert(self.table.len() as u32);
+            if index as usize == self.table.len() {
+                self.table.push(*blob);
+                self.uses.push(0);
             }
-            table.push(index);
+            indexes.push(index);
         }
-        Ok(table)
+        Ok(indexes)
     }
 
-    fn adopt_runs(&mut self, runs: &[Run], table: &[u32]) {
-        self.runs.extend(runs.iter().map(|run| {
-            let blob_index = table[run.blob_index as usize];
-            (run.start_page, Run { blob_index, ..*run })
-        }));
+    fn adopt_runs(&mut self, runs: &[Run], indexes: &[u32]) {
+        for run in runs {
+            self.insert(Run { blob_index: indexes[run.blob_index as usize], ..*run });
+        }
+    }
+
+    /// Adds a run, or puts it in the place of the one that starts at the same page.
+    fn insert(&mut self, run: Run) {
+        self.uses[run.blob_index as usize] += 1;
+        if let Some(replaced) = self.runs.insert(run.start_page, run) {
+            self.uses[replaced.blob_index as usize] -= 1;
+        }
     }
 
     /// Unmaps `[start, end)`, splitting the runs that reach across its borders.
@@ -178,12 +199,13 @@ impl PageMap {
         let reaching_in = self.runs.range(..start).next_back().map(|(_, run)| *run);
         if let Some(run) = reaching_in.filter(|run| run.end_page() > start) {
             let kept = (start - run.start_page) as u32;
-            self.runs.insert(run.start_page, Run { pages: kept, ..run });
+            self.insert(Run { pages: kept, ..run });
             self.keep_tail(run, end);
         }
         while let Some((_, run)) = self.runs.range(start..end).next() {
             let run = *run;
             self.runs.remove(&run.start_page);
+            self.uses[run.blob_index as usize] -= 1;
             self.keep_tail(run, end);
         }
     }
@@ -191,7 +213,7 @@ impl PageMap {
     fn keep_tail(&mut self, run: Run, end: u64) {
         if run.end_page() > end {
             let tail = run.skip((end - run.start_page) as u32, self.page_size);
-            self.runs.insert(tail.start_page, tail);
+            self.insert(tail);
         }
     }
 }

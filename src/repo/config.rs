@@ -4,7 +4,7 @@
 //! create meets another page size.
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, Storage};
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix, Storage};
 
 use super::{Repository, key, storage_error};
 use crate::format::{RepoConfig, RepoId, SUPPORTED_READER_LEVEL};
@@ -41,18 +41,33 @@ pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
         .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
 }
 
-/// Makes a repository where none is: the folders' marker objects need none, `config.toml` says it all.
+/// The folders of a repository. They are made because other programs expect to find them; ours makes
+/// each again where a copy has lost it.
+const FOLDERS: [&str; 6] = ["snapshots", "packs", "indexes", "locks", "staging", "keys"];
+
+/// Makes a repository where none is. `config.toml` comes last: only with it there is one.
 pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp) -> Result<RepoConfig> {
     let place = storage.location();
+    let taken = || {
+        let message = format!("a repository exists already at {place}; nothing was changed");
+        Error::new(ErrorKind::Refused, message)
+    };
+    if storage.stat(&config_key()).await.is_ok() {
+        return Err(taken());
+    }
     let id = uuid::Uuid::new_v4().hyphenated().to_string();
     let id = RepoId::parse(&id).expect("a hyphenated UUID is a repository id");
     let config = RepoConfig::new(id, created_at);
+    for folder in FOLDERS {
+        let prefix = Prefix::folder(folder).expect("a plain word is a key");
+        storage
+            .make_folder(&prefix)
+            .await
+            .map_err(|error| storage_error(format!("cannot make a repository at {place}"), error))?;
+    }
     match storage.create(&config_key(), Bytes::from(config.encode())).await {
         Ok(()) => Ok(config),
-        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(Error::new(
-            ErrorKind::Refused,
-            format!("a repository exists already at {place}; nothing was changed"),
-        )),
+        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(taken()),
         Err(error) => Err(storage_error(format!("cannot make a repository at {place}"), error)),
     }
 }

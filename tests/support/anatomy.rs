@@ -131,7 +131,7 @@ fn anatomy(
         current = &manifests[&current.parent_id];
     };
     deltas.iter().rev().for_each(|delta| map.apply(delta).unwrap());
-    map.blobs().iter().for_each(|blob| need(*blob, Role::PageBlob));
+    map.blobs().for_each(|blob| need(*blob, Role::PageBlob));
     reads.extend(map.runs().map(|run| map.blob_of(run)));
     for list in manifest.lists().unwrap() {
         need(list, Role::List);

@@ -203,7 +203,8 @@ pub async fn capture_with(
 /// Opens the repository and verifies it.
 pub async fn check(storage: Arc<dyn Storage>, selection: Selection, quick: bool) -> Result<VerifyReport> {
     let repository = Repository::open(storage).await?;
-    verify(&repository, selection, VerifyOptions { quick }, &context()).await
+    verify(&repository, Arc::new(Msgvault), selection, VerifyOptions { quick, paths: !quick }, &context())
+        .await
 }
 
 /// Opens the repository and restores one snapshot.

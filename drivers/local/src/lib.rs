@@ -61,15 +61,6 @@ impl LocalStorage {
         Self::open(config).await
     }
 
-    /// Makes an empty folder in the repository, 0700 and durable, for programs that expect to find it.
-    pub async fn make_folder(&self, folder: &Prefix) -> Result<()> {
-        let Some(key) = folder.as_key().cloned() else { return Ok(()) };
-        self.run(Operation::Open, key, |client, key| {
-            client.make_folder(Step::new(Operation::Open, key.as_str()), key.as_str()).map(drop)
-        })
-        .await
-    }
-
     async fn open_with(config: LocalConfig, steps: Steps) -> Result<Self> {
         let object = config.root.display().to_string();
         let client = blocking(Operation::Open, &object, move || Client::open(&config.root, steps)).await?;
@@ -182,6 +173,14 @@ impl Storage for LocalStorage {
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         let client = Arc::clone(&self.client);
         blocking(Operation::Sweep, staging::FOLDER, move || sweep::sweep(&client, older_than)).await
+    }
+
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        let Some(key) = folder.as_key().cloned() else { return Ok(()) };
+        self.run(Operation::MakeFolder, key, |client, key| {
+            client.make_folder(Step::new(Operation::MakeFolder, key.as_str()), key.as_str()).map(drop)
+        })
+        .await
     }
 
     async fn now(&self) -> Result<SystemTime> {

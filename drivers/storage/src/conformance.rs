@@ -187,7 +187,8 @@ pub fn rules() -> Vec<Rule> {
             odd_names_are_kept_apart
             an_object_below_an_object_harms_neither
             a_folder_is_no_object
-            now_is_the_clock_of_the_objects;
+            now_is_the_clock_of_the_objects
+            a_made_folder_is_no_object;
         listing:
             a_list_of_nothing_is_empty
             a_list_shows_everything_published_before

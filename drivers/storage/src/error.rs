@@ -63,6 +63,7 @@ pub enum Operation {
     Rename,
     Remove,
     Sweep,
+    MakeFolder,
     Now,
 }
 
@@ -83,6 +84,7 @@ impl fmt::Display for Operation {
             Self::Rename => "rename",
             Self::Remove => "remove",
             Self::Sweep => "sweep",
+            Self::MakeFolder => "make the folder",
             Self::Now => "ask the time of",
         })
     }

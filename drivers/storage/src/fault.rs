@@ -313,6 +313,10 @@ impl Storage for FaultStorage {
         self.call(Operation::Sweep, String::new(), || self.inner.sweep(older_than)).await
     }
 
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        self.call(Operation::MakeFolder, folder.to_string(), || self.inner.make_folder(folder)).await
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         self.call(Operation::Now, String::new(), || self.inner.now()).await
     }

@@ -110,6 +110,10 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     /// The caller must know that no upload of that age is still wanted.
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport>;
 
+    /// Makes an empty folder, durably, where the store knows folders; does nothing elsewhere. A folder is
+    /// no object, and making one that exists changes nothing.
+    async fn make_folder(&self, folder: &Prefix) -> Result<()>;
+
     /// Returns the present time by the clock that stamps [`ObjectMeta::modified`].
     async fn now(&self) -> Result<SystemTime>;
 }

@@ -106,6 +106,11 @@ impl Storage for LimitStorage {
         self.inner.sweep(older_than).await
     }
 
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        let _place = place(&self.places).await;
+        self.inner.make_folder(folder).await
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         let _place = place(&self.places).await;
         self.inner.now().await

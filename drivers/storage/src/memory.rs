@@ -243,6 +243,10 @@ impl Storage for MemoryStorage {
         Ok(self.state().sweep(older_than))
     }
 
+    async fn make_folder(&self, _: &Prefix) -> Result<()> {
+        Ok(())
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         Ok(self.state().clock.now())
     }

@@ -218,6 +218,10 @@ impl Storage for RecordStorage {
         self.log.record_plain(Operation::Sweep, "", self.inner.sweep(older_than).await)
     }
 
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        self.log.record_plain(Operation::MakeFolder, folder, self.inner.make_folder(folder).await)
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         self.log.record_plain(Operation::Now, "", self.inner.now().await)
     }

@@ -202,6 +202,10 @@ impl Storage for RetryStorage {
         self.again(|| self.inner.sweep(older_than)).await
     }
 
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        self.again(|| self.inner.make_folder(folder)).await
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         self.again(|| self.inner.now()).await
     }

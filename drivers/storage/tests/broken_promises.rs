@@ -162,6 +162,10 @@ impl Storage for Broken {
         }
     }
 
+    async fn make_folder(&self, folder: &Prefix) -> Result<()> {
+        self.memory.make_folder(folder).await
+    }
+
     async fn now(&self) -> Result<SystemTime> {
         let now = self.memory.now().await?;
         Ok(if self.breach == Breach::ClockIsAnother { now + Duration::from_secs(120) } else { now })

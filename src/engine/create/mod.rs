@@ -22,10 +22,10 @@ use self::attachments::CapturedAttachments;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
 use self::sink::{Added, BlobSink};
-use super::Context;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase};
+use super::{Context, content_paths};
 use crate::archive::freeze::FrozenDatabase;
 use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
 use crate::format::{IndexId, Manifest, effective_level, manifest};
@@ -184,10 +184,24 @@ async fn capture(
     let pages_changed = captured.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
     let attachments = attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
+    check_paths(&facts, &attachments)?;
     let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
     let sources = profile.extras(paths, options.extras);
     let (tree, extras) = extras::capture(context, pipeline, sink, sources).await?;
     Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, tree, extras })
+}
+
+/// Refuses at capture what no restore could put back (section 12.3).
+fn check_paths(facts: &CapturedFacts, attachments: &CapturedAttachments) -> Result<()> {
+    let Some(paths) = &facts.unusual_paths else { return Ok(()) };
+    let listed = attachments.listed.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
+    match content_paths::check(&listed, paths).into_iter().next() {
+        None => Ok(()),
+        Some(problem) => {
+            let message = format!("the archive could not be restored from a snapshot: {problem}");
+            Err(Error::new(ErrorKind::Source, message))
+        }
+    }
 }
 
 /// Makes the snapshot exist: index, page size, manifest, in this order. Packs are durable already.
@@ -221,7 +235,7 @@ fn describe(
     added: &Added,
     started: Instant,
 ) -> Result<Manifest> {
-    let version = if captured.facts.namespaced { 2 } else { 1 };
+    let version = if captured.facts.unusual_paths.is_some() { 2 } else { 1 };
     let packs: Vec<String> = added.written.packs.iter().map(ToString::to_string).collect();
     let has_index = !added.written.entries.is_empty();
     let mut manifest = Manifest {

@@ -54,7 +54,7 @@ pub async fn make(
     chain::check_geometry(&manifest, &map, &hashes)?;
     let listed = listed(reader, &manifest).await?;
     let extras = extras(reader, &manifest).await?;
-    let needed = map.blobs().iter().chain(listed.keys()).chain(extras.iter().map(|entry| &entry.blob));
+    let needed = map.blobs().chain(listed.keys()).chain(extras.iter().map(|entry| &entry.blob));
     for id in needed {
         if reader.store().pack_of(id).is_none() {
             let message = format!("snapshot {} needs blob {id}, which no index names", manifest.snapshot_id);

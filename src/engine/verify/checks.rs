@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::pages::{ExpectedPages, WrongPage};
-use super::survey::Maps;
 use crate::engine::bulk::{BlobVisitor, PieceSink};
+use crate::engine::chain::Maps;
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PackId, Run};
 use crate::progress::{Progress, Stage};

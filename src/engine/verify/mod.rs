@@ -7,6 +7,7 @@
 mod attribution;
 mod checks;
 mod pages;
+mod restorable;
 mod survey;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{VerifyProblem, VerifyReport};
 use super::{Context, Selection, bulk};
+use crate::archive::profile::Profile;
 use crate::format::{Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -31,17 +33,20 @@ use crate::{Error, ErrorKind, Result};
 pub struct VerifyOptions {
     /// Whether content is only looked for, not read.
     pub quick: bool,
+    /// Whether the paths of attachments are checked in every snapshot, not only where they may be unusual.
+    pub paths: bool,
 }
 
 /// Verifies the chosen snapshots. Problems are part of the report; an error means that nothing is known.
 pub async fn verify(
     repository: &Repository,
+    profile: Arc<dyn Profile>,
     selection: Selection,
     options: VerifyOptions,
     context: &Context,
 ) -> Result<VerifyReport> {
     let lock = repository.lock_shared(&context.lock_request("verify", false)).await?;
-    let result = run(repository, selection, options, context).await;
+    let result = run(repository, profile, selection, options, context).await;
     let released = lock.release().await;
     let report = result?;
     released?;
@@ -50,6 +55,7 @@ pub async fn verify(
 
 async fn run(
     repository: &Repository,
+    profile: Arc<dyn Profile>,
     selection: Selection,
     options: VerifyOptions,
     context: &Context,
@@ -97,6 +103,20 @@ async fn run(
             context.cancel.check()?;
             problems.extend(attribution.of(manifest).await?);
         }
+    }
+    if !options.quick {
+        // A snapshot with problems cannot be built; its paths are checked once it is whole again.
+        let sound: Vec<Manifest> = selected
+            .iter()
+            .filter(|manifest| {
+                problems.iter().all(|problem| problem.snapshot.as_ref() != Some(&manifest.snapshot_id))
+            })
+            .cloned()
+            .collect();
+        let paths = options.paths;
+        problems.extend(
+            restorable::check(context, &pipeline, repository, &reader, &profile, &sound, paths).await?,
+        );
     }
     problems.iter_mut().for_each(advise);
     problems.sort_by(|one, other| sort_key(one).cmp(&sort_key(other)));

@@ -9,21 +9,13 @@ use std::sync::Arc;
 
 use super::checks::Checks;
 use super::problem;
-use crate::engine::chain::{self, ChainFailure, Manifests};
+use crate::engine::chain::{self, ChainFailure, Manifests, RollingMaps};
 use crate::engine::metadata::{BlobResult, MetadataReader};
 use crate::engine::report::VerifyProblem;
-use crate::format::{BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, Run, paths};
+use crate::format::{BlobId, Manifest, paths};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, Result};
-
-/// The materialised maps of one snapshot.
-pub struct Maps {
-    /// Where each page lies.
-    pub map: PageMap,
-    /// What each page must hash to.
-    pub hashes: PageHashes,
-}
 
 /// What is left of an object once it has been looked at.
 #[derive(Clone)]
@@ -36,8 +28,7 @@ enum Seen<T> {
 pub struct Survey<'a> {
     reader: &'a MetadataReader,
     manifests: Manifests<'a>,
-    /// The maps of the snapshot walked last.
-    current: Option<(String, Maps)>,
+    maps: RollingMaps,
     /// The lists of the snapshot walked last, and all they hold.
     population: (Vec<BlobId>, HashSet<BlobId>),
     lists: HashMap<BlobId, Seen<(u64, u64)>>,
@@ -58,7 +49,7 @@ impl<'a> Survey<'a> {
         Self {
             reader,
             manifests: Manifests::new(repository, manifests),
-            current: None,
+            maps: RollingMaps::default(),
             population: Default::default(),
             lists: HashMap::new(),
             trees: HashMap::new(),
@@ -92,9 +83,8 @@ impl<'a> Survey<'a> {
 
     async fn chains(&mut self, manifest: &Manifest) -> Result<()> {
         let id = &manifest.snapshot_id;
-        let before = self.current.take();
-        let (maps, changed) = match self.maps(manifest, before).await {
-            Ok(found) => found,
+        let maps = match self.maps.advance(&mut self.manifests, self.reader, manifest).await {
+            Ok(maps) => maps,
             Err(ChainFailure::Blob(failure)) => {
                 self.problems.push(blob_problem(id, "page maps", failure)?);
                 return Ok(());
@@ -104,71 +94,19 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
         };
+        maps.objects.iter().for_each(|object| self.checks.was_read(*object));
+        maps.map.blobs().for_each(|blob| self.checks.expect(*blob));
         // A map that contradicts its manifest is a finding, and its pages cannot be compared.
         if let Err(error) = chain::check_geometry(manifest, &maps.map, &maps.hashes) {
             self.problems.push(problem(id, "page maps", &error.chain()));
+            self.maps.reset();
             return Ok(());
         }
-        match changed {
-            Some(changed) => changed.iter().for_each(|run| self.checks.expect_pages(&maps, run)),
-            None => maps.map.runs().for_each(|run| self.checks.expect_pages(&maps, run)),
+        match &maps.changed {
+            Some(changed) => changed.iter().for_each(|run| self.checks.expect_pages(maps, run)),
+            None => maps.map.runs().for_each(|run| self.checks.expect_pages(maps, run)),
         }
-        for blob in maps.map.blobs() {
-            self.checks.expect(*blob);
-        }
-        self.current = Some((id.clone(), maps));
         Ok(())
-    }
-
-    /// Returns the maps of a snapshot and the runs that its parent did not have; `None` for all of them.
-    async fn maps(
-        &mut self,
-        manifest: &Manifest,
-        before: Option<(String, Maps)>,
-    ) -> std::result::Result<(Maps, Option<Vec<Run>>), ChainFailure> {
-        let links = chain::links(&mut self.manifests, manifest).await?;
-        let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
-        if let Some((_, maps)) = on_top
-            && let Some(found) = self.apply(manifest, &links[0], maps).await?
-        {
-            return Ok(found);
-        }
-        let loaded = chain::load_map(self.reader, &links).await?;
-        let hashes = chain::load_hashes(self.reader, &links).await?;
-        for link in &links {
-            self.checks.was_read(link.page_map);
-            self.checks.was_read(link.page_hashes);
-        }
-        Ok((Maps { map: loaded.map, hashes }, None))
-    }
-
-    /// Applies the newest link to its parent's maps, if both of its objects are deltas.
-    async fn apply(
-        &mut self,
-        manifest: &Manifest,
-        link: &chain::ChainLink,
-        mut maps: Maps,
-    ) -> std::result::Result<Option<(Maps, Option<Vec<Run>>)>, ChainFailure> {
-        let reader = self.reader;
-        let map = chain::read_map(reader, link).await?;
-        let hashes = chain::read_hashes(reader, link).await?;
-        let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
-        let broken = |id: &BlobId, error| {
-            let message = format!("page map {id} does not fit its chain");
-            ChainFailure::Broken(crate::repo::indexes::format_error(message, error))
-        };
-        maps.map.apply(&map).map_err(|error| broken(&link.page_map, error))?;
-        maps.hashes.apply(&hashes).map_err(|error| broken(&link.page_hashes, error))?;
-        self.checks.was_read(link.page_map);
-        self.checks.was_read(link.page_hashes);
-        // Before the pages of its runs are counted one by one: a few bytes of a run can claim any number.
-        chain::check_geometry(manifest, &maps.map, &maps.hashes).map_err(ChainFailure::Broken)?;
-        let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
-        pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
-        pages.sort_unstable();
-        pages.dedup();
-        let changed = pages.into_iter().filter_map(|page| maps.map.page(page)).collect();
-        Ok(Some((maps, Some(changed))))
     }
 
     async fn attachments(&mut self, manifest: &Manifest) -> Result<()> {

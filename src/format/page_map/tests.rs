@@ -88,21 +88,41 @@ fn a_delta_splits_the_run_it_lands_in() {
     map.coverage().unwrap();
 }
 
+/// Returns the numbers of the blobs of the map.
+fn blobs(map: &PageMap) -> Vec<u8> {
+    let number = |id: &BlobId| (0..=u8::MAX).find(|number| BlobId::of(&[*number]) == *id).unwrap();
+    map.blobs().map(number).collect()
+}
+
 #[test]
-fn shrinking_keeps_the_blobs_that_no_run_uses_but_a_keyframe_drops_them() {
+fn shrinking_keeps_the_blobs_that_no_run_uses_until_the_next_object() {
     let mut map =
         PageMap::from_keyframe(&keyframe(4, &[1, 2], vec![run(0, 2, 0, 0), run(2, 2, 1, 0)])).unwrap();
     map.apply(&delta(1, &[3], vec![])).unwrap();
-    assert_eq!(map.blobs(), [1, 2, 3].map(|number| BlobId::of(&[number])));
+    assert_eq!(blobs(&map), [1, 2, 3]);
     assert_eq!(map.runs().copied().collect::<Vec<_>>(), [run(0, 1, 0, 0)]);
     assert_eq!(map.to_keyframe(), keyframe(1, &[1], vec![run(0, 1, 0, 0)]));
+    map.apply(&delta(1, &[], vec![])).unwrap();
+    assert_eq!(blobs(&map), [1]);
+}
+
+#[test]
+fn a_blob_whose_pages_were_all_rewritten_is_none_of_the_map() {
+    let two = vec![run(0, 2, 0, 0), run(2, 2, 1, 0)];
+    let mut map = PageMap::from_keyframe(&keyframe(4, &[1, 2], two)).unwrap();
+    map.apply(&delta(4, &[3], vec![run(2, 1, 0, 0)])).unwrap();
+    assert_eq!(blobs(&map), [1, 2, 3]);
+    map.apply(&delta(4, &[4], vec![run(2, 2, 0, 0)])).unwrap();
+    assert_eq!(blobs(&map), [1, 4]);
+    map.apply(&delta(4, &[2], vec![run(1, 3, 0, 0)])).unwrap();
+    assert_eq!(blobs(&map), [1, 2]);
 }
 
 #[test]
 fn a_blob_named_twice_in_a_table_is_one_blob() {
     let object = keyframe(2, &[7, 7], vec![run(0, 1, 0, 0), run(1, 1, 1, 512)]);
     let map = PageMap::from_keyframe(&object).unwrap();
-    assert_eq!(map.blobs().len(), 1);
+    assert_eq!(map.blobs().count(), 1);
     assert!(map.runs().all(|run| run.blob_index == 0));
 }
 
@@ -128,7 +148,7 @@ fn a_delta_that_does_not_apply_changes_nothing() {
     for bad in [other_size, start.clone(), delta(10, &[2], vec![run(9, 2, 0, 0)])] {
         assert!(map.apply(&bad).is_err());
         assert_eq!(map.to_keyframe(), start);
-        assert_eq!(map.blobs().len(), 1);
+        assert_eq!(map.blobs().count(), 1);
     }
     assert!(PageMap::from_keyframe(&delta(1, &[], vec![])).is_err());
 }

@@ -94,6 +94,18 @@ impl MsgvaultConfig {
         Ok(Locations { config_file: home.join(CONFIG_FILE), data_dir, database })
     }
 
+    /// Returns where the archive lies that the user has pointed at.
+    ///
+    /// A folder that holds a database is that archive, whatever its configuration says: the configuration
+    /// of a copied or restored archive still names the folder it came from, and that is not what was meant.
+    pub fn locations_of_given(&self, given: &Path, user_home: Option<&Path>) -> Result<Locations> {
+        let database = given.join(DATABASE_FILE);
+        if !database.is_file() {
+            return self.locations(given, user_home);
+        }
+        Ok(Locations { config_file: given.join(CONFIG_FILE), data_dir: given.to_path_buf(), database })
+    }
+
     /// Returns where msgvault keeps its backups, if it says so; a relative path is meant from `home`.
     pub fn repository(&self, home: &Path, user_home: Option<&Path>) -> Result<Option<PathBuf>> {
         let Some(text) = &self.backup_repo else { return Ok(None) };

@@ -22,11 +22,15 @@ const THUMBNAIL_BEARING: &str = "thumbnail_hash IS NOT NULL AND thumbnail_hash <
 
 /// Reads everything that a manifest needs from the database.
 pub fn capture(connection: &Connection, database: &Path) -> Result<CapturedFacts> {
+    let unusual_paths = match is_namespaced(connection, database)? {
+        true => Some(content_paths(connection, database)?),
+        false => None,
+    };
     Ok(CapturedFacts {
         stats: stats(connection, database)?,
         attachment_rows: count(connection, database, "SELECT count(*) FROM attachments")?,
         content: content(connection, database)?,
-        namespaced: is_namespaced(connection, database)?,
+        unusual_paths,
     })
 }
 

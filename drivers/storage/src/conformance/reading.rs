@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use super::{
     CLOCK_GRAIN, Subject, Verdict, apart, ensure, expect_bytes, expect_kind, key, listed_keys, pattern,
 };
-use crate::{ErrorKind, Prefix};
+use futures::TryStreamExt;
+
+use crate::{ErrorKind, ListedObject, Prefix};
 
 /// How far the clock of a store may move between two calls that follow each other.
 const CALLS_APART_MAX: Duration = Duration::from_secs(60);
@@ -225,4 +227,16 @@ pub(super) async fn now_is_the_clock_of_the_objects(subject: &Subject) -> Verdic
     ensure!(early <= modified && modified <= late, "{modified:?} is not between {before:?} and {after:?}");
     ensure!(apart(before, after) < CALLS_APART_MAX, "the clock jumped from {before:?} to {after:?}");
     Ok(())
+}
+
+pub(super) async fn a_made_folder_is_no_object(subject: &Subject) -> Verdict {
+    let storage = &subject.storage;
+    let folder = Prefix::folder("folder/below").expect("a legal folder");
+    storage.make_folder(&folder).await?;
+    storage.make_folder(&folder).await?;
+    let objects: Vec<ListedObject> = storage.list(&Prefix::root()).try_collect().await?;
+    ensure!(objects.is_empty(), "a folder was listed as an object: {objects:?}");
+    storage.create(&key("folder/below/object"), pattern(12, 10)).await?;
+    storage.make_folder(&folder).await?;
+    expect_bytes(&**storage, &key("folder/below/object"), &pattern(12, 10)).await
 }

@@ -1,0 +1,28 @@
+# Everyday commands. `just` lists them.
+
+_list:
+    @just --list --unsorted
+
+# Run every check that CI runs
+check:
+    .ci/run
+
+# Run the tests
+test *arguments:
+    cargo test --workspace {{ arguments }}
+
+# See packvault at work on an archive it invents
+demo *arguments:
+    cargo run --release -- demo {{ arguments }}
+
+# Measure the commands beside their unavoidable parts (see `just bench --help`)
+bench *arguments:
+    cargo bench --bench commands -- {{ arguments }}
+
+# Format all code
+fmt:
+    cargo fmt --all
+
+# Draw docs/demo.svg anew from the demo's output
+picture:
+    cargo run --release -- demo | cargo run --release --example picture > docs/demo.svg

@@ -1,0 +1,134 @@
+//! Whether attachments can be put where the database of each snapshot expects them (section 12.3).
+//!
+//! The reference engine finds that out at restore only. Here the database is built aside, in a temporary
+//! file that moves from snapshot to snapshot by the pages that change, and asked. A writer gives a snapshot
+//! version 1 only if every attachment has its usual path, which nothing stands in the way of; so those
+//! snapshots are built only on request.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::problem;
+use crate::archive::beneath::io_error;
+use crate::archive::profile::Profile;
+use crate::archive::sqlite::open_at_rest;
+use crate::engine::chain::{self, Manifests, RollingMaps};
+use crate::engine::metadata::MetadataReader;
+use crate::engine::page_writer::PageWriter;
+use crate::engine::pipeline::Pipeline;
+use crate::engine::report::VerifyProblem;
+use crate::engine::{Context, bulk, content_paths};
+use crate::format::{BlobId, Manifest, Run};
+use crate::progress::{Stage, Unit};
+use crate::repo::Repository;
+use crate::{Error, ErrorKind, Result};
+
+/// The version from which on attachments may have other paths than usual.
+const NAMESPACED_VERSION: i64 = 2;
+
+/// Checks every chosen snapshot that needs it and has maps.
+pub async fn check(
+    context: &Context,
+    pipeline: &Pipeline,
+    repository: &Repository,
+    reader: &MetadataReader,
+    profile: &Arc<dyn Profile>,
+    selected: &[Manifest],
+    every_version: bool,
+) -> Result<Vec<VerifyProblem>> {
+    let wanted: Vec<&Manifest> = selected
+        .iter()
+        .filter(|manifest| manifest.metadata.is_none())
+        .filter(|manifest| every_version || manifest.format_version >= NAMESPACED_VERSION)
+        .collect();
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    context.progress.begin(Stage::Paths, Unit::Items, Some(wanted.len() as u64));
+    let folder = std::fs::create_dir_all(&context.spool).and_then(|()| tempfile::tempdir_in(&context.spool));
+    let folder = folder.map_err(|error| io_error("make a temporary folder in", &context.spool, error))?;
+    let database = folder.path().join(profile.database_name());
+    let mut rolling = Rolling {
+        context,
+        pipeline,
+        reader,
+        manifests: Manifests::new(repository, selected.iter().cloned()),
+        maps: RollingMaps::default(),
+        database,
+    };
+    let mut problems = Vec::new();
+    for manifest in wanted {
+        context.cancel.check()?;
+        match rolling.problems_of(manifest, profile).await {
+            Ok(found) => {
+                let id = &manifest.snapshot_id;
+                problems.extend(found.iter().map(|detail| problem(id, "attachment paths", detail)));
+            }
+            Err(error) if super::is_fatal(&error) => return Err(error),
+            // Damage was reported by the passes before; a database that cannot be built or asked is new.
+            Err(error) => {
+                problems.push(problem(&manifest.snapshot_id, "attachment paths", &error.chain()));
+                rolling.maps.reset();
+            }
+        }
+        context.progress.advance(Stage::Paths, 1);
+    }
+    context.progress.end(Stage::Paths);
+    Ok(problems)
+}
+
+struct Rolling<'a> {
+    context: &'a Context,
+    pipeline: &'a Pipeline,
+    reader: &'a MetadataReader,
+    manifests: Manifests<'a>,
+    maps: RollingMaps,
+    database: PathBuf,
+}
+
+impl Rolling<'_> {
+    async fn problems_of(&mut self, manifest: &Manifest, profile: &Arc<dyn Profile>) -> Result<Vec<String>> {
+        let listed = self.listed(manifest).await?;
+        self.build(manifest).await?;
+        let (profile, database) = (profile.clone(), self.database.clone());
+        let expected =
+            self.pipeline.run(move |_| profile.content_paths(&open_at_rest(&database)?, &database)).await?;
+        Ok(content_paths::check(&listed, &expected))
+    }
+
+    async fn listed(&self, manifest: &Manifest) -> Result<HashMap<BlobId, u64>> {
+        let lists = manifest.lists().map_err(|error| {
+            Error::caused(ErrorKind::Damaged, "cannot read the names of the attachment lists", error)
+        })?;
+        let mut listed = HashMap::new();
+        for list in lists {
+            let entries = self.reader.attachment_list(&list).await?;
+            listed.extend(entries.into_iter().map(|entry| (entry.id, entry.bytes)));
+        }
+        Ok(listed)
+    }
+
+    /// Turns the temporary database into that of the snapshot.
+    async fn build(&mut self, manifest: &Manifest) -> Result<()> {
+        let maps = self.maps.advance(&mut self.manifests, self.reader, manifest).await?;
+        chain::check_geometry(manifest, &maps.map, &maps.hashes)?;
+        let failed = |error| io_error("write", &self.database, error);
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).open(&self.database).map_err(failed)?;
+        file.set_len(manifest.db.page_count * u64::from(manifest.db.page_size)).map_err(failed)?;
+        let every_run: Vec<Run>;
+        let runs = match &maps.changed {
+            Some(changed) => changed,
+            None => {
+                every_run = maps.map.runs().copied().collect();
+                &every_run
+            }
+        };
+        let place = (file, self.database.clone());
+        let watched = (self.context.progress.clone(), Stage::Database);
+        let writer = PageWriter::new(&maps.map, runs, maps.hashes.clone(), place, watched);
+        let blobs = writer.blobs();
+        bulk::read(self.context, self.pipeline, self.reader.store(), blobs, &Arc::new(writer)).await
+    }
+}
