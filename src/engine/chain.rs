@@ -31,6 +31,16 @@ pub enum ChainFailure {
     Broken(Error),
 }
 
+impl ChainFailure {
+    /// Returns what callers may match on.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Blob(failure) => failure.error.kind(),
+            Self::Broken(error) => error.kind(),
+        }
+    }
+}
+
 impl From<ChainFailure> for Error {
     fn from(failure: ChainFailure) -> Self {
         match failure {
@@ -225,7 +235,7 @@ impl RollingMaps {
         let links = links(manifests, manifest).await?;
         let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
         let applied = match on_top {
-            Some((_, maps)) => apply(reader, &links[0], maps).await?,
+            Some((_, maps)) => apply(reader, manifest, &links[0], maps).await?,
             None => None,
         };
         let maps = match applied {
@@ -247,7 +257,12 @@ impl RollingMaps {
 }
 
 /// Applies one link to its parent's maps, if both of its objects are deltas.
-async fn apply(reader: &MetadataReader, link: &ChainLink, mut maps: Maps) -> ChainResult<Option<Maps>> {
+async fn apply(
+    reader: &MetadataReader,
+    manifest: &Manifest,
+    link: &ChainLink,
+    mut maps: Maps,
+) -> ChainResult<Option<Maps>> {
     let map = read_map(reader, link).await?;
     let hashes = read_hashes(reader, link).await?;
     let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
@@ -255,18 +270,14 @@ async fn apply(reader: &MetadataReader, link: &ChainLink, mut maps: Maps) -> Cha
     Arc::make_mut(&mut maps.hashes)
         .apply(&hashes)
         .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
-    maps.objects = vec![link.page_map, link.page_hashes];
-    maps.changed = None;
-    if maps.map.page_count() != maps.hashes.page_count() {
-        // The few bytes of a run can claim any number of pages; they are counted only where there is a hash
-        // for each. These maps do not fit any manifest.
-        return Ok(Some(maps));
-    }
+    // Before the pages of its runs are counted one by one: a few bytes of a run can claim any number.
+    check_geometry(manifest, &maps.map, &maps.hashes).map_err(ChainFailure::Broken)?;
     let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
     pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
     pages.sort_unstable();
     pages.dedup();
     maps.changed = Some(pages.into_iter().filter_map(|page| maps.map.page(page)).collect());
+    maps.objects = vec![link.page_map, link.page_hashes];
     Ok(Some(maps))
 }
 

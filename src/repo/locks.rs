@@ -42,7 +42,7 @@ pub struct LockRequest {
     pub force: bool,
     /// Told whom we wait for.
     pub progress: Arc<dyn Progress>,
-    /// Ends the waiting.
+    /// Ends the wait for others.
     pub cancel: Cancel,
 }
 
