@@ -41,13 +41,9 @@ pub struct Context {
 
 impl Context {
     fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
-        LockRequest {
-            operation,
-            hostname: self.hostname.clone(),
-            force,
-            progress: self.progress.clone(),
-            cancel: self.cancel.clone(),
-        }
+        let (hostname, progress, cancel) =
+            (self.hostname.clone(), self.progress.clone(), self.cancel.clone());
+        LockRequest { operation, hostname, force, progress, cancel }
     }
 }
 

@@ -16,10 +16,9 @@ use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Ke
 use tokio::task::JoinHandle;
 
 use super::{Repository, key, storage_error};
-use crate::cancel::Cancel;
 use crate::format::LockRecord;
 use crate::progress::Progress;
-use crate::{Error, ErrorKind, Result};
+use crate::{Cancel, Error, ErrorKind, Result};
 
 /// A lock not touched for this long is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
@@ -209,8 +208,8 @@ impl Repository {
             .storage
             .list(&folder)
             .try_filter_map(async |object| {
-                let wanted = object.key.name().starts_with(start) && object.key.name().ends_with(".json");
-                Ok((wanted && object.key.parts().count() == 2).then_some(object.key))
+                let wanted = object.key.name().starts_with(start) && object.key.parts().count() == 2;
+                Ok(wanted.then_some(object.key))
             })
             .try_collect()
             .await
