@@ -525,7 +525,13 @@ mod tests {
 
     fn policy(overwrite: bool) -> TargetPolicy {
         let ownership_names = vec!["daemon.lock".to_owned()];
-        TargetPolicy { overwrite, database_name: "a.db", ownership_names, live_homes: vec![] }
+        TargetPolicy {
+            overwrite,
+            database_name: "a.db",
+            ownership_names,
+            live_homes: vec![],
+            application: None,
+        }
     }
 
     fn names_in(folder: &Path) -> Vec<String> {
