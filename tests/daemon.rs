@@ -284,6 +284,47 @@ fn killed_in_the_window_the_watchdog_lets_the_daemon_go_on_and_the_next_create_w
     assert_sound(&place.repository);
 }
 
+/// A writer that is neither a daemon's nor held off by a lock, as no msgvault is: only the proof of the empty
+/// log stands between its commits and the pin.
+#[test]
+fn a_writer_that_nobody_holds_off_never_tears_a_capture() {
+    let place = Place::new();
+    let standin = Standin::failing(&place.home, "unseen");
+    let mut captures = 0;
+    for _ in 0..5 {
+        standin.assert_writes();
+        let output = place.create(&[]);
+        if output.status.code() == Some(0) {
+            captures += 1;
+            place.assert_restores();
+            continue;
+        }
+        // It may never come to rest; then that is said, and nothing taken.
+        assert!(stderr(&output).contains("does not come to rest"), "{}", stderr(&output));
+        assert_code(&output, 11);
+        break;
+    }
+    assert_eq!(standin.count("begun"), 0);
+    assert_eq!(snapshot_files(&place.repository).len(), captures);
+    assert_no_remains(&place.repository);
+}
+
+#[test]
+#[ignore = "takes the whole window, 30 s"]
+fn a_database_that_does_not_come_to_rest_is_given_up_and_the_daemon_goes_on() {
+    let place = Place::new();
+    let standin = Standin::start(&place.home);
+    standin.assert_writes();
+    let _reader = hold_the_wal(&place.home);
+    let output = place.create(&[]);
+    assert!(stderr(&output).contains("a reader or writer holds it"), "{}", stderr(&output));
+    assert_code(&output, 11);
+    let state = standin.state();
+    assert_eq!((&state["ended"], &state["watchdog_fired"]), (&1.into(), &0.into()), "{state}");
+    place.assert_no_snapshot();
+    standin.assert_writes();
+}
+
 #[test]
 fn no_proxy_is_asked_whatever_the_environment_says() {
     let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -334,6 +375,7 @@ fn the_home_of_a_live_daemon_is_not_restored_into() {
         ("no_lock", "msgvault is running on it"),
         ("other_api", "msgvault is running on it"),
         ("wrong_proof", "msgvault is running on it"),
+        ("huge_body", "msgvault is running on it"),
         ("another_process", "daemon.lock"),
         ("silent", "daemon.lock"),
     ] {

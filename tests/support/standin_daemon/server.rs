@@ -35,7 +35,7 @@ struct Request {
 
 /// Runs until the process ends.
 pub fn run(options: Options) {
-    let _locks = (options.fail != "no_lock").then(|| take_locks(&options.home));
+    let _locks = (!["no_lock", "unseen"].contains(&options.fail.as_str())).then(|| take_locks(&options.home));
     let gate = Gate::new(Duration::from_millis(options.watchdog_milliseconds));
     let server = Arc::new(Server { options, gate });
     let home = server.options.home.clone();
@@ -72,7 +72,7 @@ fn write_record(options: &Options, port: u16) {
         "starting" => metadata["startup_phase"] = "migrating".into(),
         "other_api" => metadata["api_version"] = "2".into(),
         "no_token" => metadata["shutdown_token"] = "".into(),
-        "another_process" => metadata["create_time"] = "12345".into(),
+        "another_process" | "unseen" => metadata["create_time"] = "12345".into(),
         _ => {}
     }
     let record = json!({

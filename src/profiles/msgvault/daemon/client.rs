@@ -76,6 +76,12 @@ impl Client {
         self.answer(request.config().timeout_global(Some(PING_TIMEOUT)).build().call())
     }
 
+    /// Tells whether anything answers at all, whatever it says.
+    pub fn is_answered(&self) -> bool {
+        let request = self.agent.get(self.url("/api/ping"));
+        request.config().timeout_global(Some(PING_TIMEOUT)).build().call().is_ok()
+    }
+
     /// Asks the daemon to prove who it is.
     pub fn identify(&self, challenge: &str) -> Result<Answer> {
         let request = self.agent.get(self.url("/api/daemon/identity"));

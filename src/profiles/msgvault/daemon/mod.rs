@@ -59,7 +59,7 @@ pub fn check_none_responds(data_dir: &Path) -> Result<()> {
         let pid = candidate.pid();
         // A record that cannot be read names nobody to ask: the lock files decide.
         let Ok(client) = candidate.into_record().and_then(|record| Client::new(&record)) else { continue };
-        if client.ping().is_ok() {
+        if client.is_answered() {
             let message = format!("msgvault is running on it as process {pid}");
             return Err(Error::new(ErrorKind::InUse, message));
         }
