@@ -282,3 +282,65 @@ fn pragma_number(connection: &Connection, path: &Path, name: &str) -> Result<u64
 fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Source, format!("{} is not a usable SQLite database: {why}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database(folder: &tempfile::TempDir) -> (PathBuf, Connection) {
+        let path = folder.path().join("a.db");
+        let writer = Connection::open(&path).unwrap();
+        let statements = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a)";
+        writer.execute_batch(statements).unwrap();
+        (path, writer)
+    }
+
+    fn far() -> Instant {
+        Instant::now() + WINDOW_MAX
+    }
+
+    #[test]
+    fn a_commit_between_the_checkpoint_and_the_pin_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, writer) = database(&folder);
+        let connection = open_existing(&path).unwrap();
+        empty_wal(&connection, &path, far(), &Cancel::new()).unwrap();
+        writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        assert!(!pin_if_at_rest(&connection, &path).unwrap());
+        assert!(connection.is_autocommit(), "no transaction is left open");
+        empty_wal(&connection, &path, far(), &Cancel::new()).unwrap();
+        assert!(pin_if_at_rest(&connection, &path).unwrap());
+    }
+
+    #[test]
+    fn under_the_pin_the_file_stays_as_it_is_whatever_is_written_and_checkpointed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, writer) = database(&folder);
+        let connection = pin(&path, far(), &Cancel::new()).unwrap();
+        // Read in another process's stead: a handle of this one would drop SQLite's locks.
+        let bytes = || std::process::Command::new("cat").arg(&path).output().unwrap().stdout;
+        let before = bytes();
+        for _ in 0..200 {
+            writer.execute_batch("INSERT INTO t VALUES (randomblob(3000))").unwrap();
+        }
+        writer.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).unwrap();
+        assert!(before == bytes());
+        let seen: i64 = connection.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap();
+        assert_eq!(seen, 0);
+    }
+
+    #[test]
+    fn a_writer_that_holds_its_lock_is_waited_for_and_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, writer) = database(&folder);
+        writer.execute_batch("BEGIN IMMEDIATE; INSERT INTO t VALUES (1)").unwrap();
+        let error = pin(&path, Instant::now(), &Cancel::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        assert!(error.to_string().contains("does not come to rest"), "{error}");
+        writer.execute_batch("COMMIT").unwrap();
+        pin(&path, far(), &Cancel::new()).unwrap();
+        let cancel = Cancel::new();
+        cancel.cancel();
+        assert_eq!(pin(&path, far(), &cancel).unwrap_err().kind(), ErrorKind::Interrupted);
+    }
+}
