@@ -284,6 +284,25 @@ fn killed_in_the_window_the_watchdog_lets_the_daemon_go_on_and_the_next_create_w
     assert_sound(&place.repository);
 }
 
+#[test]
+fn a_database_that_lies_apart_is_not_replaced_under_the_daemon_of_its_data_folder() {
+    let place = Place::new();
+    assert_code(&place.create(&[]), 0);
+    let standin = Standin::start(&place.home);
+    let (apart, own) = (place.scratch.path("apart"), place.scratch.path(".msgvault"));
+    std::fs::create_dir_all(&apart).unwrap();
+    std::fs::create_dir_all(&own).unwrap();
+    let (data, database) = (place.home.display(), apart.join("msgvault.db"));
+    let config = format!("[data]\ndata_dir = '{data}'\ndatabase_url = '{}'\n", database.display());
+    std::fs::write(own.join("config.toml"), config).unwrap();
+    let output = place.restore(&apart);
+    assert!(stderr(&output).contains("msgvault is running on it"), "{}", stderr(&output));
+    assert_code(&output, 11);
+    assert!(!database.exists());
+    standin.kill();
+    assert_code(&place.restore(&apart), 0);
+}
+
 /// A writer that is neither a daemon's nor held off by a lock, as no msgvault is: only the proof of the empty
 /// log stands between its commits and the pin.
 #[test]

@@ -149,7 +149,7 @@ fn a_live_archive_is_refused_while_its_application_runs() {
     for name in ["daemon.lock", "db.write.lock"] {
         let lock = File::create(case.home.join(name)).unwrap();
         lock.try_lock().unwrap();
-        let error = case.assert_refused(&case.home, true, ErrorKind::Locked, name);
+        let error = case.assert_refused(&case.home, true, ErrorKind::InUse, name);
         assert!(error.to_string().starts_with("cannot restore into the live archive at"), "{error}");
         let arguments = ["restore", "--repo", "repository", "--target", "home", "--overwrite"];
         assert_eq!(case.scratch.run(&arguments).status.code(), Some(11));
@@ -167,7 +167,7 @@ fn a_home_of_this_machine_is_owned_while_it_is_restored_into() {
     let options = RestoreOptions {
         target: case.scratch.path("repository/../home"),
         overwrite: true,
-        live_homes: vec![case.scratch.path("nowhere"), case.home.clone()],
+        live_homes: vec![case.scratch.path("nowhere").into(), case.home.clone().into()],
         ..Default::default()
     };
     try_restore(&case.repository, one(&case.id), options).unwrap();

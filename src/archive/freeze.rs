@@ -15,12 +15,12 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use super::beneath::io_error;
+use super::deadline::interrupted_at;
 use super::gate::Gatekeeper;
 use super::sqlite::{database_error, open_existing};
 use crate::cancel::Cancel;
@@ -181,30 +181,6 @@ fn pin(path: &Path, deadline: Instant, cancel: &Cancel) -> Result<Connection> {
         }
         Err(error) => Err(error),
     }
-}
-
-/// Runs `work`, and from the deadline or the cancellation on interrupts what the connection does in it: the
-/// checkpoint of a large WAL takes longer than anybody may be held off.
-fn interrupted_at<T>(
-    deadline: Instant,
-    cancel: &Cancel,
-    connection: &Connection,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let handle = connection.get_interrupt_handle();
-    let (working, over) = channel::<()>();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            while over.recv_timeout(RETRY_PAUSE) == Err(RecvTimeoutError::Timeout) {
-                if cancel.is_cancelled() || Instant::now() >= deadline {
-                    handle.interrupt();
-                }
-            }
-        });
-        let result = work();
-        drop(working);
-        result
-    })
 }
 
 /// Checkpoints until nothing is left in the WAL; a database in another journal mode has none.

@@ -6,6 +6,7 @@
 
 pub mod beneath;
 pub mod content;
+pub mod deadline;
 pub mod extras;
 pub mod freeze;
 pub mod gate;

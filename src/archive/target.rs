@@ -5,7 +5,7 @@
 //! user or an application looks at has changed, and giving up is removing one folder. All steps go through
 //! a held handle of the target, one component at a time, and follow no link.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
@@ -40,9 +40,24 @@ pub struct TargetPolicy {
     /// that has them, or that is one of `live_homes`.
     pub ownership_names: Vec<String>,
     /// The homes of this machine's own archives.
-    pub live_homes: Vec<PathBuf>,
+    pub live_homes: Vec<LiveHome>,
     /// The kind of application, which knows whether it runs on the target.
     pub application: Option<Arc<dyn Profile>>,
+}
+
+/// A folder that an archive of this machine lies in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveHome {
+    /// The folder that a restore would change.
+    pub folder: PathBuf,
+    /// The folder in which its application keeps its lock files, mostly the same.
+    pub owner: PathBuf,
+}
+
+impl From<PathBuf> for LiveHome {
+    fn from(folder: PathBuf) -> Self {
+        Self { owner: folder.clone(), folder }
+    }
 }
 
 /// A target that is being restored into.
@@ -306,25 +321,41 @@ fn open_existing(path: &Path, named: &Stat) -> Result<OwnedFd> {
     Ok(folder)
 }
 
-/// Takes the locks of an application whose home this is; refuses while it runs.
+/// Takes the locks of every application that lives in this folder; refuses while one runs.
 fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership> {
     let live = |error: Error| {
         let message = format!("cannot restore into the live archive at {}", path.display());
         Error::caused(error.kind(), message, error)
     };
+    let owners = owners(path, folder, policy)?;
     if let Some(application) = &policy.application {
-        application.check_not_running(path).map_err(live)?;
+        let asked = owners.iter().map(PathBuf::as_path).chain([path]);
+        asked.into_iter().try_for_each(|owner| application.check_not_running(owner)).map_err(live)?;
     }
-    let held = fstat(folder).map_err(|errno| file_error("stat", path, errno))?;
-    let is_live = policy.live_homes.iter().any(|home| {
-        rustix::fs::stat(home).is_ok_and(|home| (home.st_dev, home.st_ino) == (held.st_dev, held.st_ino))
-    });
-    let present = |name: &String| statat(folder, &**name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-    if !is_live && !policy.ownership_names.iter().any(present) {
-        return Ok(Ownership::default());
-    }
-    let files: Vec<PathBuf> = policy.ownership_names.iter().map(|name| path.join(name)).collect();
+    let names = &policy.ownership_names;
+    let files: Vec<PathBuf> =
+        owners.iter().flat_map(|owner| names.iter().map(|name| owner.join(name))).collect();
     Ownership::take(&files).map_err(live)
+}
+
+/// Returns the folders whose locks own the target, each once: a second lock on the same file would be
+/// refused by the first.
+fn owners(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Vec<PathBuf>> {
+    let held = fstat(folder).map_err(|errno| file_error("stat", path, errno))?;
+    let target = (held.st_dev, held.st_ino);
+    let identity = |path: &Path| rustix::fs::stat(path).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    let mut owners = BTreeMap::new();
+    let present = |name: &String| statat(folder, &**name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+    if policy.ownership_names.iter().any(present) {
+        owners.insert(target, path.to_owned());
+    }
+    for home in policy.live_homes.iter().filter(|home| identity(&home.folder) == Some(target)) {
+        // An application whose own folder is not there does not run.
+        let Some(owner) = identity(&home.owner) else { continue };
+        let shown = if owner == target { path } else { &home.owner };
+        owners.entry(owner).or_insert_with(|| shown.to_owned());
+    }
+    Ok(owners.into_values().collect())
 }
 
 fn check_content(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<()> {
@@ -546,7 +577,7 @@ mod tests {
     fn a_refused_home_gets_no_lock_files() {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("a.db"), "live").unwrap();
-        let policy = TargetPolicy { live_homes: vec![home.path().to_owned()], ..policy(false) };
+        let policy = TargetPolicy { live_homes: vec![home.path().to_owned().into()], ..policy(false) };
         let error = Target::open(home.path(), &policy, ULID).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Refused);
         assert_eq!(names_in(home.path()), ["a.db"]);

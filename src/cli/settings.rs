@@ -5,14 +5,15 @@
 //! must not silently do other than what its configuration says.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use packvault::archive::profile::{ArchivePaths, Profile};
+use packvault::archive::target::LiveHome;
 use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
-use packvault::profiles::msgvault::{CONTENT_NAME, Msgvault};
+use packvault::profiles::msgvault::{CONTENT_NAME, DATABASE_NAME, Msgvault};
 use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
@@ -200,18 +201,26 @@ impl Settings {
     ///
     /// An archive whose own configuration cannot be read counts with its home alone: a restore is often
     /// wanted just when an archive is broken.
-    pub fn known_homes(&self) -> Vec<PathBuf> {
+    pub fn known_homes(&self) -> Vec<LiveHome> {
         let configured = self.file.archive.values();
         let configured =
             configured.map(|section| self.configured_path(&section.home, "the home of an archive"));
-        let mut homes: Vec<PathBuf> = configured.chain([self.msgvault_home()]).flatten().collect();
-        let data_dirs = homes.iter().filter_map(|home| {
+        let homes: Vec<PathBuf> = configured.chain([self.msgvault_home()]).flatten().collect();
+        let elsewhere = homes.iter().filter_map(|home| {
             let config = read_msgvault_config(home).ok()??;
-            Some(config.locations(home, self.user_home()).ok()?.data_dir)
+            config.locations(home, self.user_home()).ok()
         });
-        let data_dirs: Vec<PathBuf> = data_dirs.collect();
-        homes.extend(data_dirs);
-        homes
+        let elsewhere = elsewhere.flat_map(|locations| {
+            let Locations { data_dir, database, .. } = locations;
+            // A database that lies apart would be replaced under the daemon of its data folder.
+            let replaced = (database.file_name() == Some(OsStr::new(DATABASE_NAME))).then_some(database);
+            let apart = replaced.and_then(|database| {
+                Some(LiveHome { folder: database.parent()?.to_owned(), owner: data_dir.clone() })
+            });
+            apart.into_iter().chain([LiveHome::from(data_dir)])
+        });
+        let elsewhere: Vec<LiveHome> = elsewhere.collect();
+        homes.into_iter().map(LiveHome::from).chain(elsewhere).collect()
     }
 
     /// Returns the folder for bytes that do not fit in memory while a command runs.
@@ -442,7 +451,7 @@ mod tests {
         let found = settings.archive(Some(&copy.path("copy"))).unwrap().locations;
         assert_eq!((found.data_dir, found.database), (copy.path("copy"), copy.path("copy/msgvault.db")));
         let home = copy;
-        assert!(settings.known_homes().contains(&home.path("mail/data")));
+        assert!(settings.known_homes().contains(&home.path("mail/data").into()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
 use super::{Context, Selection, bulk};
 use crate::archive::profile::Profile;
-use crate::archive::target::{Target, TargetPolicy};
+use crate::archive::target::{LiveHome, Target, TargetPolicy};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
@@ -38,7 +38,7 @@ pub struct RestoreOptions {
     /// Whether auxiliary artifacts that nobody here understands are left out.
     pub without_auxiliary: bool,
     /// The homes of this machine's own archives.
-    pub live_homes: Vec<PathBuf>,
+    pub live_homes: Vec<LiveHome>,
 }
 
 /// Restores a snapshot. On failure the target is as it was.

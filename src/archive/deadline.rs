@@ -1,0 +1,65 @@
+//! A deadline for what SQLite does in one call.
+//!
+//! A checkpoint writes back the whole WAL before it returns, and looks at nothing but SQLite's own interrupt
+//! on the way. Only another thread can set that, so one stands beside the call: it does no work, it watches
+//! the clock and the cancellation.
+
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+
+use crate::Result;
+use crate::cancel::Cancel;
+
+/// The pause between two looks at the clock.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
+
+/// Runs `work`, and from the deadline or the cancellation on interrupts what the connection does in it.
+pub fn interrupted_at<T>(
+    deadline: Instant,
+    cancel: &Cancel,
+    connection: &Connection,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let handle = connection.get_interrupt_handle();
+    let (working, over) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while over.recv_timeout(WATCH_PAUSE) == Err(RecvTimeoutError::Timeout) {
+                if cancel.is_cancelled() || Instant::now() >= deadline {
+                    handle.interrupt();
+                }
+            }
+        });
+        let result = work();
+        drop(working);
+        result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+    use crate::archive::sqlite::database_error;
+
+    #[test]
+    fn a_call_that_does_not_return_is_interrupted() {
+        let connection = Connection::open_in_memory().unwrap();
+        let endless =
+            "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n";
+        let run = || {
+            let sum = connection.query_row(endless, [], |_| Ok(()));
+            sum.map_err(|error| database_error("read", "memory".as_ref(), error))
+        };
+        let at_once = Instant::now();
+        let error = interrupted_at(at_once, &Cancel::new(), &connection, run).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let later = at_once + Duration::from_secs(3600);
+        let error = interrupted_at(later, &cancel, &connection, run).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+    }
+}
