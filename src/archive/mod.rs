@@ -7,10 +7,13 @@
 pub mod beneath;
 pub mod content;
 pub mod extras;
+pub mod foreign;
 pub mod freeze;
+pub mod health;
 pub mod ownership;
 pub mod page_cache;
 pub mod pages;
+pub mod pinned;
 pub mod profile;
 pub mod sqlite;
 pub mod target;
