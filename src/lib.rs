@@ -7,7 +7,7 @@
 //! - [`repo`]: a repository, one module per folder of it, on any [`packvault_storage::Storage`].
 //! - [`archive`]: the live data, and the target of a restore; [`profiles`] fill in what is special about
 //!   one application.
-//! - [`format`]: pure codecs of everything that a repository holds.
+//! - [`mod@format`]: pure codecs of everything that a repository holds.
 //! - [`location`]: a path or URL to a storage; the only module that names drivers.
 //! - [`sample`]: synthetic archives, for the demo, the tests and the benchmark.
 

@@ -109,7 +109,7 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
         (ErrorKind::NoRepository, "init") => return None,
         (ErrorKind::NoRepository, _) => "check --repo, or run `packvault init` to make a repository there",
         (ErrorKind::Locked, "create") => {
-            "wait until the other backup is done; if its machine is gone for good, use --force-unlock"
+            "wait until the other process is done; --force-unlock breaks a repository's lock whose holder is gone"
         }
         (ErrorKind::Locked, _) => "wait until the other process is done and try again",
         (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",

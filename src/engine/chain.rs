@@ -4,6 +4,7 @@
 //! Objects hold no links; the chain is walked through manifests. Both maps share one depth.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::metadata::MetadataReader;
@@ -18,6 +19,9 @@ use crate::{Error, ErrorKind, Result};
 /// Steps with a non-zero depth after which a chain is given up.
 const STEPS_MAX: usize = 30;
 
+/// The page sizes of SQLite lie in here; all are powers of two.
+const PAGE_SIZES: RangeInclusive<u32> = 512..=65536;
+
 /// Why a chain cannot be followed.
 #[derive(Debug)]
 pub enum ChainFailure {
@@ -25,6 +29,16 @@ pub enum ChainFailure {
     Blob(BlobFailure),
     /// The links or the objects contradict each other.
     Broken(Error),
+}
+
+impl ChainFailure {
+    /// Returns what callers may match on.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Blob(failure) => failure.error.kind(),
+            Self::Broken(error) => error.kind(),
+        }
+    }
 }
 
 impl From<ChainFailure> for Error {
@@ -67,6 +81,8 @@ pub struct ChainLink {
     pub page_map: BlobId,
     /// Its page-hash object.
     pub page_hashes: BlobId,
+    /// Pages of its database, as its manifest says.
+    page_count: u64,
 }
 
 /// Walks from a snapshot to the one at depth 0.
@@ -112,7 +128,21 @@ fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
     Ok(ChainLink {
         page_map: id(&manifest.db.page_map, "page map")?,
         page_hashes: id(&manifest.db.page_hash_map, "page-hash map")?,
+        page_count: manifest.db.page_count,
     })
+}
+
+/// Reads the page-map object of one snapshot.
+pub async fn read_map(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageMapObject> {
+    let object = reader.map(&link.page_map, link.page_count, "page map", PageMapObject::decode).await;
+    object.map_err(ChainFailure::Blob)
+}
+
+/// Reads the page-hash object of one snapshot.
+pub async fn read_hashes(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageHashObject> {
+    let object =
+        reader.map(&link.page_hashes, link.page_count, "page-hash map", PageHashObject::decode).await;
+    object.map_err(ChainFailure::Blob)
 }
 
 /// A materialised page map, and what its chain weighs.
@@ -128,10 +158,7 @@ pub struct LoadedMap {
 pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
     let mut deltas = Vec::new();
     for link in links {
-        let object = reader
-            .decode(&link.page_map, "page map", PageMapObject::decode)
-            .await
-            .map_err(ChainFailure::Blob)?;
+        let object = read_map(reader, link).await?;
         if object.kind == PageMapKind::Delta {
             deltas.push((link, object));
             continue;
@@ -152,11 +179,7 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
 pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
     let mut deltas = Vec::new();
     for link in links {
-        let object = reader
-            .decode(&link.page_hashes, "page-hash map", PageHashObject::decode)
-            .await
-            .map_err(ChainFailure::Blob)?;
-        match object {
+        match read_hashes(reader, link).await? {
             PageHashObject::Delta(delta) => deltas.push((link, delta)),
             PageHashObject::Keyframe(mut hashes) => {
                 for (link, delta) in deltas.into_iter().rev() {
@@ -212,7 +235,7 @@ impl RollingMaps {
         let links = links(manifests, manifest).await?;
         let on_top = before.filter(|(parent, _)| links.len() > 1 && *parent == manifest.parent_id);
         let applied = match on_top {
-            Some((_, maps)) => apply(reader, &links[0], maps).await?,
+            Some((_, maps)) => apply(reader, manifest, &links[0], maps).await?,
             None => None,
         };
         let maps = match applied {
@@ -234,16 +257,21 @@ impl RollingMaps {
 }
 
 /// Applies one link to its parent's maps, if both of its objects are deltas.
-async fn apply(reader: &MetadataReader, link: &ChainLink, mut maps: Maps) -> ChainResult<Option<Maps>> {
-    let map = reader.decode(&link.page_map, "page map", PageMapObject::decode).await;
-    let map = map.map_err(ChainFailure::Blob)?;
-    let hashes = reader.decode(&link.page_hashes, "page-hash map", PageHashObject::decode).await;
-    let hashes = hashes.map_err(ChainFailure::Blob)?;
+async fn apply(
+    reader: &MetadataReader,
+    manifest: &Manifest,
+    link: &ChainLink,
+    mut maps: Maps,
+) -> ChainResult<Option<Maps>> {
+    let map = read_map(reader, link).await?;
+    let hashes = read_hashes(reader, link).await?;
     let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
     maps.map.apply(&map).map_err(|error| broken_at(&link.page_map, "page map", error))?;
     Arc::make_mut(&mut maps.hashes)
         .apply(&hashes)
         .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
+    // Before the pages of its runs are counted one by one: a few bytes of a run can claim any number.
+    check_geometry(manifest, &maps.map, &maps.hashes).map_err(ChainFailure::Broken)?;
     let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();
     pages.extend(map.runs.iter().flat_map(|run| run.start_page..run.end_page()));
     pages.sort_unstable();
@@ -253,8 +281,14 @@ async fn apply(reader: &MetadataReader, link: &ChainLink, mut maps: Maps) -> Cha
     Ok(Some(maps))
 }
 
-/// Checks that both maps have the geometry of the manifest and that every page is mapped.
+/// Checks that the maps are of a database that SQLite can have, that both have the geometry of the manifest
+/// and that every page is mapped.
 pub fn check_geometry(manifest: &Manifest, map: &PageMap, hashes: &PageHashes) -> Result<()> {
+    let page_size = manifest.db.page_size;
+    if !PAGE_SIZES.contains(&page_size) || !page_size.is_power_of_two() {
+        let message = format!("the page size is {page_size}, which no SQLite database has");
+        return Err(Error::new(ErrorKind::Damaged, message));
+    }
     let expected = (manifest.db.page_size, manifest.db.page_count);
     let found = [
         ("page map", (map.page_size(), map.page_count())),

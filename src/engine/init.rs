@@ -1,10 +1,8 @@
 //! init: makes a repository where none is.
 
-use packvault_storage::Storage;
-
 use super::report::InitReport;
 use crate::Result;
-use crate::repo;
+use crate::repo::{self, Storage};
 
 /// Makes a repository; refuses where one exists.
 pub async fn init(storage: &dyn Storage) -> Result<InitReport> {

@@ -8,8 +8,14 @@ use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind};
 
-/// The largest metadata blob that is read: the page hashes of 64 million pages.
-pub const METADATA_BYTES_MAX: u64 = 1 << 30;
+/// The largest list, tree or artifact that is read: a list of 6 million attachments.
+const OBJECT_BYTES_MAX: u64 = 256 << 20;
+/// The largest page map that is read: the page hashes of 64 million pages.
+const MAP_BYTES_MAX: u64 = 1 << 30;
+/// What a page map may have however few pages there are: its table keeps blobs that are out of use.
+const MAP_BYTES_FREE: u64 = 64 << 20;
+/// What a page map may have for each page: a run, a blob, and some more.
+const MAP_BYTES_PER_PAGE: u64 = 64;
 
 /// The result of reading a metadata blob.
 pub type BlobResult<T> = std::result::Result<T, BlobFailure>;
@@ -34,9 +40,13 @@ impl MetadataReader {
 
     /// Reads a blob and proves it against its id.
     pub async fn read(&self, id: &BlobId) -> BlobResult<Vec<u8>> {
+        self.read_bounded(id, OBJECT_BYTES_MAX).await
+    }
+
+    async fn read_bounded(&self, id: &BlobId, bytes_max: u64) -> BlobResult<Vec<u8>> {
         let (pack, entry) = self.store.locate(id).await?;
         let fail = |error| BlobFailure { blob: *id, pack: Some(pack), error };
-        if entry.raw_bytes.max(entry.stored_bytes) > METADATA_BYTES_MAX {
+        if entry.raw_bytes.max(entry.stored_bytes) > bytes_max {
             let message = format!("it has {} bytes, too many for metadata", entry.raw_bytes);
             return Err(fail(Error::new(ErrorKind::Damaged, message)));
         }
@@ -52,14 +62,28 @@ impl MetadataReader {
         decoded.await.map_err(fail)
     }
 
-    /// Reads a blob and decodes what it holds.
-    pub async fn decode<T>(
+    /// Reads a page map or page-hash map of a snapshot with so many pages. A small frame can hold a great
+    /// many zeros, so the pages decide how much is decoded.
+    pub async fn map<T>(
         &self,
         id: &BlobId,
+        page_count: u64,
         what: &str,
         decode: impl FnOnce(&[u8]) -> Result<T, FormatError>,
     ) -> BlobResult<T> {
-        let raw = self.read(id).await?;
+        let for_pages = page_count.saturating_mul(MAP_BYTES_PER_PAGE);
+        let bytes_max = for_pages.saturating_add(MAP_BYTES_FREE).min(MAP_BYTES_MAX);
+        self.decode(id, bytes_max, what, decode).await
+    }
+
+    async fn decode<T>(
+        &self,
+        id: &BlobId,
+        bytes_max: u64,
+        what: &str,
+        decode: impl FnOnce(&[u8]) -> Result<T, FormatError>,
+    ) -> BlobResult<T> {
+        let raw = self.read_bounded(id, bytes_max).await?;
         decode(&raw).map_err(|error| BlobFailure {
             blob: *id,
             pack: self.store.pack_of(id),
@@ -69,11 +93,11 @@ impl MetadataReader {
 
     /// Reads one attachment list.
     pub async fn attachment_list(&self, id: &BlobId) -> BlobResult<Vec<ListedAttachment>> {
-        self.decode(id, "attachment list", attachment_list::decode).await
+        self.decode(id, OBJECT_BYTES_MAX, "attachment list", attachment_list::decode).await
     }
 
     /// Reads the extras tree.
     pub async fn extras_tree(&self, id: &BlobId) -> BlobResult<Vec<ExtrasEntry>> {
-        self.decode(id, "extras tree", extras_tree::decode).await
+        self.decode(id, OBJECT_BYTES_MAX, "extras tree", extras_tree::decode).await
     }
 }

@@ -41,8 +41,9 @@ pub struct Context {
 
 impl Context {
     fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
-        let (hostname, progress) = (self.hostname.clone(), self.progress.clone());
-        LockRequest { operation, hostname, force, progress }
+        let (hostname, progress, cancel) =
+            (self.hostname.clone(), self.progress.clone(), self.cancel.clone());
+        LockRequest { operation, hostname, force, progress, cancel }
     }
 }
 

@@ -103,7 +103,7 @@ impl BlobStore {
         if !agrees {
             return Err(fail(Error::new(ErrorKind::Damaged, "the index and the pack's footer disagree")));
         }
-        Ok((location.pack, entry.clone()))
+        Ok((location.pack, *entry))
     }
 
     /// Reads the stored bytes of an entry that was located.

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::{Repository, key, storage_error};
 use crate::format::LockRecord;
 use crate::progress::Progress;
-use crate::{Error, ErrorKind, Result};
+use crate::{Cancel, Error, ErrorKind, Result};
 
 /// A lock not touched for this long is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
@@ -42,6 +42,8 @@ pub struct LockRequest {
     pub force: bool,
     /// Told whom we wait for.
     pub progress: Arc<dyn Progress>,
+    /// Ends the wait for others.
+    pub cancel: Cancel,
 }
 
 /// A held lock. Release it; a dropped one stays behind until it is stale.
@@ -144,7 +146,10 @@ impl Repository {
                 request.progress.remark(&format!("waiting: {}", self.holder(first).await));
                 told = true;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = request.cancel.cancelled() => request.cancel.check()?,
+            }
         }
     }
 
@@ -203,8 +208,8 @@ impl Repository {
             .storage
             .list(&folder)
             .try_filter_map(async |object| {
-                let wanted = object.key.name().starts_with(start) && object.key.name().ends_with(".json");
-                Ok((wanted && object.key.parts().count() == 2).then_some(object.key))
+                let wanted = object.key.name().starts_with(start) && object.key.parts().count() == 2;
+                Ok(wanted.then_some(object.key))
             })
             .try_collect()
             .await

@@ -15,11 +15,13 @@ mod ulids;
 
 use std::sync::Arc;
 
-use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Storage};
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key};
 
 use crate::format::RepoConfig;
 use crate::{Error, ErrorKind, Result};
 
+/// What a repository lies on, for the floors above.
+pub use packvault_storage::Storage;
 pub use ulids::UlidSource;
 
 /// An opened repository.

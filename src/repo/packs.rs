@@ -69,6 +69,14 @@ pub struct WrittenPacks {
     pub entries: Vec<IndexEntry>,
 }
 
+impl WrittenPacks {
+    /// Takes out a pack that did not become durable.
+    fn forget(&mut self, id: PackId) {
+        self.packs.retain(|pack| *pack != id);
+        self.entries.retain(|entry| entry.pack != id);
+    }
+}
+
 #[derive(Debug)]
 struct OpenPack {
     id: PackId,
@@ -82,7 +90,7 @@ struct OpenPack {
 pub struct PackWriter {
     repository: Repository,
     open: Option<OpenPack>,
-    sealing: VecDeque<JoinHandle<Result<()>>>,
+    sealing: VecDeque<(PackId, JoinHandle<Result<()>>)>,
     written: WrittenPacks,
 }
 
@@ -133,22 +141,36 @@ impl PackWriter {
 
     async fn finish_all(&mut self) -> Result<()> {
         self.seal_open_pack().await?;
-        while let Some(seal) = self.sealing.pop_front() {
-            joined(seal.await)?;
+        while !self.sealing.is_empty() {
+            self.await_oldest_seal().await?;
         }
         Ok(())
     }
 
+    async fn await_oldest_seal(&mut self) -> Result<()> {
+        let Some((id, seal)) = self.sealing.pop_front() else { return Ok(()) };
+        let sealed = seal.await.unwrap_or_else(|error| {
+            Err(Error::caused(ErrorKind::Io, format!("sealing pack {id} ended early"), error))
+        });
+        if sealed.is_err() {
+            self.written.forget(id);
+        }
+        sealed
+    }
+
     /// Gives up: discards the open pack and waits for seals that are under way, so that nothing is
-    /// written after this returns. Packs sealed already stay as unreferenced garbage.
-    pub async fn abandon(mut self) {
+    /// written after this returns. Returns the packs that are durable all the same.
+    pub async fn abandon(mut self) -> WrittenPacks {
         if let Some(pack) = self.open.take() {
+            self.written.forget(pack.id);
             // What cannot be discarded now is swept by the next create.
             let _ = pack.staged.discard().await;
         }
-        for seal in self.sealing.drain(..) {
-            let _ = seal.await;
+        while !self.sealing.is_empty() {
+            // Why a seal failed is not asked any more; its pack is not among the durable ones.
+            let _ = self.await_oldest_seal().await;
         }
+        self.written
     }
 
     async fn open_pack(&mut self) -> Result<()> {
@@ -203,11 +225,10 @@ impl PackWriter {
     async fn seal_open_pack(&mut self) -> Result<()> {
         let Some(pack) = self.open.take() else { return Ok(()) };
         while self.sealing.len() >= SEALS_IN_FLIGHT {
-            let oldest = self.sealing.pop_front().expect("the bound is above zero");
-            joined(oldest.await)?;
+            self.await_oldest_seal().await?;
         }
         self.written.packs.push(pack.id);
-        self.sealing.push_back(tokio::spawn(seal(pack)));
+        self.sealing.push_back((pack.id, tokio::spawn(seal(pack))));
         Ok(())
     }
 }
@@ -217,8 +238,4 @@ async fn seal(pack: OpenPack) -> Result<()> {
     let lift = |error| storage_error(format!("cannot seal pack {id}"), error);
     staged.write(Bytes::from(pack::encode_footer(&entries))).await.map_err(lift)?;
     staged.seal().await.map_err(lift)
-}
-
-fn joined(outcome: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
-    outcome.unwrap_or_else(|error| Err(Error::caused(ErrorKind::Io, "sealing a pack ended early", error)))
 }

@@ -1,4 +1,4 @@
-//! Synthetic msgvault archives: [`make`] makes one, [`mutate`] lets a day go by.
+//! Synthetic msgvault archives: [`make()`] makes one, [`mutate()`] lets a day go by.
 //!
 //! For the demonstration, the tests and the benchmark: everything is invented, and equal options give equal
 //! archives (on one platform; floating-point functions may differ between two). What is made: `msgvault.db`

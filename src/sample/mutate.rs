@@ -25,7 +25,7 @@ const MESSAGE_TABLES: [&str; 4] = ["message_bodies", "message_raw", "message_rec
 const LOCAL_ROWS: &str = "SELECT id FROM attachments
     WHERE attachment_state='stored' AND storage_path NOT LIKE 'http%' ORDER BY id";
 
-/// Changes the archive in `dir`, which [`make`](super::make) made.
+/// Changes the archive in `dir`, which [`make`](super::make()) made.
 ///
 /// What happens is determined by the archive's options, the number of changes before, and `change`.
 pub fn mutate(dir: &Path, change: &Change) -> Result<Summary> {

@@ -1,7 +1,7 @@
 //! The database file of a sample: its tables, how it is opened, and the facts about itself that it carries.
 //!
 //! `archive_metadata` holds the options the archive was made with and the number of changes since, which
-//! is all [`mutate`](super::mutate) needs to go on deterministically.
+//! is all [`mutate`](super::mutate()) needs to go on deterministically.
 
 use std::path::{Path, PathBuf};
 

@@ -113,7 +113,8 @@ async fn inherited_lists(
     let mut listed = HashSet::new();
     for list in &lists {
         let id = BlobId::parse(list).ok().filter(|id| known.contains(id))?;
-        for attachment in reader.attachment_list(&id).await.ok()? {
+        let entries = reader.attachment_list(&id).await.map_err(|failure| known.distrust(&failure)).ok()?;
+        for attachment in entries {
             if !captured.contains(&(attachment.id, attachment.bytes)) || !listed.insert(attachment.id) {
                 return None;
             }

@@ -7,7 +7,7 @@ use super::known::KnownBlobs;
 use super::pages::CapturedPages;
 use super::sink::BlobSink;
 use crate::archive::page_cache;
-use crate::engine::chain::{self, LoadedMap, Manifests};
+use crate::engine::chain::{self, ChainFailure, LoadedMap, Manifests};
 use crate::engine::metadata::MetadataReader;
 use crate::format::{
     BlobId, Manifest, PageHash, PageHashDelta, PageHashes, PageMapKind, PageMapObject, RepoConfig,
@@ -37,7 +37,8 @@ struct ParentMaps {
 
 impl ParentState {
     /// Loads the state of the newest snapshot. A chain that is damaged, or that needs a blob whose pack is
-    /// not sound, is not built upon: the capture then stores every page that is not stored elsewhere.
+    /// not sound, is not built upon: the capture then stores every page that is not stored elsewhere, and a
+    /// pack in which a blob of the chain could not be read is relied on no more.
     pub async fn load(
         repository: &Repository,
         reader: &MetadataReader,
@@ -53,7 +54,11 @@ impl ParentState {
         let mut manifests = Manifests::new(repository, snapshots);
         let maps = match ParentMaps::load(repository, reader, known, &mut manifests, &parent, cache).await {
             Ok(maps) => Some(maps),
-            Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+            Err(failure) if matches!(failure.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+                if let ChainFailure::Blob(failure) = &failure {
+                    known.distrust(failure);
+                }
+                let error = Error::from(failure);
                 progress.remark(&format!(
                     "the page maps of snapshot {} cannot be built upon, the whole database is captured: {}",
                     parent.snapshot_id,
@@ -61,7 +66,7 @@ impl ParentState {
                 ));
                 None
             }
-            Err(error) => return Err(error),
+            Err(failure) => return Err(failure.into()),
         };
         Ok(Self { manifest: Some(parent), maps })
     }
@@ -89,19 +94,19 @@ impl ParentMaps {
         manifests: &mut Manifests<'_>,
         parent: &Manifest,
         cache: &Path,
-    ) -> Result<Self> {
+    ) -> std::result::Result<Self, ChainFailure> {
         let links = chain::links(manifests, parent).await?;
         let loaded = chain::load_map(reader, &links).await?;
         let hashes = match page_cache::read(cache, repository.config().repo_id.as_str(), parent) {
             Some(hashes) => hashes,
             None => chain::load_hashes(reader, &links).await?,
         };
-        chain::check_geometry(parent, &loaded.map, &hashes)?;
+        chain::check_geometry(parent, &loaded.map, &hashes).map_err(ChainFailure::Broken)?;
         let chain_objects = links.iter().flat_map(|link| [link.page_map, link.page_hashes]);
         let used = loaded.map.runs().map(|run| loaded.map.blob_of(run));
         if let Some(lost) = chain_objects.chain(used).find(|id| !known.contains(id)) {
             let message = format!("blob {lost} lies in no sound pack");
-            return Err(Error::new(ErrorKind::Damaged, message));
+            return Err(ChainFailure::Broken(Error::new(ErrorKind::Damaged, message)));
         }
         let stored = |id: &BlobId| known.stored_bytes(id).unwrap_or_default();
         let keyframe_stored_bytes = loaded.objects.first().map(stored).unwrap_or_default();

@@ -1,22 +1,24 @@
 //! What is stored already, and can be relied on (T12).
 //!
 //! An index may name packs that were lost or cut short since. Before a blob counts as stored, its pack
-//! must exist with the length that the index implies; otherwise the blob is stored again.
+//! must exist with the length that the index implies; otherwise the blob is stored again. So it is when
+//! reading a blob of the pack on the way shows that the pack is damaged.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use crate::Result;
 use crate::format::{BlobId, PackId};
 use crate::progress::Progress;
 use crate::repo::Repository;
+use crate::repo::blobs::BlobFailure;
 use crate::repo::indexes::IndexUnion;
 
 /// The blobs that need not be stored again.
 #[derive(Debug)]
 pub struct KnownBlobs {
     union: Arc<IndexUnion>,
-    unsound: HashSet<PackId>,
+    unsound: RwLock<HashSet<PackId>>,
 }
 
 impl KnownBlobs {
@@ -37,12 +39,18 @@ impl KnownBlobs {
                  where the archive still has it (`packvault verify --all` tells what else is lost)"
             ));
         }
-        Ok(Self { union, unsound })
+        Ok(Self { union, unsound: RwLock::new(unsound) })
     }
 
     /// Tells whether the blob is stored in a pack that can be relied on.
     pub fn contains(&self, id: &BlobId) -> bool {
-        self.union.get(id).is_some_and(|location| !self.unsound.contains(&location.pack))
+        let unsound = self.unsound.read().expect("no holder of the unsound packs panics");
+        self.union.get(id).is_some_and(|location| !unsound.contains(&location.pack))
+    }
+
+    /// No longer relies on a pack in which this blob could not be read.
+    pub fn distrust(&self, failure: &BlobFailure) {
+        self.unsound.write().expect("no holder of the unsound packs panics").extend(failure.pack);
     }
 
     /// Returns the stored length of a blob, as the index gives it.

@@ -37,6 +37,8 @@ use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::format_error;
+use crate::repo::locks::Lock;
+use crate::repo::packs::WrittenPacks;
 use crate::{Error, ErrorKind, Result};
 
 /// What a create is asked for.
@@ -133,7 +135,7 @@ async fn run(
     paths: &ArchivePaths,
     options: &CreateOptions,
     context: &Context,
-    lock: Option<&crate::repo::locks::Lock>,
+    lock: Option<&Lock>,
 ) -> Result<CreateReport> {
     let started = Instant::now();
     let level = effective_level(options.zstd_level).expect("checked before");
@@ -152,8 +154,9 @@ async fn run(
     let captured = match captured {
         Ok(captured) => captured,
         Err(error) => {
-            sink.abandon().await;
+            let durable = sink.abandon().await;
             pipeline.quiesce().await;
+            keep_for_next_time(repository, lock, durable).await;
             return Err(error);
         }
     };
@@ -168,6 +171,16 @@ async fn run(
     }
     context.progress.end(Stage::Seal);
     Ok(report(options, manifest, &captured, added.blobs, added.written.packs.len() as u64))
+}
+
+/// Indexes the packs that an unfinished run has sealed: the next one finds their blobs and does not store
+/// them again. No snapshot refers to them, so nothing is lost if that fails too.
+async fn keep_for_next_time(repository: &Repository, lock: Option<&Lock>, durable: WrittenPacks) {
+    let Some(lock) = lock.filter(|_| !durable.entries.is_empty()) else { return };
+    if lock.confirm().await.is_ok() {
+        let id = IndexId::from_ulid(repository.ulids().next());
+        let _ = repository.publish_index(&id, durable.entries).await;
+    }
 }
 
 /// Captures everything into packs; nothing here is visible to a reader.
@@ -262,7 +275,7 @@ fn check_paths(facts: &CapturedFacts, attachments: &CapturedAttachments) -> Resu
 async fn publish(
     repository: &Repository,
     context: &Context,
-    lock: &crate::repo::locks::Lock,
+    lock: &Lock,
     manifest: &Manifest,
     (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
     source_problems: &[String],
@@ -331,9 +344,11 @@ fn describe(
         excluded: Some(profile.excluded().iter().map(ToString::to_string).collect()),
         stats: captured.facts.stats.clone(),
         new_packs: if packs.is_empty() { None } else { Some(packs) },
-        new_index: has_index
-            .then(|| repository.ulids().next().to_string().to_lowercase())
-            .unwrap_or_default(),
+        new_index: if has_index {
+            repository.ulids().next().to_string().to_lowercase()
+        } else {
+            String::new()
+        },
         duration_seconds: (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
         bytes_added: added.bytes as i64,
     };

@@ -41,9 +41,17 @@ impl CapturedPages {
     }
 }
 
+/// A blob under way to the sink.
+struct Underway {
+    task: Task<EncodedBlob>,
+    /// First page and number of pages of each of its ranges.
+    ranges: Vec<(u64, u32)>,
+    reservation: Reservation,
+}
+
 /// Blobs under way to the sink, in the order of the plan.
 struct Encoding {
-    waiting: VecDeque<(Task<EncodedBlob>, Vec<(u64, u32)>, Reservation)>,
+    waiting: VecDeque<Underway>,
     capacity: usize,
     page_size: u32,
     indexes: HashMap<BlobId, u32>,
@@ -159,12 +167,12 @@ impl Encoding {
         let reservation = pipeline.reserve(raw_bytes).await;
         let known = sink.known().clone();
         let task = pipeline.start(move |worker| encode(worker, &known, blob.raw));
-        self.waiting.push_back((task, blob.ranges, reservation));
+        self.waiting.push_back(Underway { task, ranges: blob.ranges, reservation });
         Ok(())
     }
 
     async fn pop(&mut self, context: &Context, sink: &mut BlobSink) -> Result<()> {
-        let Some((task, ranges, reservation)) = self.waiting.pop_front() else { return Ok(()) };
+        let Some(Underway { task, ranges, reservation }) = self.waiting.pop_front() else { return Ok(()) };
         context.cancel.check()?;
         let encoded = task.await?;
         let (id, raw_bytes) = (encoded.id, encoded.raw_bytes);

@@ -179,6 +179,7 @@ impl OpenRange {
 }
 
 #[cfg(test)]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
 mod tests {
     use super::*;
     use proptest::prelude::*;

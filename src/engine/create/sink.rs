@@ -183,10 +183,11 @@ impl BlobSink {
         Ok(Added { written, blobs, bytes: self.bytes_added })
     }
 
-    /// Gives up; nothing is written after this returns.
-    pub async fn abandon(self) {
-        if let Some(writer) = self.writer {
-            writer.abandon().await;
+    /// Gives up; nothing is written after this returns. Returns what is durable all the same.
+    pub async fn abandon(self) -> WrittenPacks {
+        match self.writer {
+            Some(writer) => writer.abandon().await,
+            None => WrittenPacks::default(),
         }
     }
 }

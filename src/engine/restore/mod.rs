@@ -107,7 +107,11 @@ async fn run(
     context.progress.begin(Stage::Publish, Unit::Steps, None);
     // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
     let uninterrupted = Context { cancel: Cancel::new(), ..context.clone() };
-    Pipeline::new(&uninterrupted, 0).run(move |_| target.publish()).await?;
+    let held = target.clone();
+    if let Err(error) = Pipeline::new(&uninterrupted, 0).run(move |_| held.publish()).await {
+        target.discard();
+        return Err(error);
+    }
     context.progress.end(Stage::Publish);
     Ok(RestoreReport {
         id: plan.manifest.snapshot_id.clone(),

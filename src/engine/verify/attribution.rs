@@ -94,11 +94,14 @@ impl<'a> Attribution<'a> {
             });
             let mut pages = wrong.filter_map(|(finding, wrong)| {
                 let page = page_at(&wrong, run, loaded.map.page_size())?;
-                (hashes.get(page) != wrong.found.as_ref()).then_some((finding, page))
+                (hashes.get(page) != wrong.found.as_ref()).then_some((finding, page, wrong.found))
             });
             // The first wrong page of a run says enough.
-            if let Some((finding, page)) = pages.next() {
-                let detail = format!("page {page} is not what the page-hash map says");
+            if let Some((finding, page, found)) = pages.next() {
+                let detail = match found {
+                    Some(_) => format!("page {page} is not what the page-hash map says"),
+                    None => format!("page {page} is not there: the blob ends before it"),
+                };
                 problems.push(self.problem(manifest, "page blob", finding, detail));
             }
         }

@@ -3,13 +3,16 @@
 //! Snapshots share most of their pages. A page that two snapshots map to the same place and expect to be
 //! the same is checked once; it is a slot of 17 bytes here, however many snapshots there are.
 
+use std::collections::BTreeSet;
+
 use crate::format::{PageHash, Run};
 
-/// Slots reach this far into a blob; what a map places beyond it is kept apart.
-const SLOT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A page this far behind the pages known so far is kept apart, so that slots grow no faster than pages
+/// come, wherever a map claims that they lie.
+const SLOTS_AHEAD_MAX: usize = 16;
 
 /// A page that is not in a slot: unaligned, far out, or expected otherwise by another snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct OddPage {
     offset: u64,
     page_size: u32,
@@ -32,7 +35,7 @@ pub struct WrongPage {
 pub struct ExpectedPages {
     page_size: u32,
     slots: Vec<Option<PageHash>>,
-    odd: Vec<OddPage>,
+    odd: BTreeSet<OddPage>,
 }
 
 impl ExpectedPages {
@@ -43,7 +46,7 @@ impl ExpectedPages {
         }
         for (hash, position) in hashes.iter().zip(0u64..) {
             let Some(offset) = run.blob_offset.checked_add(position * u64::from(page_size)) else {
-                self.odd.push(OddPage { offset: run.blob_offset, page_size, hash: *hash });
+                self.odd.insert(OddPage { offset: run.blob_offset, page_size, hash: *hash });
                 return;
             };
             self.add_page(offset, page_size, *hash);
@@ -52,8 +55,9 @@ impl ExpectedPages {
 
     fn add_page(&mut self, offset: u64, page_size: u32, hash: PageHash) {
         let aligned = page_size == self.page_size && offset.is_multiple_of(u64::from(page_size));
-        if aligned && offset < SLOT_BYTES_MAX {
-            let slot = (offset / u64::from(page_size)) as usize;
+        let slot = usize::try_from(offset / u64::from(page_size)).unwrap_or(usize::MAX);
+        let ahead = slot.saturating_sub(self.slots.len());
+        if aligned && ahead <= SLOTS_AHEAD_MAX {
             if self.slots.len() <= slot {
                 self.slots.resize(slot + 1, None);
             }
@@ -61,10 +65,7 @@ impl ExpectedPages {
                 return;
             }
         }
-        let odd = OddPage { offset, page_size, hash };
-        if !self.odd.contains(&odd) {
-            self.odd.push(odd);
-        }
+        self.odd.insert(OddPage { offset, page_size, hash });
     }
 
     /// Checks the blob; each wrong place is named once.

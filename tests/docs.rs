@@ -1,0 +1,193 @@
+//! The danger: a page describes a command, an option or a file that is not there, and nobody notices until a
+//! reader follows it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests are tests")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Flags of every command, described once and not on each page.
+const COMMON: [&str; 5] = ["--help", "--json", "--progress", "--quiet", "--repo"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+}
+
+fn packvault<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_packvault"));
+    command.env_clear().args(arguments).output().expect("the program can be run")
+}
+
+fn help(arguments: &[&str]) -> String {
+    String::from_utf8(packvault(arguments.iter().chain(&["--help"])).stdout).unwrap()
+}
+
+/// Returns the names of the commands, as the program's help lists them.
+fn commands() -> BTreeSet<String> {
+    let help = help(&[]);
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = listed.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(String::from).collect()
+}
+
+/// Returns every file below the folder whose name has the ending.
+fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if path.extension().is_some_and(|extension| extension == ending) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages = files(&root().join("docs"), "md");
+    pages.extend(["README.md", "CHANGELOG.md", "SECURITY.md"].map(|name| root().join(name)));
+    pages
+}
+
+/// Returns the lines of a page that are in code blocks, or those that are not.
+fn lines(page: &str, wants_code: bool) -> Vec<&str> {
+    let mut in_code = false;
+    let wanted = |line: &&str| {
+        let is_fence = line.starts_with("```");
+        in_code ^= is_fence;
+        !is_fence && in_code == wants_code
+    };
+    page.lines().filter(wanted).collect()
+}
+
+/// Returns the targets of all links of a page, `[text](target)`.
+fn links(page: &str) -> Vec<String> {
+    let prose = lines(page, false).join("\n");
+    let parts = prose.split("](").skip(1);
+    parts.filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned()).collect()
+}
+
+/// Returns the anchor of a heading, as it is made where the pages are shown.
+fn anchor(heading: &str) -> String {
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+fn has_anchor(page: &str, wanted: &str) -> bool {
+    let headings = page.lines().filter(|line| line.starts_with('#'));
+    headings.map(|line| line.trim_start_matches('#').trim()).any(|heading| anchor(heading) == wanted)
+}
+
+#[test]
+fn every_command_has_a_page_and_every_page_a_command() {
+    let folder = files(&root().join("docs/commands"), "md");
+    let pages: BTreeSet<String> =
+        folder.iter().map(|page| page.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(commands().contains("create"), "{:?}", commands());
+    assert_eq!(pages, commands());
+}
+
+#[test]
+fn every_page_of_a_command_names_all_its_options() {
+    for command in commands() {
+        let page = read(format!("docs/commands/{command}.md"));
+        let help = help(&[&command]);
+        let first_words = help.lines().filter_map(|line| {
+            let line = line.trim_start();
+            line.split([' ', ',']).find(|word| word.starts_with("--")).filter(|_| line.starts_with('-'))
+        });
+        for option in first_words.filter(|option| !COMMON.contains(option)) {
+            assert!(page.contains(option), "docs/commands/{command}.md lacks {option}");
+        }
+    }
+}
+
+#[test]
+fn every_link_within_the_documentation_leads_somewhere() {
+    for page in pages() {
+        let text = read(&page);
+        for link in links(&text) {
+            if link.contains("://") {
+                continue;
+            }
+            let (file, wanted) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            let found = wanted.is_empty() || has_anchor(&read(&target), wanted);
+            assert!(found, "{}: {link} names no heading", page.display());
+        }
+    }
+}
+
+#[test]
+fn every_command_that_is_shown_is_understood() {
+    let mut seen = 0;
+    for page in pages() {
+        for line in lines(&read(&page), true) {
+            let Some(shown) = line.strip_prefix("$ packvault ").or(line.strip_prefix("packvault ")) else {
+                continue;
+            };
+            // A synopsis names what may be given; an example with a pipe ends there.
+            if shown.contains('[') || shown.contains("LOCATION") {
+                continue;
+            }
+            let words = shown.split('|').next().unwrap_or_default().split_whitespace();
+            let output = packvault(words.chain(["--help"]));
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{}: {line}\n{said}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "only {seen} commands were found in the pages");
+}
+
+#[test]
+fn every_section_that_the_source_refers_to_is_in_the_format_page() {
+    let format = read("docs/format.md");
+    let has_section = |number: &str| {
+        let heading = |line: &str| {
+            let text = line.strip_prefix("## ").or(line.strip_prefix("### "))?;
+            text.split(' ').next().map(|first| first.trim_end_matches('.') == number)
+        };
+        format.lines().any(|line| heading(line) == Some(true))
+    };
+    for file in files(&root().join("src"), "rs") {
+        let source = read(&file);
+        for rest in source.split("(section ").skip(1) {
+            let number: String = rest.chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let number = number.trim_end_matches('.');
+            assert!(has_section(number), "{}: no section {number} in docs/format.md", file.display());
+        }
+        for rest in source.split("(T").skip(1) {
+            let Some((trap, _)) = rest.split_once(')') else { continue };
+            if !trap.is_empty() && trap.chars().all(|c| c.is_ascii_digit()) {
+                let row = format!("| T{trap} |");
+                assert!(format.contains(&row), "{}: no trap T{trap} in docs/format.md", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_says_why_it_is_here() {
+    let architecture = read("docs/architecture.md");
+    let rows: Vec<&str> = architecture.lines().filter(|line| line.starts_with("| ")).collect();
+    for manifest in ["Cargo.toml", "drivers/storage/Cargo.toml", "drivers/local/Cargo.toml"] {
+        let manifest: toml::Table = read(manifest).parse().unwrap();
+        for table in ["dependencies", "dev-dependencies"] {
+            let names = manifest.get(table).and_then(toml::Value::as_table).into_iter().flatten();
+            for (name, _) in names.filter(|(name, _)| !name.starts_with("packvault")) {
+                let words = |row: &&&str| row.split(['|', ' ', ',', '(']).any(|word| word == name);
+                assert!(rows.iter().find(words).is_some(), "docs/architecture.md does not mention {name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The danger: the cost of `verify --all` grows with the number of snapshots and not with what is stored, so
+//! that nobody can afford it any more after a year of daily snapshots.
+//!
+//! The storage is asked what was read of each pack; nothing is timed.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "support/anatomy.rs"]
+mod anatomy;
+#[path = "support/memory_repo.rs"]
+mod memory_repo;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anatomy::{Role, dissect, pack_key};
+use memory_repo::*;
+use packvault::engine::Selection;
+use packvault::sample::SampleOptions;
+use packvault_storage::{MemoryStorage, Operation, RecordStorage};
+
+/// What is read of the end of a pack to find its footer.
+const TAIL_BYTES: u64 = 64 * 1024;
+
+/// What was read of one object: in how many calls, and how many bytes.
+type Reads = BTreeMap<String, (u64, u64)>;
+
+async fn reads_of_verify(storage: &MemoryStorage, quick: bool) -> Reads {
+    let record = RecordStorage::new(shared(storage));
+    let report = check(Arc::new(record.clone()), Selection::All, quick).await.unwrap();
+    assert!(report.ok, "{:#?}", report.problems);
+    let mut reads = Reads::new();
+    for call in record.calls() {
+        if call.operation == Operation::Read {
+            let sum = reads.entry(call.object).or_default();
+            *sum = (sum.0 + 1, sum.1 + call.bytes);
+        }
+    }
+    reads
+}
+
+/// An archive whose first pack is much larger than what is read to find its footer.
+async fn repository(snapshots: usize) -> MemoryStorage {
+    let (storage, archive) = (MemoryStorage::new(), Archive::make(&SampleOptions::default()));
+    fill(&storage, &archive, snapshots).await;
+    storage
+}
+
+#[test]
+fn every_byte_of_a_pack_is_read_once_however_many_snapshots_share_it() {
+    runtime().block_on(async {
+        let mut first_packs = vec![];
+        for snapshots in [2, 10] {
+            let storage = repository(snapshots).await;
+            let repo = dissect(&storage);
+            let reads = reads_of_verify(&storage, false).await;
+            for (pack, (key, entries)) in &repo.packs {
+                let size =
+                    storage.objects().into_iter().find(|(found, _)| found == key).unwrap().1.len() as u64;
+                let metadata: u64 = entries
+                    .iter()
+                    .filter(|entry| repo.snapshots.iter().any(|found| is_metadata(found, &entry.id)))
+                    .map(|entry| entry.stored_bytes)
+                    .sum();
+                let (calls, bytes) = reads[pack_key(pack).as_str()];
+                // Frames once, the end once for the footer, and maps, lists and trees once more at most.
+                let allowed = size + size.min(TAIL_BYTES) + 6 + metadata;
+                assert!(bytes <= allowed, "{snapshots} snapshots: {bytes} of {size} bytes read of {pack}");
+                assert!(calls <= 4 + 3 * entries.len() as u64, "{snapshots} snapshots: {calls} calls");
+            }
+            first_packs.push(reads[pack_key(repo.packs.keys().next().unwrap()).as_str()]);
+        }
+        assert_eq!(first_packs[0], first_packs[1], "calls and bytes for the pack that all of them share");
+    });
+}
+
+fn is_metadata(found: &anatomy::Anatomy, id: &packvault::format::BlobId) -> bool {
+    let object = |role: &Role| matches!(role, Role::PageMap | Role::PageHashes | Role::List | Role::Tree);
+    found.needs.get(id).is_some_and(|roles| roles.iter().any(object))
+}
+
+#[test]
+fn a_quick_verify_reads_footers_and_metadata_alone() {
+    runtime().block_on(async {
+        let storage = repository(3).await;
+        let repo = dissect(&storage);
+        let reads = reads_of_verify(&storage, true).await;
+        let (first, (key, _)) = repo.packs.iter().next().unwrap();
+        let size = storage.objects().into_iter().find(|(found, _)| found == key).unwrap().1.len() as u64;
+        let (_, bytes) = reads[pack_key(first).as_str()];
+        assert!(size > 8 * TAIL_BYTES, "the pack is large enough to tell: {size}");
+        assert!(bytes < size / 4, "{bytes} of {size} bytes");
+    });
+}
+
+#[test]
+fn every_manifest_and_index_is_read_once() {
+    runtime().block_on(async {
+        let storage = repository(10).await;
+        let reads = reads_of_verify(&storage, false).await;
+        for (object, (calls, _)) in reads {
+            if object.ends_with(".mvmanifest") || object.ends_with(".mvidx") {
+                assert_eq!(calls, 1, "{object}");
+            }
+        }
+    });
+}
