@@ -72,6 +72,10 @@ impl Application {
             })
         };
         let threads = vec![spawn(transfer), spawn(read)];
+        // By then something is in the WAL, if there is one.
+        while transfers.load(Ordering::Relaxed) < 50 {
+            thread::sleep(Duration::from_millis(1));
+        }
         Self { stop, transfers, threads }
     }
 

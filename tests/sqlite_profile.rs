@@ -320,12 +320,14 @@ fn a_forged_snapshot_cannot_make_a_restore_run_more_than_questions() {
         assert_eq!(code(&refused), 1, "{sql}: {}", stderr(&refused));
         assert!(!scratch.path(&target).exists() && !evil.exists(), "{sql}");
         let path_is_evil = database != "data/recipes.db";
+        let surroundings = context(2);
+        let profile = Arc::new(Msgvault);
         let verify = engine::verify::verify(
             &repository,
-            Arc::new(Msgvault),
+            profile,
             Selection::Latest,
             Default::default(),
-            &context(2),
+            &surroundings,
         );
         let report = block_on(verify).unwrap();
         assert_eq!(report.ok, !path_is_evil, "{sql} {database}: {:?}", report.problems);
@@ -415,7 +417,13 @@ fn as_nobody(scratch: &Scratch, arguments: &[&str]) -> Output {
     command.output().unwrap()
 }
 
+/// Lets everybody into the folder and its repository; the application's own files stay as they are.
 fn open_to_all(folder: &Path) {
-    let folder = folder.to_str().unwrap().trim_end_matches('/');
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let repository = folder.join("repo");
+    let set = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    set(folder);
+    set(&repository);
+    for name in support::tree(&repository).into_keys() {
+        set(&repository.join(name));
+    }
 }
