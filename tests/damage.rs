@@ -543,3 +543,58 @@ async fn judge_config(scene: &Scene, name: &str, storage: MemoryStorage, expecte
     assert_eq!(kind(restored.map(drop)), expected, "{name}");
     assert_eq!(target.exists(), expected.is_none(), "{name}");
 }
+
+fn packvault(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_packvault"));
+    command.env_clear().env("HOME", folder).env("TMPDIR", folder).current_dir(folder);
+    let output = command.args(arguments).stdin(std::process::Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn write_repository(folder: &Path, storage: &MemoryStorage) {
+    for (key, bytes) in storage.objects() {
+        let path = folder.join("repo").join(key.as_str());
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_program_exits_with_three_for_damage_and_names_it() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let last = &scene.made[3].id;
+        let attachment = blobs_of(&scene.repo, Role::Attachment)[0];
+        let place = scene.repo.blobs[&attachment];
+        let pack = pack_key(&place.pack);
+        let index = scene.repo.indexes.keys().next().unwrap();
+        let frame = scene.flipped(&pack, place.entry.offset as usize, 1);
+        let manifest = scene.flipped(&manifest_key(last), 100, 1);
+        for (key, bytes, named) in [
+            (&pack, frame, vec![attachment.to_string(), place.pack.to_string()]),
+            (&pack, None, vec![place.pack.to_string()]),
+            (&manifest_key(last), manifest, vec![last.clone()]),
+            (index, Some(vec![]), vec![index.name().to_owned()]),
+        ] {
+            let folder = scratch();
+            write_repository(folder.path(), &scene.with(&[(key, bytes)]));
+            let (code, told, _) = packvault(folder.path(), &["verify", "--all", "--repo", "repo"]);
+            assert_eq!(code, Some(3), "{key}: {told}");
+            let (code, json, _) = packvault(folder.path(), &["verify", "--all", "--json", "--repo", "repo"]);
+            assert_eq!(code, Some(3), "{key}");
+            assert!(json.starts_with("{\"ok\":false,"), "{key}: {json}");
+            assert!(named.iter().all(|name| json.contains(name)), "{key}: {named:?} not in {json}");
+            let (code, ..) = packvault(folder.path(), &["list", "--repo", "repo"]);
+            assert_eq!(code, Some(if key.name().ends_with("mvmanifest") { 3 } else { 0 }), "{key}");
+            let restore = ["restore", last, "--repo", "repo", "--target", "target"];
+            let (code, _, error) = packvault(folder.path(), &restore);
+            assert_eq!(code, Some(1), "{key}: {error}");
+            assert!(error.contains("error: ") && !folder.path().join("target").exists(), "{key}: {error}");
+        }
+        let folder = scratch();
+        write_repository(folder.path(), &scene.with(&[(&key("config.toml"), None)]));
+        let (code, ..) = packvault(folder.path(), &["verify", "--all", "--repo", "repo"]);
+        assert_eq!(code, Some(10), "without its configuration a folder is no repository");
+    });
+}

@@ -536,6 +536,29 @@ fn an_index_and_a_footer_that_disagree_are_found() {
 }
 
 #[test]
+fn a_create_beside_an_index_that_lies_stores_again_what_it_cannot_rely_on() {
+    runtime().block_on(async {
+        for change in [0u64, 1, 2] {
+            let (storage, archive, made) = repository_of(1).await;
+            let mut forge = Forge::new(&storage, 7);
+            // The page blob of the archive as it is now, said to lie where nothing can lie.
+            let page_blob = BlobId::of(&made[0].files["msgvault.db"]);
+            forge.frame(page_blob, b"x", 1, BlobFlags::RAW);
+            forge.index_says(page_blob, |entry| match change {
+                0 => entry.offset = u64::MAX,
+                1 => entry.stored_bytes = u64::MAX,
+                _ => (entry.offset, entry.stored_bytes) = (u64::MAX - 40, 1),
+            });
+            forge.seal();
+            archive.change();
+            let report = bounded(capture(shared(&storage), &archive)).await.unwrap();
+            let new = Made { id: report.id.unwrap(), files: archive.expected() };
+            assert_comes_back(shared(&storage), &new, "beside a lying index").await;
+        }
+    });
+}
+
+#[test]
 fn a_pack_with_more_entries_than_msgvault_takes_is_named() {
     runtime().block_on(async {
         let parts = Parts::new().await;

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use packvault::ErrorKind;
 use packvault::engine::create::CreateOptions;
-use packvault::format::LockRecord;
+use packvault::format::{BlobId, LockRecord};
 use packvault::sample::{AttachmentStorage, ContentKind, SampleOptions};
 use rustix::fs::{FileType, Mode, mknodat};
-use support::archives::{add_attachment, add_row, execute, make, tiny};
+use support::archives::{add_attachment, add_row, canonical, execute, make, tiny, write_attachment};
 use support::operations::{assert_sound, create, init, try_create};
 use support::{Scratch, assert_no_remains, contents, names, snapshot_files, stderr, tree};
 
@@ -175,6 +175,23 @@ fn rows_that_no_restore_could_satisfy_are_refused_by_name() {
         let case = Case::new();
         add_row(&case.home, hash, path, None);
         case.assert_refused(&[], 1, &[words, &hash[..8]]);
+    }
+}
+
+#[test]
+fn two_attachments_that_a_restore_would_put_into_one_file_are_refused() {
+    for (one, other, words) in [
+        ("ns/A", "ns/a", "one file name"),
+        ("ns/\u{e9}", "ns/e\u{301}", "one file name"),
+        ("ns/x", "ns/x/y", "folder"),
+    ] {
+        let case = Case::new();
+        let rows = [(one, &b"one"[..]), (other, b"two")];
+        for (path, bytes) in rows {
+            add_row(&case.home, &BlobId::of(bytes).to_string(), path, Some(3));
+            write_attachment(&case.home, &canonical(bytes), bytes);
+        }
+        case.assert_refused(&[], 1, &[words, "ns/"]);
     }
 }
 

@@ -378,7 +378,7 @@ fn a_database_that_only_another_user_may_read_is_named() {
     drop(application(&scratch));
     scratch.run(&["init", "--repo", "repo"]);
     let database = scratch.path("app/data/recipes.db");
-    fs::set_permissions(&database, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o000)).unwrap();
     let refused = as_nobody(&scratch, &["create", "--database", "app/data/recipes.db", "--repo", "repo"]);
     assert_eq!(code(&refused), 1);
     let text = stderr(&refused);

@@ -14,7 +14,7 @@ use packvault::format::{BlobFlags, BlobId, ExtrasEntry, IndexId, Manifest, Snaps
 use packvault::repo::packs::{PackWriter, StoredBlob};
 use packvault::sample::{ContentKind, SampleOptions};
 use packvault::{Error, ErrorKind, Result};
-use support::archives::{Generation, add_row, execute, make, tiny, write_attachment};
+use support::archives::{execute, make, tiny};
 use support::operations::{block_on, create, init, manifests, one, open, try_restore, verify};
 use support::{Scratch, assert_no_remains, contents, stderr, tree};
 
@@ -336,20 +336,6 @@ fn a_snapshot_that_contradicts_itself_is_refused_before_anything_visible_changes
         fs::write(occupied.join("msgvault.db"), "an older one").unwrap();
         case.assert_refused(&occupied, true, ErrorKind::Damaged, words);
     }
-}
-
-#[test]
-fn attachments_that_the_database_sends_to_one_file_are_refused() {
-    let scratch = Scratch::new();
-    let (home, repository) = (scratch.path("home"), init(&scratch.path("repository")));
-    make(&home, &SampleOptions { attachments: 0, ..tiny() });
-    for (path, bytes) in [("ns/A", &b"one"[..]), ("ns/a", b"two")] {
-        write_attachment(&home, path, bytes);
-        add_row(&home, &BlobId::of(bytes).to_string(), path, Some(3));
-    }
-    let captured = Generation::capture(&repository, &home, &scratch);
-    let case = Case { scratch, home, repository, id: captured.id };
-    case.assert_refused(&case.scratch.path("target"), false, ErrorKind::Damaged, "one file name");
 }
 
 #[test]

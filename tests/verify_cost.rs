@@ -16,6 +16,9 @@ use std::sync::Arc;
 use anatomy::{Role, dissect, pack_key};
 use memory_repo::*;
 use packvault::engine::Selection;
+use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::profiles::msgvault::Msgvault;
+use packvault::repo::Repository;
 use packvault::sample::SampleOptions;
 use packvault_storage::{MemoryStorage, Operation, RecordStorage};
 
@@ -27,7 +30,10 @@ type Reads = BTreeMap<String, (u64, u64)>;
 
 async fn reads_of_verify(storage: &MemoryStorage, quick: bool) -> Reads {
     let record = RecordStorage::new(shared(storage));
-    let report = check(Arc::new(record.clone()), Selection::All, quick).await.unwrap();
+    let repository = Repository::open(Arc::new(record.clone())).await.unwrap();
+    // Without the paths, which take a second reading of the database pages, on request.
+    let options = VerifyOptions { quick, paths: false };
+    let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, &context()).await.unwrap();
     assert!(report.ok, "{:#?}", report.problems);
     let mut reads = Reads::new();
     for call in record.calls() {

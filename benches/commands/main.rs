@@ -97,9 +97,17 @@ fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>
     let (mut part_rounds, mut command_rounds) = (Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
         eprintln!("{megabytes} MB, round {round} of {}", arguments.rounds);
-        part_rounds.push(walks::measure(&archive, &work.path().join("parts"), arguments.level)?);
+        part_rounds.push(walks::measure(
+            &archive,
+            &work.path().join(format!("parts-{round}")),
+            arguments.level,
+        )?);
         if !arguments.parts_only {
-            command_rounds.push(commands::measure(&archive, work.path(), arguments.jobs)?);
+            command_rounds.push(commands::measure(
+                &archive,
+                &work.path().join(format!("round-{round}")),
+                arguments.jobs,
+            )?);
         }
     }
     let parts = parts::Parts::median(&part_rounds);

@@ -27,7 +27,7 @@ const PACK_BYTES: usize = 32 << 20;
 /// Blobs below this size are stored as they are.
 const COMPRESSED_BYTES_MIN: usize = 1024;
 
-/// Measures all parts once, with `work` (which is removed again) for what is written.
+/// Measures all parts once, with `work` (which must not exist) for what is written.
 pub fn measure(archive: &Path, work: &Path, level: i32) -> Result<Parts> {
     fs::create_dir(work).with_context(|| format!("cannot create {}", work.display()))?;
     rustix::fs::sync();
@@ -41,7 +41,6 @@ pub fn measure(archive: &Path, work: &Path, level: i32) -> Result<Parts> {
     let Capture { mut parts, frames, .. } = walk;
     GiveBack::new(work, &mut parts)?.walk(&frames)?;
     check_database(&database, &mut parts)?;
-    fs::remove_dir_all(work).with_context(|| format!("cannot remove {}", work.display()))?;
     Ok(parts)
 }
 

@@ -40,7 +40,9 @@ pub fn pin_reading(database: &Path, cancel: &Cancel, forced: Option<Reading>) ->
     let path = resolve(database)?;
     let scan = Arc::new(open_for_scan(&path)?);
     let mut problems = Vec::new();
-    let connection = match begin(&path, cancel, &mut problems) {
+    let begun = begin(&path, cancel, &mut problems);
+    cancel.check()?;
+    let connection = match begun {
         Ok(connection) => connection,
         Err(error) if is_unopenable(&error) => begin_immutable(&path, error)?,
         Err(error) => return Err(unreadable(&path, error)),

@@ -73,14 +73,16 @@ impl Target {
 
     fn prepare(path: PathBuf, folder: OwnedFd, policy: &TargetPolicy, ulid: &str) -> Result<Self> {
         match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
+            // Network file systems may not lock folders; there nothing tells two restores apart.
+            Ok(()) | Err(Errno::BADF | Errno::INVAL | Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK) => {}
             Err(Errno::WOULDBLOCK) => {
                 return Err(refused(&path, "another restore into it is running"));
             }
             Err(errno) => return Err(file_error("lock", &path, errno)),
         }
-        let ownership = own(&path, &folder, policy)?;
+        // First, for taking the locks of an application may make their files.
         check_content(&path, &folder, policy)?;
+        let ownership = own(&path, &folder, policy)?;
         remove_leftovers(&path, &folder, policy)?;
         let staging_name = format!("{STAGING_PREFIX}{ulid}");
         let staging_path = path.join(&staging_name);
@@ -154,6 +156,13 @@ impl Target {
     pub fn check_merge(&self) -> Result<()> {
         let device = fstat(&self.staging).map_err(|errno| file_error("stat", &self.path, errno))?.st_dev;
         self.check_still_there()?;
+        for sidecar in SIDECARS {
+            let name = format!("{}{sidecar}", self.database_name);
+            let there = statat(&self.folder, &*name, AtFlags::SYMLINK_NOFOLLOW);
+            if there.is_ok_and(|there| FileType::from_raw_mode(there.st_mode) == FileType::Directory) {
+                return Err(refused(&self.path.join(name), "it is a folder where the database is restored"));
+            }
+        }
         check_merge(&self.staging, &self.folder, &self.path, device)
     }
 
@@ -517,4 +526,81 @@ fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
 
 fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Refused, format!("cannot restore into {}: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const ULID: &str = "01arz3ndektsv4rrffq69g5fav";
+
+    fn policy(overwrite: bool) -> TargetPolicy {
+        let ownership_names = vec!["daemon.lock".to_owned()];
+        TargetPolicy { overwrite, database_name: "a.db".to_owned(), ownership_names, live_homes: vec![] }
+    }
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_refused_home_gets_no_lock_files() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("a.db"), "live").unwrap();
+        let policy = TargetPolicy { live_homes: vec![home.path().to_owned()], ..policy(false) };
+        let error = Target::open(home.path(), &policy, ULID).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused);
+        assert_eq!(names_in(home.path()), ["a.db"]);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_sidecar_is_refused_before_anything_moves() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.db"), "old").unwrap();
+        std::fs::create_dir(folder.path().join("a.db-wal")).unwrap();
+        let target = Target::open(folder.path(), &policy(true), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap().write_all(b"new").unwrap();
+        let error = target.check_merge().unwrap_err();
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("a.db-wal"), "{error}");
+        target.discard();
+        assert_eq!(names_in(folder.path()), ["a.db", "a.db-wal"]);
+        assert_eq!(std::fs::read(folder.path().join("a.db")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn folders_that_were_made_go_with_a_restore_that_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one/two/three/");
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("attachments/ab/cd", 0o600).unwrap();
+        target.discard();
+        assert!(names_in(folder.path()).is_empty());
+        target.stage_file("attachments/ab/ef", 0o600).expect_err("a late worker makes nothing");
+        drop(target);
+        assert!(names_in(folder.path()).is_empty());
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap().write_all(b"new").unwrap();
+        target.stage_file("deletions/x", 0o400).unwrap();
+        target.check_merge().unwrap();
+        target.publish().unwrap();
+        assert_eq!(names_in(&path), ["a.db", "deletions"]);
+    }
+
+    #[test]
+    fn what_a_killed_restore_left_behind_is_removed_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(".packvault-restore-01arz3ndektsv4rrffq69g5faw/attachments");
+        std::fs::create_dir_all(&left).unwrap();
+        std::fs::write(left.join("half"), "x").unwrap();
+        std::os::unix::fs::symlink("/", left.join("link")).unwrap();
+        let target = Target::open(folder.path(), &policy(false), ULID).unwrap();
+        target.discard();
+        assert!(names_in(folder.path()).is_empty());
+    }
 }

@@ -68,8 +68,10 @@ fn create_parts(text: &mut String, report: &CreateReport) {
     if !report.source_problems.is_empty() {
         part(text, "damaged", "the source is damaged: it was captured as it is");
     }
-    let (blobs, packs) = (counted(report.blobs_added, "blob"), counted(report.packs_added, "pack"));
-    part(text, "added", &format!("{} in {blobs}, {packs}", size(report.bytes_added)));
+    let added = format!("{} in {}", size(report.bytes_added), counted(report.blobs_added, "blob"));
+    // Which packs a dry run would fill is not known: it fills none.
+    let packs = report.id.as_ref().map(|_| format!(", {}", counted(report.packs_added, "pack")));
+    part(text, "added", &(added + &packs.unwrap_or_default()));
     part(text, "time", &text::duration(Duration::try_from_secs_f64(report.seconds).unwrap_or_default()));
 }
 

@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use super::report::ListRow;
 use crate::Result;
-use crate::format::Manifest;
+use crate::format::{Manifest, go_json};
 use crate::repo::Repository;
 use crate::repo::snapshots::FoundSnapshot;
 
@@ -26,7 +26,7 @@ fn row(found: FoundSnapshot) -> ListRow {
 }
 
 fn sound_row(manifest: Manifest) -> ListRow {
-    let stats = RawValue::from_string(manifest.stats.clone());
+    let stats = RawValue::from_string(go_json::compact_raw(&manifest.stats));
     let problem = stats.as_ref().err().map(|error| format!("its statistics are unreadable: {error}"));
     ListRow {
         id: manifest.snapshot_id.to_string(),
