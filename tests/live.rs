@@ -10,7 +10,7 @@ mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -148,6 +148,31 @@ fn a_bank_with_a_wal_is_captured_at_work_through_a_transaction() {
 #[test]
 fn a_bank_with_a_rollback_journal_is_captured_at_work_from_its_file() {
     capture_while_it_works("DELETE", "file");
+}
+
+#[test]
+fn a_backup_that_is_killed_at_any_moment_leaves_the_bank_at_work() {
+    let scratch = Scratch::new();
+    let database = scratch.path("bank.db");
+    let application = Application::start(&database, "WAL");
+    scratch.run(&["init", "--repo", "repo"]);
+    let arguments = ["create", "--database", "bank.db", "--repo", "repo", "--force-unlock"];
+    for milliseconds in [2, 5, 10, 20, 40, 80] {
+        let mut child = scratch.packvault(&arguments).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let transfers = application.transfers.load(Ordering::Relaxed);
+        while application.transfers.load(Ordering::Relaxed) < transfers + 10 {
+            assert!(application.threads.iter().all(|thread| !thread.is_finished()), "the bank has stopped");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    scratch.json(&arguments);
+    scratch.json(&["restore", "--repo", "repo", "--target", "back"]);
+    assert_eq!(sum(&Connection::open(scratch.path("back/bank.db")).unwrap()), TOTAL);
+    assert_eq!(scratch.json(&["verify", "--all", "--repo", "repo"])["ok"], true);
+    application.stop();
 }
 
 #[test]
