@@ -8,8 +8,9 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use packvault::engine::{self, Selection};
 use packvault::profiles::msgvault::Msgvault;
@@ -247,6 +248,30 @@ fn hooks_surround_the_backup_whatever_happens() {
     assert!(stderr(&failed).contains("failed with exit code 3"), "{}", stderr(&failed));
     assert_eq!(log(), "before; $(x)\nafter\n".repeat(3));
     assert_eq!(names(&scratch.path("repo/snapshots")), snapshots);
+}
+
+#[test]
+fn an_interrupted_backup_still_lets_the_application_go_on() {
+    let scratch = Scratch::new();
+    let _database = application(&scratch);
+    let hooks = "before = [\"sh\", \"-c\", \"touch HOME/paused; sleep 600\"]\n\
+                 after = [\"touch\", \"HOME/resumed\"]\n[archive.recipes.stats]";
+    let run = configured(&scratch, &CONFIG.replace("[archive.recipes.stats]", hooks));
+    run(&["init", "--repo", "repo"]);
+    let mut command = scratch.packvault(&CREATE_ALL);
+    let path = std::env::var_os("PATH").unwrap();
+    command.env("PACKVAULT_CONFIG", scratch.path("packvault.toml")).env("PATH", path);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !scratch.path("paused").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it waits for its hook");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(scratch.path("resumed").exists());
+    assert_eq!(names(&scratch.path("repo/snapshots")), Vec::<String>::new());
+    support::assert_no_remains(&scratch.path("repo"));
 }
 
 #[test]
