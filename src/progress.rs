@@ -16,6 +16,8 @@ pub enum Stage {
     Attachments,
     /// create and restore: extra files.
     Extras,
+    /// create: the pinned database is checked by SQLite.
+    Health,
     /// create: packs, index and manifest are made durable.
     Seal,
     /// verify: snapshots, chains and lists are read.
@@ -41,6 +43,7 @@ impl Stage {
             Self::Pack => "pack",
             Self::Attachments => "attachments",
             Self::Extras => "extras",
+            Self::Health => "health",
             Self::Seal => "seal",
             Self::Structure => "structure",
             Self::Blobs => "blobs",

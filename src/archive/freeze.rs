@@ -22,6 +22,7 @@ use rusqlite::Connection;
 use super::beneath::io_error;
 use super::deadline::interrupted_at;
 use super::gate::Gatekeeper;
+use super::pinned::{PinnedDatabase, Reading, wal_bytes};
 use super::sqlite::{database_error, open_existing};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
@@ -67,70 +68,53 @@ impl FrozenDatabase {
                 return Err(error);
             }
         };
-        let page_size = pragma_number(&connection, &path, "page_size")?;
-        let page_count = pragma_number(&connection, &path, "page_count")?;
-        let page_size = u32::try_from(page_size)
-            .ok()
-            .filter(|size| size.is_power_of_two() && (512..=65536).contains(size))
-            .ok_or_else(|| refused(&path, &format!("its page size is {page_size}")))?;
-        let frozen = Self { connection, scan, path, page_size, page_count };
-        frozen.check_scan_handle()?;
-        Ok(frozen)
+        let (page_size, page_count) = geometry(&connection, &path)?;
+        check_scan_handle(&scan, &path)?;
+        check_length(&scan, &path, (page_size, page_count))?;
+        Ok(Self { connection, scan, path, page_size, page_count })
     }
 
-    /// Returns the connection whose read transaction is the pin.
-    pub fn connection(&self) -> &Connection {
-        &self.connection
-    }
-
-    /// Returns the handle through which pages are read. Every clone must be dropped after this value.
-    pub fn scan(&self) -> &Arc<File> {
-        &self.scan
-    }
-
-    /// Returns the page size in bytes.
-    pub fn page_size(&self) -> u32 {
-        self.page_size
-    }
-
-    /// Returns the number of pages in the pinned view.
-    pub fn page_count(&self) -> u64 {
-        self.page_count
-    }
-
-    /// Returns the resolved path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Ends the pin, SQLite before the scan handle.
-    pub fn release(self) -> Result<()> {
-        let Self { connection, scan, path, .. } = self;
-        let closed = connection.close().map_err(|(_, error)| database_error("close", &path, error));
-        drop(scan);
-        closed
-    }
-
-    /// The path must still name the file that was opened for the scan, and the file must hold every page.
-    fn check_scan_handle(&self) -> Result<()> {
-        let held = self.scan.metadata().map_err(|error| io_error("stat", &self.path, error))?;
-        let named = std::fs::metadata(&self.path).map_err(|error| io_error("stat", &self.path, error))?;
-        if (held.dev(), held.ino()) != (named.dev(), named.ino()) {
-            return Err(Error::new(
-                ErrorKind::Source,
-                format!("{} was replaced while it was being opened; try again", self.path.display()),
-            ));
-        }
-        let database_bytes = self.page_count.checked_mul(u64::from(self.page_size));
-        if database_bytes.is_none_or(|bytes| held.len() < bytes) {
-            return Err(refused(&self.path, &format!("it ends before page {}", self.page_count)));
-        }
-        Ok(())
+    /// Returns the pinned database, whose pages are read from the file.
+    pub fn pinned(self) -> Result<PinnedDatabase> {
+        let Self { connection, scan, path, page_size, page_count } = self;
+        PinnedDatabase::new(connection, scan, path, (page_size, page_count), Reading::File)
     }
 }
 
+/// The path must still name the file that was opened for the scan.
+pub(super) fn check_scan_handle(scan: &File, path: &Path) -> Result<()> {
+    let held = scan.metadata().map_err(|error| io_error("stat", path, error))?;
+    let named = std::fs::metadata(path).map_err(|error| io_error("stat", path, error))?;
+    if (held.dev(), held.ino()) == (named.dev(), named.ino()) {
+        return Ok(());
+    }
+    let message = format!("{} was replaced while it was being opened; try again", path.display());
+    Err(Error::new(ErrorKind::Source, message))
+}
+
+/// The file must hold every page of the pinned view.
+pub(super) fn check_length(scan: &File, path: &Path, (page_size, page_count): (u32, u64)) -> Result<()> {
+    let held = scan.metadata().map_err(|error| io_error("stat", path, error))?;
+    let database_bytes = page_count.checked_mul(u64::from(page_size));
+    if database_bytes.is_none_or(|bytes| held.len() < bytes) {
+        return Err(refused(path, &format!("it ends before page {page_count}")));
+    }
+    Ok(())
+}
+
+/// Returns the page size and the number of pages that the connection sees.
+pub(super) fn geometry(connection: &Connection, path: &Path) -> Result<(u32, u64)> {
+    let page_size = pragma_number(connection, path, "page_size")?;
+    let page_count = pragma_number(connection, path, "page_count")?;
+    let page_size = u32::try_from(page_size)
+        .ok()
+        .filter(|size| size.is_power_of_two() && (512..=65536).contains(size))
+        .ok_or_else(|| refused(path, &format!("its page size is {page_size}")))?;
+    Ok((page_size, page_count))
+}
+
 /// Resolves links in the path, for SQLite names the WAL after the file that it finds.
-fn resolve(database: &Path) -> Result<PathBuf> {
+pub(super) fn resolve(database: &Path) -> Result<PathBuf> {
     let path = std::fs::canonicalize(database).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             Error::new(ErrorKind::NotFound, format!("no database at {}", database.display()))
@@ -146,7 +130,7 @@ fn resolve(database: &Path) -> Result<PathBuf> {
 
 /// Opens the scan handle and looks at the header through it, so that a file that is no database is never
 /// handed to SQLite, which might write to it.
-fn open_for_scan(path: &Path) -> Result<File> {
+pub(super) fn open_for_scan(path: &Path) -> Result<File> {
     let scan = File::open(path).map_err(|error| io_error("open the database", path, error))?;
     let mut magic = [0; 16];
     match scan.read_exact_at(&mut magic, 0) {
@@ -225,14 +209,7 @@ fn wait_briefly(connection: &Connection, path: &Path) -> Result<()> {
 }
 
 fn wal_is_empty(path: &Path) -> Result<bool> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let wal = PathBuf::from(wal);
-    match std::fs::symlink_metadata(&wal) {
-        Ok(metadata) => Ok(metadata.len() == 0),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(io_error("stat", &wal, error)),
-    }
+    Ok(wal_bytes(path)?.unwrap_or_default() == 0)
 }
 
 fn wait_or_give_up(path: &Path, deadline: Instant, why: &str) -> Result<()> {
@@ -255,7 +232,7 @@ fn pragma_number(connection: &Connection, path: &Path, name: &str) -> Result<u64
     u64::try_from(number).map_err(|_| refused(path, &format!("its {name} is {number}")))
 }
 
-fn refused(path: &Path, why: &str) -> Error {
+pub(super) fn refused(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Source, format!("{} is not a usable SQLite database: {why}", path.display()))
 }
 

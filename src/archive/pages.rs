@@ -1,13 +1,10 @@
-//! Reading pages of a frozen database: hashed as they come, and kept only where they changed.
+//! Reading pages of a pinned database: hashed as they come, and kept only where they changed.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-use super::beneath::io_error;
+use super::pinned::PageSource;
+use crate::Result;
 use crate::format::PageHash;
-use crate::{Error, ErrorKind, Result};
 
 /// Bytes read and hashed before the next read: they stay in the core's cache between the two.
 const READ_BYTES: usize = 256 * 1024;
@@ -29,8 +26,7 @@ pub struct ScannedPages {
 ///
 /// `known` holds the hashes of the parent's pages from `first_page` on; a page beyond it has changed.
 pub fn scan(
-    file: &File,
-    path: &Path,
+    source: &PageSource,
     first_page: u64,
     page_count: usize,
     page_size: usize,
@@ -51,8 +47,7 @@ pub fn scan(
     for begin in (0..page_count).step_by(step) {
         let count = step.min(page_count - begin);
         let read = kept_bytes..kept_bytes + count * page_size;
-        let offset = (first_page + begin as u64) * page_size as u64;
-        read_exact(file, path, &mut buffer[read.clone()], offset)?;
+        source.read(first_page + begin as u64, page_size, &mut buffer[read.clone()])?;
         let mut position = read.start;
         for index in begin..begin + count {
             let page = position..position + page_size;
@@ -80,31 +75,25 @@ fn note_changed(changed: &mut Vec<Range<usize>>, index: usize) {
     }
 }
 
-fn read_exact(file: &File, path: &Path, buffer: &mut [u8], offset: u64) -> Result<()> {
-    file.read_exact_at(buffer, offset).map_err(|error| match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Error::new(
-            ErrorKind::Source,
-            format!("the database {} became shorter while it was read", path.display()),
-        ),
-        _ => io_error("read the database", path, error),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::io::Write;
+    use std::sync::Arc;
 
-    fn file_of(pages: &[u8], page_size: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn file_of(pages: &[u8], page_size: usize) -> (PageSource, Vec<u8>) {
         let bytes: Vec<u8> = pages.iter().flat_map(|&byte| vec![byte; page_size]).collect();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), &bytes).unwrap();
-        (file, bytes)
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        (PageSource::File { file: Arc::new(file), path: "test.db".into() }, bytes)
     }
 
     #[test]
     fn without_a_parent_every_page_has_changed() {
         let (file, bytes) = file_of(&[1, 2, 3], 512);
-        let scanned = scan(file.as_file(), file.path(), 0, 3, 512, &[], Vec::new()).unwrap();
+        let scanned = scan(&file, 0, 3, 512, &[], Vec::new()).unwrap();
         assert_eq!(scanned.changed, vec![0..3]);
         assert_eq!(scanned.bytes, bytes);
     }
@@ -119,7 +108,7 @@ mod tests {
             known[page] = PageHash::of(b"another");
         }
         known.truncate(39);
-        let scanned = scan(file.as_file(), file.path(), 0, 40, page_size, &known, Vec::new()).unwrap();
+        let scanned = scan(&file, 0, 40, page_size, &known, Vec::new()).unwrap();
         assert_eq!(scanned.changed, vec![0..1, 3..6, 17..18, 38..40]);
         let kept: Vec<u8> = scanned.bytes.chunks(page_size).map(|page| page[0]).collect();
         assert_eq!(kept, [0, 3, 4, 5, 17, 38, 39]);
@@ -129,7 +118,7 @@ mod tests {
     #[test]
     fn a_file_that_ends_early_is_an_error() {
         let (file, _) = file_of(&[1, 2, 3], 512);
-        let error = scan(file.as_file(), file.path(), 1, 3, 512, &[], Vec::new()).unwrap_err();
+        let error = scan(&file, 1, 3, 512, &[], Vec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Source);
     }
 }

@@ -11,9 +11,11 @@ use rusqlite::Connection;
 
 use super::content::{ContentRef, ContentStore};
 use super::extras::ExtrasSource;
-use super::freeze::FrozenDatabase;
 use super::gate::Gatekeeper;
+use super::ownership::LockFiles;
+use super::pinned::PinnedDatabase;
 use crate::Result;
+use crate::cancel::Cancel;
 use crate::format::BlobId;
 
 /// Where an archive lies on this machine.
@@ -41,6 +43,8 @@ pub struct CapturedFacts {
     /// Every path at which the database expects an attachment, if any is another than its hash gives;
     /// `None` if each has its usual path, which nothing can stand in the way of.
     pub unusual_paths: Option<Vec<ContentPath>>,
+    /// What was found wrong with the database on the way.
+    pub problems: Vec<String>,
 }
 
 /// A path at which the application expects an attachment.
@@ -61,13 +65,37 @@ pub struct ExtrasChoice {
     pub include_tokens: bool,
 }
 
+/// What a capture may do with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It is brought to rest first: its WAL is emptied, as its application would.
+    Owner,
+    /// It is only read; nothing of it is written, not even a checkpoint.
+    Foreign,
+}
+
+/// The endings of the files that SQLite may keep beside a database.
+pub const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Returns the paths that belong to a database and to no extra file.
+pub fn database_files(database_name: &str) -> Vec<String> {
+    let sidecars = SIDECARS.iter().map(|sidecar| format!("{database_name}{sidecar}"));
+    std::iter::once(database_name.to_owned()).chain(sidecars).collect()
+}
+
 /// One kind of application.
 pub trait Profile: std::fmt::Debug + Send + Sync {
     /// Returns the profile's name in configuration files.
     fn name(&self) -> &'static str;
 
-    /// Returns the database's file name in a restored archive.
-    fn database_name(&self) -> &'static str;
+    /// Returns what a capture may do with the database.
+    fn access(&self) -> Access;
+
+    /// Tells whether a database of this length is checked while it is captured, where nobody says.
+    fn checks_source(&self, database_bytes: u64) -> bool;
+
+    /// Returns the database's path in a restored archive.
+    fn database_name(&self) -> String;
 
     /// Returns the attachment folder's name in a restored archive.
     fn content_name(&self) -> &'static str;
@@ -80,26 +108,33 @@ pub trait Profile: std::fmt::Debug + Send + Sync {
     fn ownership_names(&self) -> Vec<String>;
 
     /// Returns who holds the archive's writers off while its database is brought to rest.
-    fn gatekeeper(&self, paths: &ArchivePaths) -> Box<dyn Gatekeeper>;
+    fn gatekeeper(&self, paths: &ArchivePaths) -> Box<dyn Gatekeeper> {
+        Box::new(LockFiles(self.ownership_names().iter().map(|name| paths.home.join(name)).collect()))
+    }
 
     /// Refuses if the application runs on the archive in this folder, so far as it can be asked; what it
     /// holds locks for is found out by taking them.
-    fn check_not_running(&self, home: &Path) -> Result<()>;
+    fn check_not_running(&self, _home: &Path) -> Result<()> {
+        Ok(())
+    }
 
     /// Reads the facts of a capture inside the pinned transaction.
-    fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts>;
+    fn capture(&self, pinned: &PinnedDatabase, cancel: &Cancel) -> Result<CapturedFacts>;
 
     /// Recomputes the statistics by the queries of the capture.
-    fn stats(&self, connection: &Connection, database: &Path) -> Result<String>;
+    fn stats(&self, connection: &mut Connection, database: &Path, cancel: &Cancel) -> Result<String>;
 
     /// Returns every path at which the database expects an attachment.
     fn content_paths(&self, connection: &Connection, database: &Path) -> Result<Vec<ContentPath>>;
 
-    /// Opens the live attachments; `frozen` is the pinned database.
-    fn content_store(&self, paths: &ArchivePaths, frozen: &FrozenDatabase) -> Result<Arc<dyn ContentStore>>;
+    /// Opens the live attachments; `pinned` is the pinned database.
+    fn content_store(&self, paths: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Arc<dyn ContentStore>>;
 
     /// Returns the extra files that a capture takes.
     fn extras(&self, paths: &ArchivePaths, choice: ExtrasChoice) -> Vec<ExtrasSource>;
+
+    /// Tells whether an extra file may hold secrets, whatever was chosen.
+    fn is_secret(&self, recorded: &str) -> bool;
 
     /// Empties what describes the live store and not the restored one (section 12.4), in a staged
     /// database; tells whether it had to change anything.

@@ -1,9 +1,11 @@
-//! Opening SQLite databases the two ways a backup may: pinned in place, and a finished file at rest.
+//! Opening SQLite databases the ways a backup may: to be pinned in place, a foreign one for reading only,
+//! and a finished file at rest.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{Error, ErrorKind, Result};
@@ -21,18 +23,34 @@ pub fn open_existing(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Opens another application's database so that nothing of it is ever written: no page, no checkpoint.
+pub fn open_foreign(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    // The last connection to a database would checkpoint its WAL when it closes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    // A view or trigger of the schema must not run functions of ours.
+    connection.execute_batch("PRAGMA trusted_schema = OFF")?;
+    Ok(connection)
+}
+
 /// Opens a database file that nobody writes, without locks and without sidecar files.
 pub fn open_at_rest(path: &Path) -> Result<Connection> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let uri = format!("file:{}?immutable=1", percent_encoded(path));
-    let connection =
-        Connection::open_with_flags(uri, flags).map_err(|error| database_error("open", path, error))?;
+    let connection = Connection::open_with_flags(immutable_uri(path), flags)
+        .map_err(|error| database_error("open", path, error))?;
     // The file came from a repository: what its schema says must not run functions of ours.
     connection
         .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
         .map_err(|error| database_error("open", path, error))?;
     Ok(connection)
+}
+
+/// Returns the URI of a file that nobody changes while it is open.
+pub(super) fn immutable_uri(path: &Path) -> String {
+    format!("file:{}?immutable=1", percent_encoded(path))
 }
 
 /// Encodes a path for a SQLite URI: everything but unreserved characters and `/`.

@@ -19,23 +19,21 @@ use rustix::io::Errno;
 
 use super::beneath::{file_error, folder_at};
 use super::ownership::Ownership;
-use super::profile::Profile;
+use super::profile::{Profile, SIDECARS};
 use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.
 const STAGING_PREFIX: &str = ".packvault-restore-";
 /// What may be held open at once, well below what a process may usually open.
 const FOLDERS_HELD_MAX: usize = 300;
-/// What SQLite may keep beside a database.
-const SIDECARS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What may be there already.
 #[derive(Debug, Clone, Default)]
 pub struct TargetPolicy {
     /// Whether a folder that holds something is merged into.
     pub overwrite: bool,
-    /// The database's file name.
-    pub database_name: &'static str,
+    /// The database's path.
+    pub database_name: String,
     /// Names of lock files by which a running application owns a folder; held while restoring into one
     /// that has them, or that is one of `live_homes`.
     pub ownership_names: Vec<String>,
@@ -71,7 +69,7 @@ pub struct Target {
     staging: Arc<OwnedFd>,
     /// Folders of the staging that files were made in lately: attachments come by the thousand.
     folders: Mutex<HashMap<String, Arc<OwnedFd>>>,
-    database_name: &'static str,
+    database_name: String,
     /// Held until the restore is over; another restore into the same folder is refused.
     _ownership: Ownership,
 }
@@ -115,7 +113,7 @@ impl Target {
             staging_name,
             staging,
             folders: Mutex::default(),
-            database_name: policy.database_name,
+            database_name: policy.database_name.clone(),
             _ownership: ownership,
         })
     }
@@ -192,8 +190,11 @@ impl Target {
             remove_if_there(&self.staging, &format!("{}{sidecar}", self.database_name), &self.path)?;
         }
         self.check_still_there()?;
-        merge(&self.staging, &self.folder, &self.path, Some(self.database_name))?;
+        merge(&self.staging, &self.folder, &self.path, Some(&self.database_name))?;
         self.publish_database()?;
+        if let Some((parents, _)) = self.database_name.rsplit_once('/') {
+            remove_emptied(&self.staging, parents, &self.path)?;
+        }
         unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR)
             .map_err(|errno| file_error("remove", &self.staged_path(""), errno))?;
         sync_below(&self.folder, &self.path)?;
@@ -228,7 +229,7 @@ impl Target {
                 }
             }
         }
-        let name = self.database_name;
+        let name = self.database_name.as_str();
         let renamed = renamed.and_then(|()| {
             renameat(&self.staging, name, &self.folder, name)
                 .map_err(|errno| file_error("put in place", &self.path.join(name), errno))
@@ -380,7 +381,7 @@ fn remove_leftovers(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Res
             remove_below(&leftover);
             unlinkat(folder, &*name, AtFlags::REMOVEDIR)
                 .map_err(|errno| file_error("remove", &shown, errno))?;
-        } else if policy.overwrite && is_temporary_database(&name, policy.database_name) {
+        } else if policy.overwrite && is_temporary_database(&name, &policy.database_name) {
             remove_if_there(folder, &name, path)?;
         }
     }
@@ -424,12 +425,19 @@ fn check_merge(staged: &OwnedFd, target: &OwnedFd, shown: &Path, device: u64) ->
 }
 
 /// Moves what is staged into the target: whole folders where there is none, file by file where there is.
+/// The file at the path `leave` stays where it is, and its folders are made in the target.
 fn merge(staged: &OwnedFd, target: &OwnedFd, shown: &Path, leave: Option<&str>) -> Result<()> {
     for (name, kind) in typed_names(staged, shown)? {
         if leave == Some(name.as_str()) {
             continue;
         }
+        let leave_below = leave.and_then(|leave| leave.strip_prefix(&name)?.strip_prefix('/'));
         let shown = shown.join(&name);
+        if leave_below.is_some() {
+            let below = open_folder_at(staged, &name, &shown)?;
+            merge(&below, &open_or_make_at(target, &name, &shown)?, &shown, leave_below)?;
+            continue;
+        }
         let exists = kind == FileType::Directory && statat(target, &*name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
         if exists {
             let below = open_folder_at(staged, &name, &shown)?;
@@ -440,6 +448,17 @@ fn merge(staged: &OwnedFd, target: &OwnedFd, shown: &Path, leave: Option<&str>) 
             renameat(staged, &*name, target, &*name)
                 .map_err(|errno| file_error("put in place", &shown, errno))?;
         }
+    }
+    Ok(())
+}
+
+/// Removes the folders of the staging that held nothing but the database.
+fn remove_emptied(staging: &OwnedFd, parents: &str, shown: &Path) -> Result<()> {
+    let mut parents = Some(parents);
+    while let Some(folder) = parents {
+        unlinkat(staging, folder, AtFlags::REMOVEDIR)
+            .map_err(|errno| file_error("remove the staging of", &shown.join(folder), errno))?;
+        parents = folder.rsplit_once('/').map(|(parents, _)| parents);
     }
     Ok(())
 }
@@ -558,7 +577,7 @@ mod tests {
         let ownership_names = vec!["daemon.lock".to_owned()];
         TargetPolicy {
             overwrite,
-            database_name: "a.db",
+            database_name: "a.db".to_owned(),
             ownership_names,
             live_homes: vec![],
             application: None,

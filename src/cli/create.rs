@@ -8,8 +8,10 @@ use packvault::{Error, ErrorKind, Result};
 
 use super::report::Exit;
 use super::session::Session;
-use super::settings::Settings;
+use super::settings::{Archive, Settings};
+use super::sqlite_archive::SqliteParts;
 use super::summary;
+use super::text::ByteSize;
 
 /// Back up an archive: store a snapshot of it in the repository
 ///
@@ -21,6 +23,7 @@ Examples:
   packvault create --repo /mnt/nas/backup      back up ~/.msgvault
   packvault create mail --tag before-upgrade   an archive from the configuration
   packvault create ~/mail --dry-run            what would be stored
+  packvault create --database app.db --files 'media/**'
 
 {}", super::exit_codes("  4  done, but the source itself is damaged: see the warnings\n")))]
 pub struct Arguments {
@@ -58,34 +61,92 @@ pub struct Arguments {
     /// Say what would be stored, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Have SQLite check the captured database, whatever its size
+    ///
+    /// By default a foreign database below 1 GB is checked. A damaged one is captured all the same; the exit
+    /// code is 4 then, and `list` shows it.
+    #[arg(long, overrides_with = "no_check_source")]
+    check_source: bool,
+    /// Do not check the captured database
+    #[arg(long, overrides_with = "check_source")]
+    no_check_source: bool,
+    /// Give up when the write-ahead log grows by more than this meanwhile
+    ///
+    /// The log cannot start over while its database is being captured.
+    #[arg(long, value_name = "SIZE")]
+    max_wal_growth: Option<ByteSize>,
+    /// Back up any SQLite application: its database
+    ///
+    /// ARCHIVE is then the folder that --files are relative to; without it, the database's folder.
+    #[arg(long, value_name = "FILE", help_heading = "Any SQLite application")]
+    database: Option<PathBuf>,
+    /// Files to take along, as a pattern relative to the archive's home; may be repeated
+    ///
+    /// `*` stays in a folder, `**` goes deeper. Quote it, or the shell expands it.
+    #[arg(long, value_name = "GLOB", requires = "database", help_heading = "Any SQLite application")]
+    files: Vec<String>,
+    /// Files not to take along; may be repeated
+    #[arg(long, value_name = "GLOB", requires = "database", help_heading = "Any SQLite application")]
+    exclude: Vec<String>,
 }
 
 /// Stores the snapshot and sums it up.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     arguments.refuse_unwanted_secrets()?;
-    let archive = session.archive(arguments.archive.as_deref())?;
+    let archive = arguments.archive(session)?;
     let repository = session.repository(Some(&archive)).await?;
     let paths = archive.paths();
-    let options = CreateOptions {
-        extras: ExtrasChoice {
-            include_config: arguments.include_config,
-            include_tokens: arguments.include_tokens,
-        },
-        allow_plaintext_secrets: arguments.allow_plaintext_secrets,
-        tag: arguments.tag.clone(),
-        zstd_level: Settings::zstd_level(arguments.zstd_level, &archive),
-        force_unlock: arguments.force_unlock,
-        dry_run: arguments.dry_run,
-        writer_version: concat!("packvault ", env!("CARGO_PKG_VERSION")).to_owned(),
+    let options = arguments.options(&archive);
+    let context = session.context(arguments.jobs);
+    let work = create(&repository, archive.implementation(), &paths, options, &context);
+    let (created, resumed) = archive.hooks().around(session.cancel(), work).await;
+    let report = match (created, &resumed) {
+        (Ok(report), _) => report,
+        (Err(error), Ok(())) => return Err(error),
+        (Err(error), Err(failed)) => {
+            session.warn(&failed.chain());
+            return Err(error);
+        }
     };
-    let profile = archive.profile.implementation();
-    let report = create(&repository, profile, &paths, options, &session.context(arguments.jobs)).await?;
     session.show(&report, summary::create)?;
     report.source_problems.iter().for_each(|problem| session.warn(problem));
+    resumed?;
     Ok(if report.source_problems.is_empty() { Exit::Done } else { Exit::SourceDamaged })
 }
 
 impl Arguments {
+    fn archive(&self, session: &Session) -> Result<Archive> {
+        let Some(database) = &self.database else { return session.archive(self.archive.as_deref()) };
+        let parts = SqliteParts {
+            database: database.clone(),
+            files: self.files.clone(),
+            exclude: self.exclude.clone(),
+            ..SqliteParts::default()
+        };
+        session.settings().described_archive(self.archive.as_deref(), parts)
+    }
+
+    fn options(&self, archive: &Archive) -> CreateOptions {
+        let check_source = match (self.check_source, self.no_check_source) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => archive.check_source(),
+        };
+        let wal_growth_max = self.max_wal_growth.or(archive.max_wal_growth());
+        CreateOptions {
+            extras: ExtrasChoice { include_config: self.include_config, include_tokens: self.include_tokens },
+            allow_plaintext_secrets: self.allow_plaintext_secrets,
+            tag: self.tag.clone(),
+            zstd_level: Settings::zstd_level(self.zstd_level, archive),
+            force_unlock: self.force_unlock,
+            dry_run: self.dry_run,
+            writer_version: concat!("packvault ", env!("CARGO_PKG_VERSION")).to_owned(),
+            check_source,
+            wal_growth_bytes_max: wal_growth_max.map(|size| size.0),
+            reading: None,
+        }
+    }
+
     fn refuse_unwanted_secrets(&self) -> Result<()> {
         if (self.include_config || self.include_tokens) && !self.allow_plaintext_secrets {
             let message =

@@ -4,8 +4,10 @@
 //! One file per command holds its arguments, whose comments are the help, and its function. Standard output
 //! is data, standard error is talk. The library below neither prints nor reads the environment.
 
+mod archive;
 mod create;
 mod demo;
+mod hooks;
 mod init;
 mod interrupt;
 mod list;
@@ -15,6 +17,7 @@ mod restore;
 mod select;
 mod session;
 mod settings;
+mod sqlite_archive;
 mod summary;
 mod table;
 mod text;
@@ -122,6 +125,7 @@ enum Command {
     List(list::Arguments),
     Verify(verify::Arguments),
     Restore(restore::Arguments),
+    Archive(archive::Arguments),
     Demo(demo::Arguments),
 }
 
@@ -133,6 +137,7 @@ impl Command {
             Self::List(_) => "list",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
+            Self::Archive(_) => "archive",
             Self::Demo(_) => "demo",
         }
     }
@@ -144,6 +149,7 @@ impl Command {
             Self::List(arguments) => list::run(arguments, session).await,
             Self::Verify(arguments) => verify::run(arguments, session).await,
             Self::Restore(arguments) => restore::run(arguments, session).await,
+            Self::Archive(arguments) => archive::run(arguments, session),
             Self::Demo(arguments) => demo::run(arguments, session),
         }
     }

@@ -17,6 +17,10 @@ use packvault::profiles::msgvault::{CONTENT_NAME, DATABASE_NAME, Msgvault};
 use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
+use super::hooks::Hooks;
+use super::sqlite_archive::{SqliteArchive, SqliteParts};
+use super::text::ByteSize;
+
 /// The zstd level where nobody says otherwise.
 const ZSTD_LEVEL_DEFAULT: i32 = 3;
 
@@ -49,8 +53,6 @@ pub struct Settings {
 /// An archive to back up.
 #[derive(Debug, Clone)]
 pub struct Archive {
-    /// Its kind of application.
-    pub profile: ProfileKind,
     /// Its home folder.
     pub home: PathBuf,
     /// Where its parts lie.
@@ -58,6 +60,7 @@ pub struct Archive {
     /// The application's own configuration.
     pub config: MsgvaultConfig,
     section: Option<ArchiveSection>,
+    sqlite: Option<SqliteArchive>,
 }
 
 /// A kind of application that packvault knows.
@@ -67,6 +70,8 @@ pub enum ProfileKind {
     /// The e-mail and message archive.
     #[default]
     Msgvault,
+    /// Any application with one SQLite database.
+    Sqlite,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -93,25 +98,78 @@ struct ArchiveSection {
     home: String,
     repository: Option<String>,
     zstd_level: Option<i32>,
+    check_source: Option<bool>,
+    max_wal_growth: Option<ByteSize>,
+    #[serde(default)]
+    before: Vec<String>,
+    #[serde(default)]
+    after: Vec<String>,
+    database: Option<String>,
+    #[serde(default)]
+    files: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
+    #[serde(default)]
+    secrets: Vec<String>,
+    #[serde(default)]
+    stats: BTreeMap<String, String>,
+}
+
+impl ArchiveSection {
+    /// Returns the name of a key that this kind of archive does not have, or lacks.
+    fn misplaced_key(&self) -> Option<&'static str> {
+        let has = [
+            ("database", self.database.is_some()),
+            ("files", !self.files.is_empty()),
+            ("exclude", !self.exclude.is_empty()),
+            ("secrets", !self.secrets.is_empty()),
+            ("stats", !self.stats.is_empty()),
+        ];
+        match self.profile {
+            ProfileKind::Msgvault => has.iter().find(|(_, is_there)| *is_there).map(|(key, _)| *key),
+            ProfileKind::Sqlite => self.database.is_none().then_some("database"),
+        }
+    }
 }
 
 impl Archive {
+    /// Returns what packvault knows of its kind of application.
+    pub fn implementation(&self) -> Arc<dyn Profile> {
+        match &self.sqlite {
+            Some(sqlite) => Arc::new(sqlite.profile.clone()),
+            None => Arc::new(Msgvault),
+        }
+    }
+
+    /// Returns the programs that run around a backup.
+    pub fn hooks(&self) -> Hooks {
+        let section = self.section.as_ref();
+        section.map_or_else(Hooks::default, |section| Hooks {
+            before: section.before.clone(),
+            after: section.after.clone(),
+        })
+    }
+
+    /// Returns whether the source is checked, as far as the configuration says.
+    pub fn check_source(&self) -> Option<bool> {
+        self.section.as_ref()?.check_source
+    }
+
+    /// Returns by how much the WAL may grow, as far as the configuration says.
+    pub fn max_wal_growth(&self) -> Option<ByteSize> {
+        self.section.as_ref()?.max_wal_growth
+    }
+
     /// Returns where the parts of the archive lie.
     pub fn paths(&self) -> ArchivePaths {
+        if let Some(sqlite) = &self.sqlite {
+            return sqlite.paths.clone();
+        }
         ArchivePaths {
             home: self.locations.data_dir.clone(),
             database: self.locations.database.clone(),
             content: self.locations.data_dir.join(CONTENT_NAME),
             config: self.locations.config_file.clone(),
-        }
-    }
-}
-
-impl ProfileKind {
-    /// Returns what packvault knows of this kind of application.
-    pub fn implementation(self) -> Arc<dyn Profile> {
-        match self {
-            Self::Msgvault => Arc::new(Msgvault),
         }
     }
 }
@@ -159,6 +217,9 @@ impl Settings {
     /// Returns the archive the user means: a name from the configuration, a folder, or msgvault's own home.
     pub fn archive(&self, given: Option<&Path>) -> Result<Archive> {
         let section = given.and_then(|given| self.file.archive.get(given.to_str()?)).cloned();
+        if let Some(section) = section.as_ref().filter(|section| section.profile == ProfileKind::Sqlite) {
+            return self.sqlite_archive(section);
+        }
         let home = match (&section, given) {
             (Some(section), _) => self.configured_path(&section.home, "the home of an archive")?,
             (None, Some(given)) => existing_folder(given)?,
@@ -169,8 +230,48 @@ impl Settings {
             Some(_) => config.locations_of_given(&home, self.user_home())?,
             None => config.locations(&home, self.user_home())?,
         };
-        let profile = section.as_ref().map_or_else(ProfileKind::default, |section| section.profile);
-        Ok(Archive { profile, home, locations, config, section })
+        Ok(Archive { home, locations, config, section, sqlite: None })
+    }
+
+    fn sqlite_archive(&self, section: &ArchiveSection) -> Result<Archive> {
+        let home = self.configured_path(&section.home, "the home of an archive")?;
+        let database = expand_home(section.database.as_deref().unwrap_or_default(), self.user_home())?;
+        let parts = SqliteParts {
+            database: home.join(database),
+            files: section.files.clone(),
+            exclude: section.exclude.clone(),
+            secrets: section.secrets.clone(),
+            stats: section.stats.clone(),
+        };
+        self.archive_of(home, parts, Some(section.clone()))
+    }
+
+    /// Returns the archive that flags describe: a database, and files below a home.
+    pub fn described_archive(&self, home: Option<&Path>, parts: SqliteParts) -> Result<Archive> {
+        let home = match home {
+            Some(home) => existing_folder(home)?,
+            None => match parts.database.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                Some(parent) => parent.to_path_buf(),
+                None => PathBuf::from("."),
+            },
+        };
+        self.archive_of(home, parts, None)
+    }
+
+    fn archive_of(
+        &self,
+        home: PathBuf,
+        parts: SqliteParts,
+        section: Option<ArchiveSection>,
+    ) -> Result<Archive> {
+        let sqlite = SqliteArchive::new(&home, parts, self.spool().join("page-hashes"))?;
+        let config = MsgvaultConfig::default();
+        let locations = Locations {
+            config_file: home.join(CONFIG_FILE),
+            data_dir: home.clone(),
+            database: sqlite.paths.database.clone(),
+        };
+        Ok(Archive { home, locations, config, section, sqlite: Some(sqlite) })
     }
 
     /// Returns the repository the user means, by the first of: `--repo`, `PACKVAULT_REPO`, the archive's
@@ -296,6 +397,13 @@ fn read_config(path: &Path, must_exist: bool) -> Result<ConfigFile> {
         if archive.zstd_level.is_some_and(|level| !(1..=19).contains(&level)) {
             let key = format!("archive.{name}.zstd_level");
             return Err(usage(format!("{}: {key} is not a number from 1 to 19", path.display())));
+        }
+        if let Some(key) = archive.misplaced_key() {
+            let why = match archive.profile {
+                ProfileKind::Msgvault => "belongs to archives with `profile = \"sqlite\"`",
+                ProfileKind::Sqlite => "is missing",
+            };
+            return Err(usage(format!("{}: archive.{name}.{key} {why}", path.display())));
         }
     }
     Ok(file)

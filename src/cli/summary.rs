@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use super::text::{self, count, counted, escape, size};
 use packvault::engine::report::{
-    Check, CreateReport, InitReport, RestoreReport, VerifyProblem, VerifyReport,
+    Check, CreateReport, InitReport, PagesRead, RestoreReport, VerifyProblem, VerifyReport,
 };
+
+/// How many files are named that were left out.
+const LEFT_OUT_MAX: usize = 10;
 
 /// Returns what `init` made, and the command to run next.
 pub fn init(report: &InitReport) -> String {
@@ -40,6 +43,15 @@ fn create_parts(text: &mut String, report: &CreateReport) {
     let pages = counted(database.pages, "page");
     let line = format!("{}, {pages}, {} changed", size(database.bytes), count(database.pages_changed));
     part(text, "database", &line);
+    let read = match database.read {
+        PagesRead::File => None,
+        PagesRead::Transaction => Some("read through a transaction of SQLite".to_owned()),
+    };
+    let grew = (database.wal_grew_bytes > 0)
+        .then(|| format!("its write-ahead log grew by {} meanwhile", size(database.wal_grew_bytes)));
+    for line in read.iter().chain(&grew) {
+        part(text, "", line);
+    }
     let new = count(attachments.blobs_added);
     part(
         text,
@@ -47,6 +59,15 @@ fn create_parts(text: &mut String, report: &CreateReport) {
         &format!("{}, {}, {new} new", count(attachments.blobs), size(attachments.bytes)),
     );
     part(text, "extras", &counted(report.extras, "file"));
+    for left in report.left_out.iter().take(LEFT_OUT_MAX) {
+        part(text, "left out", &format!("{}: {}", escape(&left.path), escape(&left.reason)));
+    }
+    if let Some(more) = report.left_out.len().checked_sub(LEFT_OUT_MAX).filter(|more| *more > 0) {
+        part(text, "", &format!("and {} (--json names them all)", counted(more as u64, "more file")));
+    }
+    if !report.source_problems.is_empty() {
+        part(text, "damaged", "the source is damaged: it was captured as it is");
+    }
     let added = format!("{} in {}", size(report.bytes_added), counted(report.blobs_added, "blob"));
     // Which packs a dry run would fill is not known: it fills none.
     let packs = report.id.as_ref().map(|_| format!(", {}", counted(report.packs_added, "pack")));
@@ -136,7 +157,7 @@ fn part(text: &mut String, name: &str, value: &str) {
 mod tests {
     use super::*;
     use packvault::engine::report::{
-        CreatedAttachments, CreatedDatabase, Proof, RestoredAttachments, RestoredDatabase,
+        CreatedAttachments, CreatedDatabase, LeftOut, Proof, RestoredAttachments, RestoredDatabase,
     };
 
     const ID: &str = "20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b";
@@ -150,10 +171,17 @@ mod tests {
             bytes_added: 300_000_000,
             blobs_added: 4_313,
             packs_added: 1,
-            database: CreatedDatabase { bytes: 624_005_120, pages: 152_345, pages_changed: 152_345 },
+            database: CreatedDatabase {
+                bytes: 624_005_120,
+                pages: 152_345,
+                pages_changed: 152_345,
+                read: PagesRead::File,
+                wal_grew_bytes: 0,
+            },
             attachments: CreatedAttachments { blobs: 4_000, bytes: 370_000_000, blobs_added: 4_000 },
             extras: 1,
             seconds: 12.4,
+            left_out: vec![],
             source_problems: vec![],
         }
     }
@@ -189,6 +217,25 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
   time         12 s
 ";
         assert_eq!(create(&created()), expected);
+    }
+
+    #[test]
+    fn create_says_how_it_read_and_what_it_left_out() {
+        let mut report = created();
+        report.database.read = PagesRead::Transaction;
+        report.database.wal_grew_bytes = 3 * 1024 * 1024;
+        report.left_out =
+            (0..12).map(|n| LeftOut { path: format!("s{n}"), reason: "it is a socket".into() }).collect();
+        report.source_problems = vec!["torn".into()];
+        let text = create(&report);
+        for line in [
+            "               read through a transaction of SQLite\n",
+            "               its write-ahead log grew by 3.0 MiB meanwhile\n",
+            "  left out     s9: it is a socket\n               and 2 more files",
+            "  damaged      the source is damaged: it was captured as it is\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

@@ -44,6 +44,10 @@ pub fn snapshots(rows: &[ListRow]) -> String {
         if let Some(problem) = &row.problem {
             table.push_str(&format!("problem: snapshot {}: {}\n", escape(&row.id), escape(problem)));
         }
+        if let Some(first) = row.source_problems.first() {
+            let id = escape(&row.id);
+            table.push_str(&format!("warning: snapshot {id}: the source was damaged: {}\n", escape(first)));
+        }
     }
     table
 }

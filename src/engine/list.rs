@@ -10,7 +10,12 @@ use crate::repo::snapshots::FoundSnapshot;
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
-    Ok(repository.find_snapshots().await?.into_iter().map(row).collect())
+    let mut rows: Vec<ListRow> = repository.find_snapshots().await?.into_iter().map(row).collect();
+    let mut notes = repository.find_notes().await?;
+    for row in &mut rows {
+        row.source_problems = notes.remove(&row.id).unwrap_or_default();
+    }
+    Ok(rows)
 }
 
 fn row(found: FoundSnapshot) -> ListRow {
@@ -34,5 +39,6 @@ fn sound_row(manifest: Manifest) -> ListRow {
         bytes_added: u64::try_from(manifest.bytes_added).ok(),
         stats: stats.ok(),
         problem,
+        source_problems: Vec::new(),
     }
 }

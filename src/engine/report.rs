@@ -40,9 +40,19 @@ pub struct CreateReport {
     pub extras: u64,
     /// How long it took.
     pub seconds: f64,
-    /// What is wrong with the source although the snapshot was made; not part of the JSON.
-    #[serde(skip)]
+    /// Extra files that were found and not taken.
+    pub left_out: Vec<LeftOut>,
+    /// What is wrong with the source although the snapshot was made.
     pub source_problems: Vec<String>,
+}
+
+/// An extra file of a [`CreateReport`] that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeftOut {
+    /// Its path below the archive's home, as far as it can be shown.
+    pub path: String,
+    /// Why: what it is instead of a plain file.
+    pub reason: String,
 }
 
 /// The database of a [`CreateReport`].
@@ -54,6 +64,20 @@ pub struct CreatedDatabase {
     pub pages: u64,
     /// Pages that differ from the parent's.
     pub pages_changed: u64,
+    /// How its pages were read.
+    pub read: PagesRead,
+    /// How far its write-ahead log grew while the capture held it.
+    pub wal_grew_bytes: u64,
+}
+
+/// How the pages of a database were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PagesRead {
+    /// From the main file.
+    File,
+    /// Through SQLite, inside a read transaction.
+    Transaction,
 }
 
 /// The attachments of a [`CreateReport`].
@@ -90,6 +114,8 @@ pub struct ListRow {
     pub stats: Option<Box<RawValue>>,
     /// What is wrong with the manifest; `null` when it is sound.
     pub problem: Option<String>,
+    /// What was wrong with the source when it was captured.
+    pub source_problems: Vec<String>,
 }
 
 /// What `verify` found.
@@ -204,18 +230,27 @@ mod tests {
             bytes_added: 1,
             blobs_added: 2,
             packs_added: 3,
-            database: CreatedDatabase { bytes: 4, pages: 5, pages_changed: 6 },
+            database: CreatedDatabase {
+                bytes: 4,
+                pages: 5,
+                pages_changed: 6,
+                read: PagesRead::File,
+                wal_grew_bytes: 0,
+            },
             attachments: CreatedAttachments { blobs: 7, bytes: 8, blobs_added: 9 },
             extras: 10,
             seconds: 0.5,
-            source_problems: vec!["never shown here".into()],
+            left_out: vec![LeftOut { path: "a".into(), reason: "a socket".into() }],
+            source_problems: vec!["torn".into()],
         };
         assert_eq!(
             json(&create),
             concat!(
                 r#"{"id":"s","parent":null,"created_at":"2026-11-23T20:45:17Z","tag":"","bytes_added":1,"#,
-                r#""blobs_added":2,"packs_added":3,"database":{"bytes":4,"pages":5,"pages_changed":6},"#,
-                r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5}"#
+                r#""blobs_added":2,"packs_added":3,"database":{"bytes":4,"pages":5,"pages_changed":6,"#,
+                r#""read":"file","wal_grew_bytes":0},"#,
+                r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5,"#,
+                r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"]}"#
             )
         );
     }
@@ -232,7 +267,7 @@ mod tests {
             json(&row),
             concat!(
                 r#"{"id":"s","parent":null,"created_at":null,"tag":null,"version":1,"database_bytes":null,"#,
-                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null}"#
+                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[]}"#
             )
         );
     }

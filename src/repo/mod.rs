@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod config;
 pub mod indexes;
 pub mod locks;
+pub mod notes;
 pub mod packs;
 pub mod snapshots;
 pub mod staging;

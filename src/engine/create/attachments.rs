@@ -6,24 +6,19 @@
 //! references, so the error reported is that of the first one that fails.
 
 use std::collections::HashSet;
-use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
 use super::known::KnownBlobs;
 use super::sink::{BlobSink, EncodedBlob, Payload, encode_hashed};
+use super::spool;
 use crate::archive::content::{Content, ContentRef, ContentStore};
 use crate::engine::Context;
 use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::{Pipeline, Reservation, Worker};
-use crate::format::{
-    BlobFlags, BlobId, Crc32c, FormatError, Hasher, ListedAttachment, Manifest, StreamCompressor,
-    attachment_list, saves_enough,
-};
+use crate::format::{BlobId, ListedAttachment, Manifest, attachment_list};
 use crate::progress::{Stage, Unit};
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Attachments up to this size are compressed in memory; larger ones through the spool.
@@ -36,8 +31,6 @@ const BATCH_ITEMS_MAX: usize = 64;
 const UNKNOWN_BYTES: u64 = 64 * 1024;
 /// A batch whose results take more memory than this spools the rest, whatever the database said.
 const BATCH_MEMORY_BYTES_MAX: u64 = 8 * 1024 * 1024;
-/// Bytes of a large attachment that are read at a time.
-const PIECE_BYTES: usize = 256 * 1024;
 
 /// The attachments of a snapshot.
 #[derive(Debug, Default)]
@@ -200,7 +193,12 @@ fn encode_one(
     }
     let fits = raw_bytes <= MEMORY_BYTES_MAX && memory_bytes + raw_bytes <= BATCH_MEMORY_BYTES_MAX;
     if !fits {
-        return spool(worker, store, content, reference);
+        return spool::encode(
+            worker,
+            content,
+            || store.open(reference),
+            |content, found| check_hash(content, reference, found),
+        );
     }
     let mut raw = vec![0; raw_bytes as usize];
     content.read(&mut raw)?;
@@ -210,58 +208,8 @@ fn encode_one(
 }
 
 fn hash_only(content: &mut Content, reference: &ContentRef) -> Result<()> {
-    let mut hasher = Hasher::new();
-    each_piece(content, |piece| {
-        hasher.update(piece);
-        Ok(())
-    })?;
-    check_hash(content, reference, hasher.finish())
-}
-
-/// Compresses an attachment into the spool while hashing it; if that saves too little, spools it raw.
-fn spool(
-    worker: &Worker,
-    store: &dyn ContentStore,
-    mut content: Content,
-    reference: &ContentRef,
-) -> Result<EncodedBlob> {
-    let raw_bytes = content.raw_bytes();
-    let mut spool = Spool::new(worker)?;
-    let compress = |error: FormatError| format_error("cannot compress an attachment", error);
-    let mut compressor = StreamCompressor::new(worker.zstd_level, raw_bytes).map_err(compress)?;
-    let mut hasher = Hasher::new();
-    each_piece(&mut content, |piece| {
-        hasher.update(piece);
-        compressor.feed(piece, &mut |frame| spool.accept(frame)).map_err(compress)
-    })?;
-    check_hash(&content, reference, hasher.finish())?;
-    compressor.finish(&mut |frame| spool.accept(frame)).map_err(compress)?;
-    if saves_enough(raw_bytes, spool.bytes) {
-        return spool.finish(reference.id, raw_bytes, BlobFlags::COMPRESSED);
-    }
-    spool.restart()?;
-    let mut again = store.open(reference)?;
-    let mut hasher = Hasher::new();
-    each_piece(&mut again, |piece| {
-        hasher.update(piece);
-        spool.accept(piece).map_err(compress)
-    })?;
-    // It may have changed between the two readings.
-    check_hash(&again, reference, hasher.finish())?;
-    spool.finish(reference.id, raw_bytes, BlobFlags::RAW)
-}
-
-/// Hands every byte over, then checks that nothing changed meanwhile.
-fn each_piece(content: &mut Content, mut accept: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let piece_bytes = content.raw_bytes().min(PIECE_BYTES as u64).max(1) as usize;
-    let mut piece = vec![0; piece_bytes];
-    loop {
-        let count = content.read(&mut piece)?;
-        if count == 0 {
-            return content.finish();
-        }
-        accept(&piece[..count])?;
-    }
+    let found = spool::hash(content)?;
+    check_hash(content, reference, found)
 }
 
 fn check_hash(content: &Content, reference: &ContentRef, found: BlobId) -> Result<()> {
@@ -271,57 +219,4 @@ fn check_hash(content: &Content, reference: &ContentRef, found: BlobId) -> Resul
     let path = content.path().display();
     let message = format!("the attachment {path} is not what its name says: its SHA-256 is {found}");
     Err(Error::new(ErrorKind::Source, message))
-}
-
-/// A file without a name that takes the stored bytes of one blob.
-struct Spool {
-    file: File,
-    bytes: u64,
-    crc32c: Crc32c,
-    failure: Option<std::io::Error>,
-}
-
-impl Spool {
-    fn new(worker: &Worker) -> Result<Self> {
-        let file = std::fs::create_dir_all(&worker.spool).and_then(|()| tempfile::tempfile_in(&worker.spool));
-        let file = file.map_err(|error| {
-            let message = format!("cannot make a spool file in {}", worker.spool.display());
-            Error::caused(ErrorKind::Io, message, error)
-        })?;
-        Ok(Self { file, bytes: 0, crc32c: Crc32c::new(), failure: None })
-    }
-
-    /// Takes stored bytes. A failed write is kept until the end: the codec's sink knows no such error.
-    fn accept(&mut self, stored: &[u8]) -> std::result::Result<(), FormatError> {
-        self.bytes += stored.len() as u64;
-        self.crc32c.update(stored);
-        if self.failure.is_none() {
-            self.failure = self.file.write_all(stored).err();
-        }
-        Ok(())
-    }
-
-    fn restart(&mut self) -> Result<()> {
-        self.check()?;
-        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(spool_error)?;
-        self.bytes = 0;
-        self.crc32c = Crc32c::new();
-        Ok(())
-    }
-
-    fn finish(mut self, id: BlobId, raw_bytes: u64, flags: BlobFlags) -> Result<EncodedBlob> {
-        self.check()?;
-        self.file.seek(SeekFrom::Start(0)).map_err(spool_error)?;
-        let (stored_bytes, crc32c) = (self.bytes, self.crc32c.finish());
-        let payload = Payload::Spooled { file: self.file, stored_bytes, flags, crc32c };
-        Ok(EncodedBlob { id, raw_bytes, payload })
-    }
-
-    fn check(&mut self) -> Result<()> {
-        self.failure.take().map_or(Ok(()), |error| Err(spool_error(error)))
-    }
-}
-
-fn spool_error(error: std::io::Error) -> Error {
-    Error::caused(ErrorKind::Io, "cannot write an attachment to the spool", error)
 }

@@ -11,6 +11,7 @@ mod known;
 mod pages;
 mod plan;
 mod sink;
+mod spool;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,15 +19,18 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use self::attachments::CapturedAttachments;
+use self::extras::CapturedExtras;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
 use self::sink::{Added, BlobSink};
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
-use super::report::{CreateReport, CreatedAttachments, CreatedDatabase};
+use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
 use super::{Context, content_paths};
 use crate::archive::freeze::FrozenDatabase;
-use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
+use crate::archive::pinned::{PinnedDatabase, Reading};
+use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
+use crate::archive::{foreign, health};
 use crate::format::{IndexId, Manifest, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -53,6 +57,19 @@ pub struct CreateOptions {
     pub dry_run: bool,
     /// The writer's version, for the manifest.
     pub writer_version: String,
+    /// Whether SQLite checks the captured view; the profile decides where nobody says.
+    pub check_source: Option<bool>,
+    /// By how many bytes the WAL may grow before the capture gives up.
+    pub wal_growth_bytes_max: Option<u64>,
+    /// How the pages of a foreign database are read, where both ways are open.
+    pub reading: Option<Reading>,
+}
+
+/// How the source was found and left.
+struct SourceState {
+    reading: Reading,
+    wal_grew_bytes: u64,
+    problems: Vec<String>,
 }
 
 /// What a capture has put into packs, and what the manifest says of it.
@@ -63,8 +80,8 @@ struct Capture {
     maps: StoredMaps,
     attachments: CapturedAttachments,
     lists: Option<Vec<String>>,
-    tree: Option<String>,
-    extras: u64,
+    extras: CapturedExtras,
+    source: SourceState,
 }
 
 /// Captures the archive. On failure, and when interrupted, no snapshot, lock or staging stays behind.
@@ -76,6 +93,9 @@ pub async fn create(
     context: &Context,
 ) -> Result<CreateReport> {
     check_options(&options)?;
+    let sources = profile.extras(paths, options.extras);
+    let secrets = (profile.clone(), options.allow_plaintext_secrets);
+    Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await?;
     if options.dry_run {
         return run(repository, profile, paths, &options, context, None).await;
     }
@@ -143,7 +163,9 @@ async fn run(
     let added = sink.finish().await?;
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
-        publish(repository, context, lock, &manifest, added.written.entries, captured.geometry.0).await?;
+        let problems = &captured.source.problems;
+        let index = (added.written.entries, captured.geometry.0);
+        publish(repository, context, lock, &manifest, index, problems).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
     }
     context.progress.end(Stage::Seal);
@@ -176,23 +198,49 @@ async fn capture(
     let database = paths.database.clone();
     let gatekeeper = profile.gatekeeper(paths);
     let (cancel, progress) = (context.cancel.clone(), context.progress.clone());
-    let frozen = pipeline
-        .run(move |_| FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref()))
+    let (asked, forced) = (profile.clone(), options.reading);
+    let pinned = pipeline
+        .run(move |_| match asked.access() {
+            Access::Owner => {
+                FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref())?.pinned()
+            }
+            Access::Foreign => foreign::pin_reading(&database, &cancel, forced),
+        })
         .await?;
-    let (asked, archive) = (profile.clone(), paths.clone());
-    let (frozen, facts, store) = pipeline
+    let (asked, archive, cancel) = (profile.clone(), paths.clone(), context.cancel.clone());
+    let (pinned, facts, store) = pipeline
         .run(move |_| {
-            let facts = asked.capture(&frozen)?;
-            let store = asked.content_store(&archive, &frozen)?;
-            Ok((frozen, facts, store))
+            let facts = asked.capture(&pinned, &cancel)?;
+            let store = asked.content_store(&archive, &pinned)?;
+            Ok((pinned, facts, store))
         })
         .await?;
     context.progress.end(Stage::Freeze);
 
-    let geometry = (frozen.page_size(), frozen.page_count());
+    let geometry = (pinned.page_size(), pinned.page_count());
     let parent_hashes = parent.hashes_for(geometry.0);
-    let captured = pages::capture(context, pipeline, sink, &frozen, parent_hashes).await?;
-    pipeline.run(move |_| frozen.release()).await?;
+    let wal_growth_max = options.wal_growth_bytes_max;
+    let captured = pages::capture(context, pipeline, sink, &pinned, parent_hashes, wal_growth_max).await?;
+    let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
+    let (source, cancel) = (source_of(&pinned, &facts), context.cancel.clone());
+    if checks {
+        context.progress.begin(Stage::Health, Unit::Steps, None);
+    }
+    let source = pipeline
+        .run(move |_| {
+            let mut source = source;
+            if checks {
+                let found = health::problems(&mut pinned.connection(), pinned.path(), &cancel)?;
+                source.problems.extend(found);
+            }
+            source.wal_grew_bytes = pinned.wal_grew_bytes()?;
+            pinned.release()?;
+            Ok(source)
+        })
+        .await?;
+    if checks {
+        context.progress.end(Stage::Health);
+    }
 
     let pages_changed = captured.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
@@ -200,8 +248,14 @@ async fn capture(
     check_paths(&facts, &attachments)?;
     let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
     let sources = profile.extras(paths, options.extras);
-    let (tree, extras) = extras::capture(context, pipeline, sink, sources).await?;
-    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, tree, extras })
+    let secrets = (profile.clone(), options.allow_plaintext_secrets);
+    let extras = extras::capture(context, pipeline, sink, sources, secrets).await?;
+    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source })
+}
+
+fn source_of(pinned: &PinnedDatabase, facts: &CapturedFacts) -> SourceState {
+    let problems = pinned.problems().iter().chain(&facts.problems).cloned().collect();
+    SourceState { reading: pinned.reading(), wal_grew_bytes: 0, problems }
 }
 
 /// Refuses at capture what no restore could put back (section 12.3).
@@ -223,8 +277,8 @@ async fn publish(
     context: &Context,
     lock: &Lock,
     manifest: &Manifest,
-    entries: Vec<crate::format::IndexEntry>,
-    page_size: u32,
+    (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
+    source_problems: &[String],
 ) -> Result<()> {
     if !entries.is_empty() {
         let id = IndexId::parse(&manifest.new_index)
@@ -232,6 +286,10 @@ async fn publish(
         repository.publish_index(&id, entries).await?;
     }
     repository.set_page_size(page_size).await?;
+    if !source_problems.is_empty() {
+        // Before the manifest: a list that shows the snapshot shows this too.
+        repository.publish_note(&manifest.snapshot_id, source_problems).await?;
+    }
     lock.confirm().await?;
     context.cancel.check()?;
     repository.publish_snapshot(manifest).await
@@ -282,7 +340,7 @@ fn describe(
             recipes: Some(Vec::new()),
             lists: captured.lists.clone(),
         },
-        extras_tree: captured.tree.clone().unwrap_or_default(),
+        extras_tree: captured.extras.tree.clone().unwrap_or_default(),
         excluded: Some(profile.excluded().iter().map(ToString::to_string).collect()),
         stats: captured.facts.stats.clone(),
         new_packs: if packs.is_empty() { None } else { Some(packs) },
@@ -338,14 +396,20 @@ fn report(
             bytes: pages * u64::from(page_size),
             pages,
             pages_changed: captured.pages_changed,
+            read: match captured.source.reading {
+                Reading::File => PagesRead::File,
+                Reading::Transaction => PagesRead::Transaction,
+            },
+            wal_grew_bytes: captured.source.wal_grew_bytes,
         },
         attachments: CreatedAttachments {
             blobs: captured.attachments.listed.len() as u64,
             bytes: captured.attachments.total_bytes(),
             blobs_added: captured.attachments.blobs_added,
         },
-        extras: captured.extras,
+        extras: captured.extras.count,
         seconds: manifest.duration_seconds,
-        source_problems: Vec::new(),
+        left_out: captured.extras.left_out.clone(),
+        source_problems: captured.source.problems.clone(),
     }
 }

@@ -7,13 +7,13 @@ use futures::{StreamExt, stream};
 
 use super::plan::{BLOB_PAGES_MAX, PlannedBlob, Planner};
 use super::sink::{BlobSink, EncodedBlob, encode};
-use crate::Result;
-use crate::archive::freeze::FrozenDatabase;
 use crate::archive::pages;
+use crate::archive::pinned::{PageSource, PinnedDatabase};
 use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation, Task};
 use crate::format::{BlobId, PageHash, Run};
 use crate::progress::{Stage, Unit};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes that one worker reads and hashes at a time.
 const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
@@ -58,15 +58,17 @@ struct Encoding {
     captured: CapturedPages,
 }
 
-/// Scans a frozen database against the hashes of its parent and stores what has changed.
+/// Scans a pinned database against the hashes of its parent and stores what has changed; stops if the WAL
+/// grows by more than `wal_growth_max` bytes meanwhile.
 pub async fn capture(
     context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
-    frozen: &FrozenDatabase,
+    pinned: &PinnedDatabase,
     known: Arc<Vec<PageHash>>,
+    wal_growth_max: Option<u64>,
 ) -> Result<CapturedPages> {
-    let (page_size, page_count) = (frozen.page_size(), frozen.page_count());
+    let (page_size, page_count) = (pinned.page_size(), pinned.page_count());
     context.progress.begin(Stage::Scan, Unit::Pages, Some(page_count));
     context.progress.begin(Stage::Pack, Unit::Bytes, None);
     let mut encoding = Encoding {
@@ -79,18 +81,20 @@ pub async fn capture(
             ..CapturedPages::default()
         },
     };
+    let source = pinned.source();
     let mut planner = Planner::new(page_size);
     let chunk_pages = (CHUNK_BYTES / u64::from(page_size)).clamp(1, BLOB_PAGES_MAX);
     let chunks = (0..page_count).step_by(chunk_pages as usize);
     let mut scans = stream::iter(chunks)
         .map(|first_page| {
             let count = chunk_pages.min(page_count - first_page) as usize;
-            scan_chunk(pipeline, frozen, known.clone(), first_page, count)
+            scan_chunk(pipeline, source.clone(), page_size, known.clone(), first_page, count)
         })
         .buffered(pipeline.jobs() + 1);
     while let Some(scanned) = scans.next().await {
         context.cancel.check()?;
         let mut scanned = scanned?;
+        check_wal_growth(pinned, wal_growth_max)?;
         context.progress.advance(Stage::Scan, scanned.hashes.len() as u64);
         encoding.captured.hashes.append(&mut scanned.hashes);
         let (planned, free) = planner.push(scanned);
@@ -113,20 +117,34 @@ pub async fn capture(
     Ok(captured)
 }
 
+/// A pin keeps the WAL from starting over; it must not fill the application's disk.
+fn check_wal_growth(pinned: &PinnedDatabase, bytes_max: Option<u64>) -> Result<()> {
+    let Some(bytes_max) = bytes_max else { return Ok(()) };
+    let grew = pinned.wal_grew_bytes()?;
+    if grew <= bytes_max {
+        return Ok(());
+    }
+    let message = format!(
+        "the capture was stopped: the write-ahead log of {} grew by {grew} bytes meanwhile, more than the \
+         {bytes_max} that are allowed",
+        pinned.path().display()
+    );
+    Err(Error::new(ErrorKind::Refused, message))
+}
+
 fn scan_chunk(
     pipeline: &Pipeline,
-    frozen: &FrozenDatabase,
+    source: PageSource,
+    page_size: u32,
     known: Arc<Vec<PageHash>>,
     first_page: u64,
     page_count: usize,
 ) -> Task<pages::ScannedPages> {
-    let (file, path) = (frozen.scan().clone(), frozen.path().to_owned());
-    let page_size = frozen.page_size() as usize;
     let buffer = pipeline.buffer();
     pipeline.start(move |_| {
         let from = (first_page as usize).min(known.len());
         let until = (first_page as usize + page_count).min(known.len());
-        pages::scan(&file, &path, first_page, page_count, page_size, &known[from..until], buffer)
+        pages::scan(&source, first_page, page_count, page_size as usize, &known[from..until], buffer)
     })
 }
 

@@ -19,7 +19,7 @@ pub async fn write(
     store: &Arc<BlobStore>,
     plan: &Plan,
     target: &Arc<Target>,
-    name: &'static str,
+    name: String,
 ) -> Result<u64> {
     context.progress.begin(Stage::Database, Unit::Pages, Some(plan.map.page_count()));
     let database_bytes = plan
@@ -27,11 +27,11 @@ pub async fn write(
         .page_count()
         .checked_mul(u64::from(plan.map.page_size()))
         .ok_or_else(|| Error::new(ErrorKind::Damaged, "the database would have more than 2^64 bytes"))?;
-    let (held, path) = (target.clone(), target.staged_path(name));
+    let (held, path) = (target.clone(), target.staged_path(&name));
     let shown = path.clone();
     let file = pipeline
         .run(move |_| {
-            let file = held.stage_file(name, 0o600)?;
+            let file = held.stage_file(&name, 0o600)?;
             file.set_len(database_bytes).map_err(|error| io_error("size", &shown, error))?;
             Ok(file)
         })

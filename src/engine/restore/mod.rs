@@ -41,7 +41,8 @@ pub struct RestoreOptions {
     pub live_homes: Vec<LiveHome>,
 }
 
-/// Restores a snapshot. On failure the target is as it was.
+/// Restores a snapshot. On failure the target is as it was. `profile` is that of snapshots which do not say
+/// whose they are.
 pub async fn restore(
     repository: &Repository,
     profile: Arc<dyn Profile>,
@@ -73,8 +74,9 @@ async fn run(
     }
     let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union)));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
-    let plan = plan::make(repository, &reader, profile.as_ref(), selection, options.without_auxiliary).await;
+    let plan = plan::make(repository, &reader, &profile, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
+    let profile = plan.profile.clone();
     for damaged in &damaged_indexes {
         // Every blob is proved against its id, so a snapshot that is found without this file is whole.
         let remark = format!("the snapshot is restored without index {}, which is damaged", damaged.name);
@@ -160,7 +162,7 @@ async fn stage(
     options: &RestoreOptions,
 ) -> Result<Staged> {
     let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
-    let database = target.staged_path(profile.database_name());
+    let database = target.staged_path(&profile.database_name());
     let expected = proof::content_paths(pipeline, profile, plan, database.clone(), &context.cancel).await?;
 
     let content: Vec<RestoredFile> = expected

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::archive::profile::Profile;
+use crate::archive::profile::{Profile, database_files};
 use crate::engine::Selection;
 use crate::engine::chain::{self, Manifests};
 use crate::engine::metadata::MetadataReader;
 use crate::format::{BlobId, ExtrasEntry, Manifest, PageHashes, PageMap, paths};
+use crate::profiles;
 use crate::repo::Repository;
 use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
@@ -17,6 +18,8 @@ use crate::{Error, ErrorKind, Result};
 pub struct Plan {
     /// The snapshot.
     pub manifest: Manifest,
+    /// What is known of its application.
+    pub profile: Arc<dyn Profile>,
     /// Where each page lies.
     pub map: PageMap,
     /// What each page must hash to.
@@ -33,7 +36,7 @@ pub struct Plan {
 pub async fn make(
     repository: &Repository,
     reader: &MetadataReader,
-    profile: &dyn Profile,
+    profile: &Arc<dyn Profile>,
     selection: Selection,
     without_auxiliary: bool,
 ) -> Result<Plan> {
@@ -46,14 +49,15 @@ pub async fn make(
         );
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
-    let left_out = check_auxiliary(reader, profile, &manifest, without_auxiliary).await?;
+    let profile = profiles::of_stats(&manifest.stats, profile)?;
+    let left_out = check_auxiliary(reader, profile.as_ref(), &manifest, without_auxiliary).await?;
     let mut manifests = Manifests::new(repository, [manifest.clone()]);
     let links = chain::links(&mut manifests, &manifest).await?;
     let map = chain::load_map(reader, &links).await?.map;
     let hashes = chain::load_hashes(reader, &links).await?;
     chain::check_geometry(&manifest, &map, &hashes)?;
     let listed = listed(reader, &manifest).await?;
-    let extras = extras(reader, &manifest).await?;
+    let extras = extras(reader, &manifest, &profile.database_name()).await?;
     let needed = map.blobs().chain(listed.keys()).chain(extras.iter().map(|entry| &entry.blob));
     for id in needed {
         if reader.store().pack_of(id).is_none() {
@@ -61,7 +65,7 @@ pub async fn make(
             return Err(Error::new(ErrorKind::Damaged, message));
         }
     }
-    Ok(Plan { manifest, map, hashes: Arc::new(hashes), listed, extras, left_out })
+    Ok(Plan { manifest, profile, map, hashes: Arc::new(hashes), listed, extras, left_out })
 }
 
 async fn select(repository: &Repository, selection: Selection) -> Result<Manifest> {
@@ -131,7 +135,7 @@ async fn listed(reader: &MetadataReader, manifest: &Manifest) -> Result<HashMap<
     Ok(listed)
 }
 
-async fn extras(reader: &MetadataReader, manifest: &Manifest) -> Result<Vec<ExtrasEntry>> {
+async fn extras(reader: &MetadataReader, manifest: &Manifest, database: &str) -> Result<Vec<ExtrasEntry>> {
     let unusable = |error| {
         format_error(format!("cannot use the extra files of snapshot {}", manifest.snapshot_id), error)
     };
@@ -140,7 +144,9 @@ async fn extras(reader: &MetadataReader, manifest: &Manifest) -> Result<Vec<Extr
     for entry in &mut entries {
         entry.path = paths::check_extras_path(&entry.path).map_err(unusable)?;
     }
-    match paths::find_conflicts(entries.iter().map(|entry| entry.path.as_str())).first() {
+    let database = database_files(database);
+    let restored = entries.iter().map(|entry| entry.path.as_str()).chain(database.iter().map(String::as_str));
+    match paths::find_conflicts(restored).first() {
         None => Ok(entries),
         Some(conflict) => {
             let message =

@@ -55,13 +55,13 @@ pub async fn settle_and_prove(
     let recorded = go_json::compact_raw(&manifest.stats);
     let (profile, progress, cancel) = (profile.clone(), context.progress.clone(), context.cancel.clone());
     let prove = pipeline.run(move |_| {
-        let connection = open_interruptible(&database, &cancel)?;
+        let mut connection = open_interruptible(&database, &cancel)?;
         if integrity_check {
             progress.step(Stage::Proof, "integrity check");
             check_integrity(&connection, &database)?;
         }
         progress.step(Stage::Proof, "statistics");
-        let found = profile.stats(&connection, &database)?;
+        let found = profile.stats(&mut connection, &database, &cancel)?;
         if found == recorded {
             return Ok(());
         }

@@ -74,7 +74,7 @@ async fn run(
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
 
     context.progress.begin(Stage::Structure, Unit::Items, Some(selected.len() as u64));
-    let mut survey = Survey::new(repository, &reader, manifests);
+    let mut survey = Survey::new(repository, &reader, manifests, profile.clone());
     for manifest in &selected {
         context.cancel.check()?;
         survey.snapshot(manifest).await?;

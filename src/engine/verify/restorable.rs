@@ -20,6 +20,7 @@ use crate::engine::pipeline::Pipeline;
 use crate::engine::report::VerifyProblem;
 use crate::engine::{Context, bulk, content_paths};
 use crate::format::{BlobId, Manifest, Run};
+use crate::profiles;
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::{Error, ErrorKind, Result};
@@ -48,7 +49,7 @@ pub async fn check(
     context.progress.begin(Stage::Paths, Unit::Items, Some(wanted.len() as u64));
     let folder = std::fs::create_dir_all(&context.spool).and_then(|()| tempfile::tempdir_in(&context.spool));
     let folder = folder.map_err(|error| io_error("make a temporary folder in", &context.spool, error))?;
-    let database = folder.path().join(profile.database_name());
+    let database = folder.path().join("archive.db");
     let mut rolling = Rolling {
         context,
         pipeline,
@@ -91,7 +92,7 @@ impl Rolling<'_> {
     async fn problems_of(&mut self, manifest: &Manifest, profile: &Arc<dyn Profile>) -> Result<Vec<String>> {
         let listed = self.listed(manifest).await?;
         self.build(manifest).await?;
-        let (profile, database) = (profile.clone(), self.database.clone());
+        let (profile, database) = (profiles::of_stats(&manifest.stats, profile)?, self.database.clone());
         let expected =
             self.pipeline.run(move |_| profile.content_paths(&open_at_rest(&database)?, &database)).await?;
         Ok(content_paths::check(&listed, &expected))

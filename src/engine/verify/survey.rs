@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use super::checks::Checks;
 use super::problem;
+use crate::archive::profile::{Profile, database_files};
 use crate::engine::chain::{self, ChainFailure, Manifests, RollingMaps};
 use crate::engine::metadata::{BlobResult, MetadataReader};
 use crate::engine::report::VerifyProblem;
 use crate::format::{BlobId, Manifest, paths};
+use crate::profiles;
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, Result};
@@ -32,7 +34,9 @@ pub struct Survey<'a> {
     /// The lists of the snapshot walked last, and all they hold.
     population: (Vec<BlobId>, HashSet<BlobId>),
     lists: HashMap<BlobId, Seen<(u64, u64)>>,
-    trees: HashMap<BlobId, Seen<()>>,
+    /// By tree and database name: the files of a tree must leave the database's place alone.
+    trees: HashMap<(BlobId, String), Seen<()>>,
+    profile: Arc<dyn Profile>,
     /// What the content of blobs must be.
     pub checks: Checks,
     /// What was found so far.
@@ -45,9 +49,11 @@ impl<'a> Survey<'a> {
         repository: &'a Repository,
         reader: &'a MetadataReader,
         manifests: impl IntoIterator<Item = Manifest>,
+        profile: Arc<dyn Profile>,
     ) -> Self {
         Self {
             reader,
+            profile,
             manifests: Manifests::new(repository, manifests),
             maps: RollingMaps::default(),
             population: Default::default(),
@@ -196,11 +202,15 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
         };
-        let seen = match self.trees.get(&tree) {
+        // Statistics that cannot be read are a finding of their own.
+        let database = profiles::of_stats(&manifest.stats, &self.profile)
+            .map_or_else(|_| self.profile.database_name(), |profile| profile.database_name());
+        let named = (tree, database);
+        let seen = match self.trees.get(&named) {
             Some(seen) => seen.clone(),
             None => {
-                let seen = self.tree(manifest, &tree).await?;
-                self.trees.insert(tree, seen.clone());
+                let seen = self.tree(manifest, &tree, &named.1).await?;
+                self.trees.insert(named, seen.clone());
                 seen
             }
         };
@@ -210,7 +220,7 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
-    async fn tree(&mut self, manifest: &Manifest, tree: &BlobId) -> Result<Seen<()>> {
+    async fn tree(&mut self, manifest: &Manifest, tree: &BlobId, database: &str) -> Result<Seen<()>> {
         let id = &manifest.snapshot_id;
         let entries = match keep_going(self.reader.extras_tree(tree).await)? {
             Ok(entries) => entries,
@@ -223,7 +233,9 @@ impl<'a> Survey<'a> {
         }
         let refused = entries.iter().find_map(|entry| paths::check_extras_path(&entry.path).err());
         let conflict = || {
-            let conflicts = paths::find_conflicts(entries.iter().map(|entry| entry.path.as_str()));
+            let database = database_files(database);
+            let restored = entries.iter().map(|entry| entry.path.as_str());
+            let conflicts = paths::find_conflicts(restored.chain(database.iter().map(String::as_str)));
             conflicts.first().map(ToString::to_string)
         };
         let detail = refused.map(|error| error.to_string()).or_else(conflict);
@@ -239,7 +251,9 @@ impl<'a> Survey<'a> {
 
     fn stats(&mut self, manifest: &Manifest) {
         let found = serde_json::from_str::<serde_json::Value>(&manifest.stats);
+        let unusable = profiles::of_stats(&manifest.stats, &self.profile).err();
         let detail = match &found {
+            Ok(_) if unusable.is_some() => unusable.map(|error| error.chain()).unwrap_or_default(),
             Err(error) => format!("the statistics cannot be read: {error}"),
             Ok(stats) => match stats.get("attachment_blobs") {
                 // Statistics are the application's own; only those that count attachments must agree.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::packed::{LivePacks, PackRow, load_rows};
 use crate::archive::beneath::{file_at, io_error, open_folder};
 use crate::archive::content::{Content, ContentRef, ContentStore};
-use crate::archive::freeze::FrozenDatabase;
+use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::ArchivePaths;
 use crate::archive::sqlite::open_existing;
 use crate::format::{BlobId, paths};
@@ -39,7 +39,7 @@ pub struct MsgvaultContent {
 
 impl MsgvaultContent {
     /// Opens the folder and reads the pack index inside the pinned transaction.
-    pub fn open(archive: &ArchivePaths, frozen: &FrozenDatabase) -> Result<Self> {
+    pub fn open(archive: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Self> {
         let folder = match open_folder(&archive.content) {
             Ok(folder) => folder,
             // Without a folder every attachment is missing, and the first one wanted is named.
@@ -49,8 +49,8 @@ impl MsgvaultContent {
         let folder = Arc::new(folder);
         Ok(Self {
             packs: LivePacks::new(folder.clone(), archive.content.clone()),
-            rows: load_rows(frozen.connection(), frozen.path())?,
-            database: frozen.path().to_owned(),
+            rows: load_rows(&pinned.connection(), pinned.path())?,
+            database: pinned.path().to_owned(),
             shown: archive.content.clone(),
             folder,
         })

@@ -15,9 +15,10 @@ use rusqlite::Connection;
 use crate::Result;
 use crate::archive::content::ContentStore;
 use crate::archive::extras::ExtrasSource;
-use crate::archive::freeze::FrozenDatabase;
 use crate::archive::gate::Gatekeeper;
-use crate::archive::profile::{ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
+use crate::archive::pinned::PinnedDatabase;
+use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
+use crate::cancel::Cancel;
 
 /// The name of the database in a restored archive.
 pub const DATABASE_NAME: &str = "msgvault.db";
@@ -33,8 +34,17 @@ impl Profile for Msgvault {
         "msgvault"
     }
 
-    fn database_name(&self) -> &'static str {
-        DATABASE_NAME
+    fn access(&self) -> Access {
+        Access::Owner
+    }
+
+    /// msgvault checks its database itself; a capture reads it once and holds it no longer than that.
+    fn checks_source(&self, _: u64) -> bool {
+        false
+    }
+
+    fn database_name(&self) -> String {
+        DATABASE_NAME.to_owned()
     }
 
     fn content_name(&self) -> &'static str {
@@ -61,11 +71,11 @@ impl Profile for Msgvault {
         daemon::check_none_responds(home)
     }
 
-    fn capture(&self, frozen: &FrozenDatabase) -> Result<CapturedFacts> {
-        queries::capture(frozen.connection(), frozen.path())
+    fn capture(&self, pinned: &PinnedDatabase, _: &Cancel) -> Result<CapturedFacts> {
+        queries::capture(&pinned.connection(), pinned.path())
     }
 
-    fn stats(&self, connection: &Connection, database: &Path) -> Result<String> {
+    fn stats(&self, connection: &mut Connection, database: &Path, _: &Cancel) -> Result<String> {
         queries::stats(connection, database)
     }
 
@@ -73,8 +83,8 @@ impl Profile for Msgvault {
         queries::content_paths(connection, database)
     }
 
-    fn content_store(&self, paths: &ArchivePaths, frozen: &FrozenDatabase) -> Result<Arc<dyn ContentStore>> {
-        Ok(Arc::new(content::MsgvaultContent::open(paths, frozen)?))
+    fn content_store(&self, paths: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Arc<dyn ContentStore>> {
+        Ok(Arc::new(content::MsgvaultContent::open(paths, pinned)?))
     }
 
     fn extras(&self, paths: &ArchivePaths, choice: ExtrasChoice) -> Vec<ExtrasSource> {
@@ -89,6 +99,11 @@ impl Profile for Msgvault {
             sources.push(ExtrasSource::Matching { folder: home.clone(), prefix, suffix });
         }
         sources
+    }
+
+    /// Secrets are taken by choice only, and the choice is checked.
+    fn is_secret(&self, _: &str) -> bool {
+        false
     }
 
     fn settle_restored(&self, staged_database: &Path) -> Result<bool> {

@@ -31,6 +31,7 @@ pub fn capture(connection: &Connection, database: &Path) -> Result<CapturedFacts
         attachment_rows: count(connection, database, "SELECT count(*) FROM attachments")?,
         content: content(connection, database)?,
         unusual_paths,
+        problems: Vec::new(),
     })
 }
 

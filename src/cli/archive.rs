@@ -1,0 +1,171 @@
+//! `packvault archive`: what there is to know of archives. So far: ready sections for the configuration.
+
+use packvault::{Error, ErrorKind, Result};
+
+use super::report::Exit;
+use super::session::Session;
+
+/// Show what helps to set an archive up
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("\
+Examples:
+  packvault archive presets                    every application there is a section for
+  packvault archive presets mealie             its section, to be pasted and adapted
+
+{}", super::exit_codes("")))]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Print ready sections for the configuration
+    Presets {
+        /// The application; all of them by default
+        name: Option<String>,
+    },
+}
+
+/// A section for one application.
+struct Preset {
+    name: &'static str,
+    title: &'static str,
+    /// The page that the paths are from.
+    source: &'static str,
+    section: &'static str,
+}
+
+/// Applications that keep their data in another kind of database.
+const NONE: [(&str, &str); 1] = [(
+    "immich",
+    "there is no preset for Immich: it keeps its data in PostgreSQL, which packvault does not back up; use \
+     `pg_dumpall`, or Immich's own database dumps",
+)];
+
+const PRESETS: [Preset; 4] = [
+    Preset {
+        name: "vaultwarden",
+        title: "Vaultwarden",
+        source: "https://github.com/dani-garcia/vaultwarden/wiki/Backing-up-your-vault",
+        section: r#"# The home is the folder above Vaultwarden's `data`: the repository format keeps the name
+# `attachments` at the top of a snapshot for itself.
+[archive.vaultwarden]
+profile = "sqlite"
+home = "/srv/vaultwarden"
+database = "data/db.sqlite3"
+files = ["data/attachments/**", "data/sends/**", "data/config.json", "data/rsa_key*"]
+secrets = ["data/config.json", "data/rsa_key*"]
+[archive.vaultwarden.stats]
+users = "SELECT count(*) FROM users"
+ciphers = "SELECT count(*) FROM ciphers"
+"#,
+    },
+    Preset {
+        name: "paperless-ngx",
+        title: "Paperless-ngx with SQLite",
+        source: "https://docs.paperless-ngx.com/administration/#backup",
+        section: r#"# `data` and `media` are the folders of PAPERLESS_DATA_DIR and PAPERLESS_MEDIA_ROOT. The search
+# index is left out: `document_index reindex` makes it anew.
+[archive.paperless]
+profile = "sqlite"
+home = "/srv/paperless"
+database = "data/db.sqlite3"
+files = ["media/**", "data/**"]
+exclude = ["data/index/**", "data/log/**"]
+[archive.paperless.stats]
+documents = "SELECT count(*) FROM documents_document"
+"#,
+    },
+    Preset {
+        name: "home-assistant",
+        title: "Home Assistant",
+        source: "https://www.home-assistant.io/integrations/recorder/",
+        section: r#"# The home is the configuration folder. `.storage` holds what was set up in the browser, tokens
+# included.
+[archive.home-assistant]
+profile = "sqlite"
+home = "/srv/homeassistant"
+database = "home-assistant_v2.db"
+files = ["*.yaml", ".storage/**", "blueprints/**", "custom_components/**", "www/**"]
+exclude = ["**/__pycache__/**"]
+secrets = ["secrets.yaml", ".storage/**"]
+[archive.home-assistant.stats]
+states = "SELECT count(*) FROM states"
+"#,
+    },
+    Preset {
+        name: "mealie",
+        title: "Mealie with SQLite",
+        source: "https://docs.mealie.io/documentation/getting-started/installation/sqlite/",
+        section: r#"# The home is the folder that is `/app/data` in the container.
+[archive.mealie]
+profile = "sqlite"
+home = "/srv/mealie"
+database = "mealie.db"
+files = ["recipes/**", "users/**", "groups/**", "templates/**", ".secret*"]
+secrets = [".secret*"]
+[archive.mealie.stats]
+recipes = "SELECT count(*) FROM recipes"
+"#,
+    },
+];
+
+/// Prints the sections that were asked for.
+pub fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
+    let Command::Presets { name } = &arguments.command;
+    let text = match name {
+        None => all(),
+        Some(name) => one(name)?,
+    };
+    session.print(&text)?;
+    Ok(Exit::Done)
+}
+
+fn all() -> String {
+    let mut text = String::new();
+    for preset in &PRESETS {
+        text.push_str(&preset.text());
+        text.push('\n');
+    }
+    for (_, why) in NONE {
+        text.push_str(&format!("# {why}\n"));
+    }
+    text
+}
+
+fn one(name: &str) -> Result<String> {
+    let wanted = name.to_ascii_lowercase();
+    if let Some(preset) = PRESETS.iter().find(|preset| preset.name == wanted) {
+        return Ok(preset.text());
+    }
+    if let Some((_, why)) = NONE.iter().find(|(none, _)| *none == wanted) {
+        return Err(Error::new(ErrorKind::Unsupported, *why));
+    }
+    let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+    let message = format!("there is no preset {name:?}; there are {}", names.join(", "));
+    Err(Error::new(ErrorKind::Usage, message))
+}
+
+impl Preset {
+    fn text(&self) -> String {
+        let Self { title, source, section, .. } = self;
+        format!("# {title}. Paths from {source}\n# Not tried with the application itself.\n{section}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn immich_has_none_and_the_message_says_why() {
+        assert!(one("Immich").unwrap_err().to_string().contains("PostgreSQL"));
+        assert!(all().contains("PostgreSQL"));
+    }
+
+    #[test]
+    fn an_unknown_name_gets_the_list() {
+        assert!(one("x").unwrap_err().to_string().contains("vaultwarden, paperless-ngx"));
+    }
+}

@@ -1,0 +1,81 @@
+//! Notes beside manifests: what packvault alone knows of a snapshot, as `snapshots/<id>.packvault.json`.
+//!
+//! ```text
+//! {"version":1,"source_problems":["..."]}
+//! ```
+//!
+//! Other programs look at names that end in `.mvmanifest` only. A note is written before its manifest, so
+//! whoever sees the snapshot sees the note; without its manifest it means nothing. Nothing that a restore
+//! needs may ever be kept here.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
+use serde::{Deserialize, Serialize};
+
+use super::{Repository, key, storage_error};
+use crate::Result;
+
+const SUFFIX: &str = ".packvault.json";
+const VERSION: u64 = 1;
+/// A note is a few lines; a longer one is none of ours.
+const NOTE_BYTES_MAX: u64 = 1024 * 1024;
+/// Notes read at once.
+const READS_IN_FLIGHT: usize = 16;
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    version: u64,
+    source_problems: Vec<String>,
+}
+
+impl Repository {
+    /// Publishes what was wrong with the source of a snapshot.
+    pub async fn publish_note(&self, snapshot: &str, source_problems: &[String]) -> Result<()> {
+        let note = Note { version: VERSION, source_problems: source_problems.to_vec() };
+        let text = serde_json::to_vec(&note).expect("strings and a number are JSON");
+        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
+        self.storage
+            .create(&name, Bytes::from(text))
+            .await
+            .map_err(|error| storage_error(format!("cannot publish the note of snapshot {snapshot}"), error))
+    }
+
+    /// Returns what was wrong with the source of each snapshot that has a note, by the snapshot's name. A
+    /// note that cannot be understood says so itself.
+    pub async fn find_notes(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        let prefix = Prefix::folder("snapshots").expect("a plain word is a key");
+        let names: Vec<(String, Key, u64)> = self
+            .storage
+            .list(&prefix)
+            .try_filter_map(async |object| {
+                let rest = object.key.as_str().strip_prefix("snapshots/").unwrap_or_default();
+                let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/')).map(str::to_owned);
+                Ok(name.map(|name| (name, object.key.clone(), object.meta.size_bytes)))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("cannot list the notes of the snapshots", error))?;
+        let notes = futures::stream::iter(names)
+            .map(async |(name, key, bytes)| Ok((name, self.read_note(&key, bytes).await?)))
+            .buffered(READS_IN_FLIGHT);
+        notes.try_collect().await
+    }
+
+    async fn read_note(&self, key: &Key, bytes: u64) -> Result<Vec<String>> {
+        let unreadable = || vec![format!("the note {} cannot be read", key.name())];
+        if bytes > NOTE_BYTES_MAX {
+            return Ok(unreadable());
+        }
+        match self.storage.read_range(key, 0..bytes).await {
+            Ok(text) => match serde_json::from_slice::<Note>(&text) {
+                Ok(note) if note.version == VERSION => Ok(note.source_problems),
+                _ => Ok(unreadable()),
+            },
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(storage_error(format!("cannot read {}", key.as_str()), error)),
+        }
+    }
+}
