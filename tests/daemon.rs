@@ -412,3 +412,31 @@ fn the_home_of_a_live_daemon_is_not_restored_into() {
     assert_eq!(before("config.toml"), config);
     assert_code(&place.restore(&place.home), 0);
 }
+
+/// The examples of the page, run: the command of each, and what it says.
+#[test]
+fn the_examples_of_the_page_are_what_the_program_says() {
+    let scratch = Scratch::new();
+    let (home, repository) = (scratch.path(".msgvault"), init(&scratch.path("repository")));
+    make_home(&home);
+    let first = scratch.run(&["create", "--repo", repository.to_str().unwrap()]);
+    assert_eq!(first.status.code(), Some(0), "{}", stderr(&first));
+    let standin = Standin::failing(&home, "cannot_prove");
+    let own = scratch.path("").to_str().unwrap().trim_end_matches('/').to_owned();
+    let page = std::fs::read_to_string("docs/msgvault-freeze.md").unwrap();
+    let page = page
+        .replace("/mnt/backup/mail", repository.to_str().unwrap())
+        .replace("/home/ann", &own)
+        .replace("~/", &format!("{own}/"))
+        .replace("process 4711", &format!("process {}", standin.pid()));
+    let examples: Vec<&str> = page.split("```console\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let example = example.split("```").next().unwrap();
+        let (command, said) = example.split_once('\n').unwrap();
+        let arguments: Vec<&str> = command.strip_prefix("$ packvault ").unwrap().split_whitespace().collect();
+        let output = scratch.run(&arguments);
+        assert_ne!(output.status.code(), Some(0), "{command}");
+        assert!(stderr(&output).contains(said), "{command}\nsays\n{}not\n{said}", stderr(&output));
+    }
+}
