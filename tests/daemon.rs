@@ -236,8 +236,14 @@ fn waiting_for_other_work_ends_with_ctrl_c() {
 fn a_watchdog_that_fires_in_the_window_fails_the_backup() {
     let place = Place::new();
     let (home, fail) = (place.home.clone(), String::new());
-    let standin = Standin::with(Options { home, fail, port: 0, watchdog_milliseconds: 1 });
-    let output = place.create(&[]);
+    let standin = Standin::with(Options { home, fail, port: 0, watchdog_milliseconds: 50 });
+    standin.assert_writes();
+    // A reader that needs the log keeps the window open until the watchdog has fired.
+    let reader = hold_the_wal(&place.home);
+    let child = place.creating();
+    standin.wait_until(|state| state["watchdog_fired"] == 1);
+    drop(reader);
+    let output = checked(child.wait_with_output().unwrap());
     assert!(stderr(&output).contains("msgvault did not pause for long enough"), "{}", stderr(&output));
     assert_code(&output, 1);
     assert_eq!(standin.count("watchdog_fired"), 1);
