@@ -140,7 +140,7 @@ const FAILURES: [(&str, &str, i32); 21] = [
     ("redirect_begin", "answers with a redirect (307), which is not followed", 1),
     ("die_in_window", "cannot tell msgvault to go on", 1),
     ("end_token_refused", "msgvault did not pause for long enough", 1),
-    ("end_invalid", "cannot tell msgvault to go on", 1),
+    ("end_invalid", "does not understand how it is told to go on", 1),
     ("end_broken", "cannot tell msgvault to go on", 1),
     ("wrong_proof", "is not the archive's daemon: its proof is wrong", 1),
     ("cannot_prove", "too old to prove", 1),

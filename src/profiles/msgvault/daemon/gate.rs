@@ -163,6 +163,12 @@ fn check_end(answer: &Answer) -> Result<()> {
             ErrorKind::Source,
             "msgvault did not pause for long enough: it went on before the database was captured".to_owned(),
         ),
+        (400, "invalid_request") => (
+            ErrorKind::Refused,
+            "msgvault does not understand how it is told to go on, so the backup is not taken; it goes on by \
+             itself within 60 s"
+                .to_owned(),
+        ),
         _ => (
             ErrorKind::Refused,
             format!("cannot tell msgvault to go on, so the backup is not taken: it {}", answer.describe()),
