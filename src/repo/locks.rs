@@ -281,6 +281,15 @@ impl Lock {
         Err(Error::new(ErrorKind::Locked, format!("the lock {name} was taken over by another process")))
     }
 
+    /// Waits for the work and then gives the lock up, however the work ended; its own error comes first.
+    pub async fn during<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = work.await;
+        let released = self.release().await;
+        let done = result?;
+        released?;
+        Ok(done)
+    }
+
     /// Gives the lock up. A lock that is provably someone else's stays.
     pub async fn release(self) -> Result<()> {
         self.heartbeat.abort();

@@ -51,11 +51,7 @@ pub async fn restore(
     context: &Context,
 ) -> Result<RestoreReport> {
     let lock = repository.lock_shared(&context.lock_request("restore", false)).await?;
-    let result = run(repository, profile, selection, options, context).await;
-    let released = lock.release().await;
-    let report = result?;
-    released?;
-    Ok(report)
+    lock.during(run(repository, profile, selection, options, context)).await
 }
 
 async fn run(

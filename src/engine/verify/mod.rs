@@ -46,11 +46,7 @@ pub async fn verify(
     context: &Context,
 ) -> Result<VerifyReport> {
     let lock = repository.lock_shared(&context.lock_request("verify", false)).await?;
-    let result = run(repository, profile, selection, options, context).await;
-    let released = lock.release().await;
-    let report = result?;
-    released?;
-    Ok(report)
+    lock.during(run(repository, profile, selection, options, context)).await
 }
 
 async fn run(
