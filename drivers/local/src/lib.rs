@@ -28,7 +28,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use packvault_storage::{
-    Error, ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport,
 };
 
 pub use config::LocalConfig;
@@ -99,6 +100,10 @@ pub(crate) async fn blocking<T: Send + 'static>(
 impl Storage for LocalStorage {
     fn location(&self) -> String {
         self.client.location().to_owned()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        Guarantees::all()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

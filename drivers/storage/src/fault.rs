@@ -16,7 +16,8 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    Error, ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport,
 };
 
 /// What goes wrong with one call.
@@ -244,6 +245,10 @@ impl Damage for Box<dyn Staged> {}
 impl Storage for FaultStorage {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

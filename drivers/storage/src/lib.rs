@@ -7,12 +7,15 @@
 pub mod conformance;
 mod error;
 pub mod fault;
+mod guarantees;
 mod key;
 pub mod limit;
 pub mod memory;
+pub mod probe;
 mod range;
 pub mod record;
 pub mod retry;
+mod wire;
 
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
@@ -23,12 +26,14 @@ use futures::stream::BoxStream;
 
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use fault::{Fault, FaultStorage};
+pub use guarantees::Guarantees;
 pub use key::{Key, KeyError, Prefix};
 pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use range::range_bytes;
 pub use record::RecordStorage;
 pub use retry::{RetryPolicy, RetryStorage};
+pub use wire::{Passed, Wire};
 
 /// What a store knows of one object without reading it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +66,10 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     /// Returns the place as a user writes it, without secrets.
     fn location(&self) -> String;
 
+    /// Returns which of the promises that depend on the server are kept; it does not change while the
+    /// storage is open.
+    fn guarantees(&self) -> Guarantees;
+
     /// Returns exactly the bytes of the object.
     async fn read(&self, key: &Key) -> Result<Bytes>;
 
@@ -83,7 +92,7 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ListedObject>>;
 
     /// Publishes the object whole and durable, and only if the key is absent: the store decides in one
-    /// step. `ErrorKind::AlreadyExists` otherwise.
+    /// step ([`Guarantees::create_only`]). `ErrorKind::AlreadyExists` otherwise.
     async fn create(&self, key: &Key, bytes: Bytes) -> Result<()>;
 
     /// Begins an object that is streamed; see [`Staged`].
@@ -99,7 +108,8 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
 
     /// Moves an object, with its modification time, to a name that must be absent, in one step: of
     /// several movers one wins, the others see `ErrorKind::NotFound`; a taken name is
-    /// `ErrorKind::AlreadyExists`. A store that has no such step answers `ErrorKind::Unsupported`.
+    /// `ErrorKind::AlreadyExists`. A store that has no such step ([`Guarantees::rename`]) answers
+    /// `ErrorKind::Unsupported`.
     async fn rename(&self, from: &Key, to: &Key) -> Result<()>;
 
     /// Removes the object durably; `ErrorKind::NotFound` when there is none.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{Key, ListedObject, ObjectMeta, Prefix, Result, Staged, Storage, SweepReport};
+use crate::{Guarantees, Key, ListedObject, ObjectMeta, Prefix, Result, Staged, Storage, SweepReport};
 
 /// A storage that works on a bounded number of operations at once.
 #[derive(Debug)]
@@ -37,6 +37,10 @@ async fn place(places: &Semaphore) -> SemaphorePermit<'_> {
 impl Storage for LimitStorage {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

@@ -15,14 +15,21 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    Error, ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
-    range_bytes,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport, range_bytes,
 };
 
 /// A storage that lives as long as its last clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryStorage {
     state: Arc<Mutex<State>>,
+    guarantees: Guarantees,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self { state: Arc::default(), guarantees: Guarantees::all() }
+    }
 }
 
 #[derive(Default)]
@@ -70,6 +77,12 @@ impl MemoryStorage {
         Self::default()
     }
 
+    /// Makes a client of the same objects that keeps only some promises, as one of a lesser server would:
+    /// creates that look first and write then, no renames.
+    pub fn with_guarantees(&self, guarantees: Guarantees) -> Self {
+        Self { state: Arc::clone(&self.state), guarantees }
+    }
+
     /// Moves the storage's clock forward.
     pub fn advance_clock(&self, by: Duration) {
         match &mut self.state().clock {
@@ -98,6 +111,15 @@ impl MemoryStorage {
     /// Returns how many uploads are neither sealed nor gone.
     pub fn unfinished_uploads(&self) -> usize {
         self.state().uploads.len()
+    }
+
+    async fn look_then_write(&self, operation: Operation, key: &Key, bytes: Bytes) -> Result<()> {
+        if self.state().objects.contains_key(key) {
+            return Err(Error::already_exists(operation, key));
+        }
+        tokio::task::yield_now().await;
+        self.state().put(key, bytes);
+        Ok(())
     }
 
     /// Holders of the lock only move values, so a panic in one leaves nothing half done.
@@ -180,6 +202,10 @@ impl Storage for MemoryStorage {
         "memory".into()
     }
 
+    fn guarantees(&self) -> Guarantees {
+        self.guarantees
+    }
+
     async fn read(&self, key: &Key) -> Result<Bytes> {
         Ok(self.state().object(Operation::Read, key)?.bytes.clone())
     }
@@ -207,6 +233,9 @@ impl Storage for MemoryStorage {
     }
 
     async fn create(&self, key: &Key, bytes: Bytes) -> Result<()> {
+        if !self.guarantees.create_only {
+            return self.look_then_write(Operation::Create, key, bytes).await;
+        }
         self.state().create(Operation::Create, key, bytes)
     }
 
@@ -229,6 +258,9 @@ impl Storage for MemoryStorage {
     }
 
     async fn rename(&self, from: &Key, to: &Key) -> Result<()> {
+        if !self.guarantees.rename {
+            return Err(Error::new(ErrorKind::Unsupported, Operation::Rename, from, "there are no renames"));
+        }
         self.state().rename(from, to)
     }
 
@@ -278,9 +310,12 @@ impl Staged for MemoryStaged {
     }
 
     async fn seal(self: Box<Self>) -> Result<()> {
-        let mut state = self.storage.state();
-        let upload = state.uploads.remove(&self.number).ok_or_else(|| self.swept(Operation::Seal))?;
-        state.create(Operation::Seal, &self.key, joined(upload.pieces))
+        let upload = self.storage.state().uploads.remove(&self.number);
+        let bytes = joined(upload.ok_or_else(|| self.swept(Operation::Seal))?.pieces);
+        if !self.storage.guarantees.create_only {
+            return self.storage.look_then_write(Operation::Seal, &self.key, bytes).await;
+        }
+        self.storage.state().create(Operation::Seal, &self.key, bytes)
     }
 
     async fn discard(self: Box<Self>) -> Result<()> {

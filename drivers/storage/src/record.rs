@@ -13,7 +13,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport,
 };
 
 /// One call and how it ended.
@@ -153,6 +154,10 @@ fn read(bytes: &Bytes) -> Moved {
 impl Storage for RecordStorage {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

@@ -22,7 +22,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    Error, ErrorKind, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport,
 };
 
 pub use attempts::RetryPolicy;
@@ -103,6 +104,10 @@ fn is_uncertain(error: &Error) -> bool {
 impl Storage for RetryStorage {
     fn location(&self) -> String {
         self.inner.location()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

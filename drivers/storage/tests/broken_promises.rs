@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use packvault_storage::conformance::{Factory, Subject, rules};
 use packvault_storage::{
-    Error, ErrorKind, Key, ListedObject, MemoryStorage, ObjectMeta, Operation, Prefix, Result, Staged,
-    Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, MemoryStorage, ObjectMeta, Operation, Prefix, Result,
+    Staged, Storage, SweepReport,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +44,10 @@ struct Broken {
 impl Storage for Broken {
     fn location(&self) -> String {
         self.memory.location()
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        Guarantees::all()
     }
 
     async fn read(&self, key: &Key) -> Result<Bytes> {

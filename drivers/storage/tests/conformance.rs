@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use packvault_storage::conformance::{self, Factory, Subject};
 use packvault_storage::{
-    FaultStorage, LimitStorage, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage, Storage,
+    FaultStorage, Guarantees, LimitStorage, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage,
+    Storage,
 };
 
 /// Memory, and around it whatever the function puts.
@@ -20,9 +21,26 @@ impl Factory for Wrapped {
     }
 }
 
+/// Memory without renames, whose creates look first and write then.
+struct Lesser;
+
+#[async_trait]
+impl Factory for Lesser {
+    async fn fresh(&self) -> Result<Subject> {
+        let less = Guarantees { create_only: false, rename: false, ..Guarantees::all() };
+        let memory = MemoryStorage::new().with_guarantees(less);
+        Ok(Subject::new(Arc::new(memory.clone())).with_other_client(Arc::new(memory)))
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_memory_driver_keeps_every_rule() {
     conformance::run(&Wrapped(|memory| memory)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_every_rule_that_a_lesser_server_can_keep() {
+    conformance::run(&Lesser).await.assert_all_kept();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -44,7 +44,10 @@ pub(super) async fn touch_refuses_other_bytes(subject: &Subject) -> Verdict {
 async fn can_rename(subject: &Subject) -> std::result::Result<bool, Broken> {
     let (from, to) = (key("probe/from"), key("probe/to"));
     subject.storage.create(&from, pattern(4, 10)).await?;
-    match subject.storage.rename(&from, &to).await {
+    let promised = subject.storage.guarantees().rename;
+    let renamed = subject.storage.rename(&from, &to).await;
+    ensure!(renamed.is_ok() == promised, "renames are promised: {promised}, and one gave {renamed:?}");
+    match renamed {
         Ok(()) => {
             subject.storage.remove(&to).await?;
             Ok(true)

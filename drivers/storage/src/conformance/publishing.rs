@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::{
     Broken, RACERS, Subject, Verdict, ensure, expect_bytes, expect_kind, key, listed, listed_keys, pattern,
 };
-use crate::{ErrorKind, Prefix};
+use crate::{ErrorKind, Key, Prefix};
 
 /// How often the racers meet.
 const ROUNDS: usize = 8;
@@ -37,8 +38,8 @@ pub(super) async fn create_has_one_winner(subject: &Subject) -> Verdict {
             let bytes = pattern(racer as u64, 2_000 + racer);
             racers.spawn(async move { (racer, client.create(&key, bytes).await) });
         }
-        let winner = one_winner(racers).await?;
-        expect_bytes(&*subject.storage, &key, &pattern(winner as u64, 2_000 + winner)).await?;
+        let bytes = |winner| pattern(winner as u64, 2_000 + winner);
+        expect_winners(subject, &key, racers, bytes).await?;
     }
     ensure!(
         listed(&*subject.storage, &Prefix::root()).await?.len() == ROUNDS,
@@ -47,10 +48,35 @@ pub(super) async fn create_has_one_winner(subject: &Subject) -> Verdict {
     Ok(())
 }
 
+/// Waits for all racers to create one key, and breaks the rule unless one of them won and its bytes are
+/// there; where the store promises no single winner, whole bytes of any that was told that it won.
+pub(super) async fn expect_winners(
+    subject: &Subject,
+    key: &Key,
+    racers: JoinSet<(usize, crate::Result<()>)>,
+    bytes: impl Fn(usize) -> Bytes,
+) -> Verdict {
+    let winners = winners(racers).await?;
+    if subject.storage.guarantees().create_only {
+        ensure!(winners.len() == 1, "the winners are {winners:?}");
+    }
+    let found = subject.storage.read(key).await?;
+    ensure!(winners.iter().any(|winner| bytes(*winner) == found), "{key} holds what no winner wrote");
+    Ok(())
+}
+
 /// Waits for all racers and returns the only one that succeeded.
 pub(super) async fn one_winner(
-    mut racers: JoinSet<(usize, crate::Result<()>)>,
+    racers: JoinSet<(usize, crate::Result<()>)>,
 ) -> std::result::Result<usize, Broken> {
+    match winners(racers).await?[..] {
+        [winner] => Ok(winner),
+        ref winners => Err(Broken(format!("the winners are {winners:?}"))),
+    }
+}
+
+/// Waits for all racers and returns those that succeeded; each other must have found the key taken.
+async fn winners(mut racers: JoinSet<(usize, crate::Result<()>)>) -> std::result::Result<Vec<usize>, Broken> {
     let mut winners = Vec::new();
     while let Some(racer) = racers.join_next().await {
         match racer.map_err(|panic| Broken(format!("a racer ended with {panic}")))? {
@@ -58,10 +84,7 @@ pub(super) async fn one_winner(
             (_, result) => expect_kind("a loser", result, ErrorKind::AlreadyExists)?,
         }
     }
-    match winners[..] {
-        [winner] => Ok(winner),
-        _ => Err(Broken(format!("the winners are {winners:?}"))),
-    }
+    Ok(winners)
 }
 
 pub(super) async fn create_succeeds_side_by_side_in_a_new_folder(subject: &Subject) -> Verdict {

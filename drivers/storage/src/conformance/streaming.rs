@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::publishing::one_winner;
+use super::publishing::expect_winners;
 use super::{Broken, RACERS, Subject, Verdict, ensure, expect_bytes, expect_kind, key, listed, pattern};
 use crate::{ErrorKind, Key, Prefix};
 
@@ -85,8 +85,7 @@ pub(super) async fn seal_has_one_winner(subject: &Subject) -> Verdict {
         staged.write(racer_bytes(racer)).await?;
         racers.spawn(async move { (racer, staged.seal().await) });
     }
-    let winner = one_winner(racers).await?;
-    expect_bytes(&*subject.storage, &key, &racer_bytes(winner)).await?;
+    expect_winners(subject, &key, racers, racer_bytes).await?;
     ensure!(listed(&*subject.storage, &Prefix::root()).await?.len() == 1, "the losers left objects behind");
     expect_nothing_to_sweep(subject).await
 }

@@ -1,0 +1,11 @@
+//! Real S3 and SFTP servers for tests, started on loopback and ended with the value that stands for them.
+//!
+//! One file per server. Each says which programs it needs; where they are missing a test says aloud that
+//! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
+//! the test fails. CI names them all.
+
+mod process;
+mod require;
+
+pub use process::{Process, free_port, wait_until_answers};
+pub use require::{Missing, find_program, is_required, missing};

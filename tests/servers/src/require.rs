@@ -1,0 +1,43 @@
+//! Which servers must be there, and what is said where they are not.
+
+use std::path::PathBuf;
+
+/// The servers a run demands, by name and separated by commas.
+const REQUIRE: &str = "PACKVAULT_REQUIRE";
+
+/// Folders in which servers lie that are not on every user's path.
+const FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
+
+/// A server that cannot be started here, and how to change that.
+#[derive(Debug, Clone)]
+pub struct Missing {
+    /// The name `PACKVAULT_REQUIRE` knows it by.
+    pub server: &'static str,
+    /// What is not there.
+    pub what: String,
+    /// The command that installs it.
+    pub install: &'static str,
+}
+
+/// Tells whether the run demands the server.
+pub fn is_required(server: &str) -> bool {
+    let required = std::env::var(REQUIRE).unwrap_or_default();
+    required.split(',').any(|name| name.trim() == server)
+}
+
+/// Says aloud that a test does not run, or fails it where the server is required.
+pub fn missing(missing: &Missing) {
+    let Missing { server, what, install } = missing;
+    let text = format!("{server}: {what}; install it with: {install}");
+    assert!(!is_required(server), "{REQUIRE} demands {text}");
+    // Straight to the terminal: the test runner keeps what a passing test prints to itself.
+    let notice = format!("NOT RUN, {text}\n");
+    let _ = rustix::io::write(rustix::stdio::stderr(), notice.as_bytes());
+}
+
+/// Returns where a program lies.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(FOLDERS.iter().map(PathBuf::from));
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
