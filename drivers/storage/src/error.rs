@@ -32,6 +32,8 @@ pub enum ErrorKind {
     Throttled,
     /// Two writers met and the store let neither or only one pass; look at what is there.
     Conflict,
+    /// The user stopped the operation; whether the step happened is not known.
+    Interrupted,
     /// The storage was not configured in a way that can work.
     Config,
     /// Anything else that reading or writing met.

@@ -251,6 +251,10 @@ impl Storage for FaultStorage {
         self.inner.guarantees()
     }
 
+    fn is_spooled(&self) -> bool {
+        self.inner.is_spooled()
+    }
+
     async fn read(&self, key: &Key) -> Result<Bytes> {
         self.call(Operation::Read, key.to_string(), || self.inner.read(key)).await
     }

@@ -15,6 +15,7 @@ pub mod probe;
 mod range;
 pub mod record;
 pub mod retry;
+mod spool;
 mod wire;
 
 use std::ops::Range;
@@ -32,7 +33,8 @@ pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use range::range_bytes;
 pub use record::RecordStorage;
-pub use retry::{RetryPolicy, RetryStorage};
+pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
+pub use spool::Spool;
 pub use wire::{Passed, Wire};
 
 /// What a store knows of one object without reading it.
@@ -69,6 +71,12 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     /// Returns which of the promises that depend on the server are kept; it does not change while the
     /// storage is open.
     fn guarantees(&self) -> Guarantees;
+
+    /// Tells whether streamed objects wait on local disk for their upload: then any number of seals may be
+    /// under way, each takes as long as the line needs, and one that is given up leaves nothing half done.
+    fn is_spooled(&self) -> bool {
+        false
+    }
 
     /// Returns exactly the bytes of the object.
     async fn read(&self, key: &Key) -> Result<Bytes>;

@@ -43,6 +43,10 @@ impl Storage for LimitStorage {
         self.inner.guarantees()
     }
 
+    fn is_spooled(&self) -> bool {
+        self.inner.is_spooled()
+    }
+
     async fn read(&self, key: &Key) -> Result<Bytes> {
         let _place = place(&self.places).await;
         self.inner.read(key).await

@@ -160,6 +160,10 @@ impl Storage for RecordStorage {
         self.inner.guarantees()
     }
 
+    fn is_spooled(&self) -> bool {
+        self.inner.is_spooled()
+    }
+
     async fn read(&self, key: &Key) -> Result<Bytes> {
         self.log.record(Operation::Read, key, self.inner.read(key).await, read)
     }

@@ -10,7 +10,9 @@
 mod attempts;
 mod listing;
 mod look;
+mod spooled;
 mod staged;
+mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,38 +24,72 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Spool, Staged,
+    Storage, SweepReport,
 };
 
 pub use attempts::RetryPolicy;
+pub use watch::{RetryWatch, Unwatched};
 
 use attempts::Attempts;
 use look::{Fingerprint, Lies};
+use spooled::SpooledStaged;
 use staged::RetryStaged;
+use watch::{Effect, attempt};
 
 /// A storage that tries again what may pass.
 #[derive(Debug, Clone)]
 pub struct RetryStorage {
     inner: Arc<dyn Storage>,
     policy: RetryPolicy,
+    watch: Arc<dyn RetryWatch>,
+    spool: Option<Arc<Spool>>,
 }
 
 impl RetryStorage {
     /// Wraps the storage.
     pub fn new(inner: Arc<dyn Storage>, policy: RetryPolicy) -> Self {
-        Self { inner, policy }
+        Self { inner, policy, watch: Arc::new(Unwatched), spool: None }
+    }
+
+    /// Tells the watch of each retry, and stops when it says so.
+    pub fn watched_by(self, watch: Arc<dyn RetryWatch>) -> Self {
+        Self { watch, ..self }
+    }
+
+    /// Keeps streamed objects in the spool until the store has them, so that they can be sent again.
+    pub fn through(self, spool: Arc<Spool>) -> Self {
+        Self { spool: Some(spool), ..self }
+    }
+
+    fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(self.policy, self.watch.as_ref())
     }
 
     /// Repeats a step that may be done twice without harm.
-    async fn again<'a, T>(&'a self, step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync) -> Result<T> {
-        let mut attempts = Attempts::new(self.policy);
+    async fn again<'a, T>(
+        &'a self,
+        effect: Effect,
+        what: (Operation, &str),
+        step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
+    ) -> Result<T> {
+        let mut attempts = self.attempts();
         loop {
-            match step().await {
-                Err(error) if error.kind().is_passing() && attempts.pause().await => {}
+            match self.once(effect, what, step()).await {
+                Err(error) if error.kind().is_passing() => attempts.pause(error, what).await?,
                 result => return result,
             }
         }
+    }
+
+    /// Runs a step once, until it ends or the operation is stopped.
+    async fn once<T>(
+        &self,
+        effect: Effect,
+        what: (Operation, &str),
+        step: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        attempt(self.watch.as_ref(), effect, what, step).await
     }
 
     /// Tells, after an uncertain answer to a create-only write, whether it is settled.
@@ -110,20 +146,26 @@ impl Storage for RetryStorage {
         self.inner.guarantees()
     }
 
+    fn is_spooled(&self) -> bool {
+        self.spool.is_some() || self.inner.is_spooled()
+    }
+
     async fn read(&self, key: &Key) -> Result<Bytes> {
-        self.again(|| self.inner.read(key)).await
+        self.again(Effect::Reads, (Operation::Read, key.as_str()), || self.inner.read(key)).await
     }
 
     async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
-        self.again(|| self.inner.read_range(key, range.clone())).await
+        let what = (Operation::Read, key.as_str());
+        self.again(Effect::Reads, what, || self.inner.read_range(key, range.clone())).await
     }
 
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.again(|| self.inner.read_ranges(key, ranges)).await
+        let what = (Operation::Read, key.as_str());
+        self.again(Effect::Reads, what, || self.inner.read_ranges(key, ranges)).await
     }
 
     async fn stat(&self, key: &Key) -> Result<ObjectMeta> {
-        self.again(|| self.inner.stat(key)).await
+        self.again(Effect::Reads, (Operation::Stat, key.as_str()), || self.inner.stat(key)).await
     }
 
     /// A listing that broke begins anew and leaves out what it has shown.
@@ -132,10 +174,12 @@ impl Storage for RetryStorage {
     }
 
     async fn create(&self, key: &Key, bytes: Bytes) -> Result<()> {
-        let mut attempts = Attempts::new(self.policy);
+        let what = (Operation::Create, key.as_str());
+        let mut attempts = self.attempts();
         let mut ours = None;
         loop {
-            let Err(error) = self.inner.create(key, bytes.clone()).await else { return Ok(()) };
+            let created = self.once(Effect::Writes, what, self.inner.create(key, bytes.clone())).await;
+            let Err(error) = created else { return Ok(()) };
             if is_uncertain(&error) {
                 ours.get_or_insert_with(|| Fingerprint::of(&bytes));
             }
@@ -146,32 +190,38 @@ impl Storage for RetryStorage {
             {
                 return settled;
             }
-            if !error.kind().is_passing() || !attempts.pause().await {
-                return Err(error);
-            }
+            attempts.pause(error, what).await?;
         }
     }
 
     async fn stage(&self, key: &Key) -> Result<Box<dyn Staged>> {
-        let inner = self.again(|| self.inner.stage(key)).await?;
+        if let Some(spool) = &self.spool {
+            return Ok(Box::new(SpooledStaged::new(Arc::clone(spool), self.clone(), key.clone())));
+        }
+        let what = (Operation::Stage, key.as_str());
+        let inner = self.again(Effect::Writes, what, || self.inner.stage(key)).await?;
         Ok(Box::new(RetryStaged::new(inner, self.clone(), key.clone())))
     }
 
     async fn replace(&self, key: &Key, bytes: Bytes) -> Result<()> {
-        self.again(|| self.inner.replace(key, bytes.clone())).await
+        let what = (Operation::Replace, key.as_str());
+        self.again(Effect::Writes, what, || self.inner.replace(key, bytes.clone())).await
     }
 
     async fn touch(&self, key: &Key, expected: &[u8]) -> Result<()> {
-        self.again(|| self.inner.touch(key, expected)).await
+        let what = (Operation::Touch, key.as_str());
+        self.again(Effect::Writes, what, || self.inner.touch(key, expected)).await
     }
 
     /// After an uncertain answer an object that left `from` and lies at `to` counts as moved by us, so
     /// `to` should be a name nobody else moves things to.
     async fn rename(&self, from: &Key, to: &Key) -> Result<()> {
-        let mut attempts = Attempts::new(self.policy);
+        let what = (Operation::Rename, from.as_str());
+        let mut attempts = self.attempts();
         let mut was_uncertain = false;
         loop {
-            let Err(error) = self.inner.rename(from, to).await else { return Ok(()) };
+            let renamed = self.once(Effect::Writes, what, self.inner.rename(from, to)).await;
+            let Err(error) = renamed else { return Ok(()) };
             was_uncertain |= is_uncertain(&error);
             let is_in_doubt = is_uncertain(&error)
                 || matches!(error.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists);
@@ -181,37 +231,37 @@ impl Storage for RetryStorage {
             {
                 return settled;
             }
-            if !error.kind().is_passing() || !attempts.pause().await {
-                return Err(error);
-            }
+            attempts.pause(error, what).await?;
         }
     }
 
     async fn remove(&self, key: &Key) -> Result<()> {
-        let mut attempts = Attempts::new(self.policy);
+        let what = (Operation::Remove, key.as_str());
+        let mut attempts = self.attempts();
         let mut was_uncertain = false;
         loop {
-            let Err(error) = self.inner.remove(key).await else { return Ok(()) };
+            let removed = self.once(Effect::Writes, what, self.inner.remove(key)).await;
+            let Err(error) = removed else { return Ok(()) };
             if was_uncertain && error.kind() == ErrorKind::NotFound {
                 return Ok(());
             }
             was_uncertain |= is_uncertain(&error);
-            if !error.kind().is_passing() || !attempts.pause().await {
-                return Err(error);
-            }
+            attempts.pause(error, what).await?;
         }
     }
 
     /// Reports what the last attempt removed; an earlier one may have removed more.
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
-        self.again(|| self.inner.sweep(older_than)).await
+        self.again(Effect::Writes, (Operation::Sweep, ""), || self.inner.sweep(older_than)).await
     }
 
     async fn make_folder(&self, folder: &Prefix) -> Result<()> {
-        self.again(|| self.inner.make_folder(folder)).await
+        let object = folder.to_string();
+        let what = (Operation::MakeFolder, object.as_str());
+        self.again(Effect::Writes, what, || self.inner.make_folder(folder)).await
     }
 
     async fn now(&self) -> Result<SystemTime> {
-        self.again(|| self.inner.now()).await
+        self.again(Effect::Reads, (Operation::Now, ""), || self.inner.now()).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use packvault_storage::conformance::{self, Factory, Subject};
 use packvault_storage::{
     FaultStorage, Guarantees, LimitStorage, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage,
-    Storage,
+    Spool, Storage,
 };
 
 /// Memory, and around it whatever the function puts.
@@ -46,6 +46,15 @@ async fn memory_keeps_every_rule_that_a_lesser_server_can_keep() {
 #[tokio::test(flavor = "multi_thread")]
 async fn retries_keep_every_rule() {
     let wrap = |memory| Arc::new(RetryStorage::new(memory, RetryPolicy::default())) as _;
+    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_keeps_every_rule() {
+    let wrap = |memory| {
+        let spool = Arc::new(Spool::new(std::env::temp_dir(), 4 << 20, 2));
+        Arc::new(RetryStorage::new(memory, RetryPolicy::default()).through(spool)) as _
+    };
     conformance::run(&Wrapped(wrap)).await.assert_all_kept();
 }
 

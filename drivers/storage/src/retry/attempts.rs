@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::watch::{RetryWatch, stopped};
+use crate::{Error, Operation};
+
 /// The bounds of the retries of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -30,26 +33,38 @@ impl Default for RetryPolicy {
 
 /// The attempts of one call so far.
 #[derive(Debug)]
-pub(super) struct Attempts {
+pub(super) struct Attempts<'a> {
     policy: RetryPolicy,
+    watch: &'a dyn RetryWatch,
     begun: Instant,
     failed: u32,
 }
 
-impl Attempts {
-    pub(super) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, begun: Instant::now(), failed: 0 }
+impl<'a> Attempts<'a> {
+    pub(super) fn new(policy: RetryPolicy, watch: &'a dyn RetryWatch) -> Self {
+        Self { policy, watch, begun: Instant::now(), failed: 0 }
     }
 
-    /// Waits before another attempt; returns false at once when there may be none.
-    pub(super) async fn pause(&mut self) -> bool {
+    /// Waits before another attempt; returns the error at once when there may be none, and one that says
+    /// so when the user stops the operation meanwhile.
+    pub(super) async fn pause(
+        &mut self,
+        error: Error,
+        (operation, object): (Operation, &str),
+    ) -> Result<(), Error> {
         self.failed += 1;
         let pause = self.next_pause();
-        if self.failed >= self.policy.attempts_max || self.begun.elapsed() + pause > self.policy.total_max {
-            return false;
+        let spent = self.failed >= self.policy.attempts_max
+            || self.begun.elapsed() + pause > self.policy.total_max
+            || self.watch.is_stopped();
+        if spent || !error.kind().is_passing() {
+            return Err(error);
         }
-        tokio::time::sleep(pause).await;
-        true
+        self.watch.retrying(&error, self.failed, pause);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            () = self.watch.stopped() => Err(stopped(operation, object).with_source(error)),
+        }
     }
 
     /// Returns between half of the full pause and all of it, so that clients which failed together do

@@ -9,14 +9,15 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::RetryStorage;
 use super::attempts::Attempts;
-use crate::{Key, ListedObject, Prefix, Result};
+use super::watch::Effect;
+use crate::{Key, ListedObject, Operation, Prefix, Result};
 
 struct Listing<'a> {
     storage: &'a RetryStorage,
     prefix: Prefix,
     inner: BoxStream<'a, Result<ListedObject>>,
     shown: HashSet<Key>,
-    attempts: Option<Attempts>,
+    attempts: Option<Attempts<'a>>,
 }
 
 pub(super) fn list<'a>(storage: &'a RetryStorage, prefix: &Prefix) -> BoxStream<'a, Result<ListedObject>> {
@@ -34,8 +35,15 @@ pub(super) fn list<'a>(storage: &'a RetryStorage, prefix: &Prefix) -> BoxStream<
 
 impl Listing<'_> {
     async fn next(&mut self) -> Option<Result<ListedObject>> {
+        let folder = self.prefix.to_string();
+        let what = (Operation::List, folder.as_str());
         loop {
-            match self.inner.next().await? {
+            let next = async { Ok(self.inner.next().await) };
+            let next = match self.storage.once(Effect::Reads, what, next).await {
+                Ok(next) => next?,
+                Err(stopped) => return Some(Err(stopped)),
+            };
+            match next {
                 Ok(object) if self.shown.contains(&object.key) => {}
                 Ok(object) => {
                     self.shown.insert(object.key.clone());
@@ -43,9 +51,8 @@ impl Listing<'_> {
                     return Some(Ok(object));
                 }
                 Err(error) => {
-                    let policy = self.storage.policy;
-                    let attempts = self.attempts.get_or_insert_with(|| Attempts::new(policy));
-                    if !error.kind().is_passing() || !attempts.pause().await {
+                    let attempts = self.attempts.get_or_insert_with(|| self.storage.attempts());
+                    if let Err(error) = attempts.pause(error, what).await {
                         return Some(Err(error));
                     }
                     self.inner = self.storage.inner.list(&self.prefix);

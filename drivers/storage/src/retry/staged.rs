@@ -1,4 +1,5 @@
-//! Streamed objects under retries: the stream cannot be played again, but its seal can be settled.
+//! Streamed objects under retries without a spool: the stream cannot be played again, but its seal can be
+//! settled.
 //!
 //! While the pieces pass by, their length and digest are kept. After an uncertain seal the store is asked
 //! what lies under the key, several times if need be, for the answer may have been lost before the step
@@ -8,10 +9,10 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::attempts::Attempts;
 use super::look::Fingerprinter;
+use super::watch::Effect;
 use super::{RetryStorage, is_uncertain};
-use crate::{Key, Operation, Result, Staged};
+use crate::{Error, Key, Operation, Result, Staged};
 
 /// An upload whose seal is settled after an uncertain answer.
 #[derive(Debug)]
@@ -38,19 +39,20 @@ impl Staged for RetryStaged {
 
     async fn seal(self: Box<Self>) -> Result<()> {
         let Self { inner, storage, key, written } = *self;
-        let error = match inner.seal().await {
+        let what = (Operation::Seal, key.as_str());
+        let mut error = match storage.once(Effect::Writes, what, inner.seal()).await {
             Err(error) if is_uncertain(&error) => error,
             result => return result,
         };
         let ours = written.finish();
-        let mut attempts = Attempts::new(storage.policy);
+        let mut attempts = storage.attempts();
         loop {
             if let Some(settled) = storage.settle(Operation::Seal, &key, &ours).await {
                 return settled;
             }
-            if !attempts.pause().await {
-                return Err(error);
-            }
+            let kind = error.kind();
+            attempts.pause(error, what).await?;
+            error = Error::new(kind, Operation::Seal, &key, "whether it was published is not known");
         }
     }
 
