@@ -2,6 +2,7 @@
 
 use packvault::Result;
 use packvault::engine::init::init;
+use packvault::location::Purpose;
 
 use super::report::Exit;
 use super::session::Session;
@@ -22,7 +23,7 @@ pub struct Arguments {}
 
 /// Makes the repository and says what to run next.
 pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let storage = session.location(None)?.open(true).await?;
+    let storage = session.storage(None, Purpose::Init).await?;
     let report = init(storage.as_ref()).await?;
     session.show(&report, summary::init)?;
     Ok(Exit::Done)

@@ -149,7 +149,7 @@ fn restore_proof(text: &mut String, report: &RestoreReport) {
     part(text, "", &format!("{integrity}, {stats}"));
 }
 
-fn part(text: &mut String, name: &str, value: &str) {
+pub fn part(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "  {name:<11}  {value}");
 }
 

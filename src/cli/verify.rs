@@ -5,6 +5,7 @@ use std::sync::Arc;
 use packvault::Result;
 use packvault::engine::Selection;
 use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
@@ -48,7 +49,7 @@ pub struct Arguments {
 
 /// Checks and prints every problem.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let repository = session.repository(None).await?;
+    let repository = session.repository(None, Purpose::Work).await?;
     let selection = match &arguments.snapshot {
         _ if arguments.all => Selection::All,
         None => Selection::Latest,

@@ -5,7 +5,9 @@
 //! the test fails. CI names them all.
 
 mod process;
+mod proxy;
 mod require;
 
 pub use process::{Process, free_port, wait_until_answers};
+pub use proxy::{Direction, Proxy};
 pub use require::{Missing, find_program, is_required, missing};
