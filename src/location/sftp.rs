@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use packvault_sftp::{SftpConfig, SftpFeatures, SftpStorage};
+use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage};
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::SftpLocation;
@@ -24,7 +24,11 @@ pub struct SftpOptions {
 }
 
 fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
-    let mut config = SftpConfig::new(&location.host, location.path.as_str());
+    let path = match location.path.starts_with('/') {
+        true => SftpPath::Absolute(location.path.clone()),
+        false => SftpPath::Relative(location.path.clone()),
+    };
+    let mut config = SftpConfig::new(&location.host, path);
     config.user = location.user.clone();
     config.port = location.port;
     config.ssh_options = options.ssh_options.clone();
@@ -48,8 +52,8 @@ pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<W
     };
     let is_known = known.is_some();
     let storage = match opening.purpose {
-        Purpose::Init => SftpStorage::create_root(config.clone(), known, Arc::clone(&wire)).await,
-        Purpose::Work | Purpose::Look => SftpStorage::open(config.clone(), known, Arc::clone(&wire)).await,
+        Purpose::Init => SftpStorage::create_root(config, known, wire).await,
+        Purpose::Work | Purpose::Look => SftpStorage::open(config, known, wire).await,
     };
     let storage = storage.map_err(lift)?;
     if is_known || opening.purpose == Purpose::Look {
@@ -57,18 +61,15 @@ pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<W
     }
     let (features, _) = storage.probe().await.map_err(lift)?;
     remembered::remember(memory, location, &features);
-    drop(storage);
-    SftpStorage::open(config, Some(features), wire).await.map_err(lift)
+    Ok(storage.with_features(features))
 }
 
 pub(super) async fn probe(location: &SftpLocation, opening: &Opening) -> Result<Probed> {
     let config = config(location, &opening.sftp);
     let lift = |error| cannot_open(location, error);
-    let wire = Arc::new(Wire::default());
-    let storage = SftpStorage::open(config.clone(), None, Arc::clone(&wire)).await.map_err(lift)?;
+    let storage = SftpStorage::open(config, None, Arc::new(Wire::default())).await.map_err(lift)?;
     let (features, report) = storage.probe().await.map_err(lift)?;
     remembered::remember(opening.memory.as_deref(), location, &features);
-    drop(storage);
-    let storage = SftpStorage::open(config, Some(features), wire).await.map_err(lift)?;
-    Ok(Probed { location: location.to_string(), report, guarantees: storage.guarantees() })
+    let guarantees = storage.with_features(features).guarantees();
+    Ok(Probed { location: location.to_string(), report, guarantees })
 }

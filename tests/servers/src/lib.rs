@@ -4,10 +4,15 @@
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
 //! the test fails. CI names them all.
 
+pub mod openssh;
 mod process;
+pub mod proftpd;
 mod proxy;
+pub mod rclone_sftp;
 mod require;
+mod sftp;
 
 pub use process::{Process, free_port, wait_until_answers};
 pub use proxy::{Direction, Proxy};
 pub use require::{Missing, find_program, is_required, missing};
+pub use sftp::SftpServer;
