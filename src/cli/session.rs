@@ -58,13 +58,17 @@ impl Session {
     }
 
     /// Opens the storage on which the repository lies, or will lie, and shows what passes to and from it.
-    pub async fn storage(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<Arc<dyn Storage>> {
+    pub async fn storage(
+        &self,
+        archive: Option<&Archive>,
+        purpose: Purpose,
+    ) -> Result<(Location, Arc<dyn Storage>)> {
         let (location, opening) = self.location(archive, purpose)?;
         let opened = location.open(&opening).await?;
         if let Some(wire) = opened.wire {
             self.renderer.watch_transfers(wire);
         }
-        Ok(opened.storage)
+        Ok((location, opened.storage))
     }
 
     /// Returns the token that Ctrl-C cancels.
@@ -91,7 +95,8 @@ impl Session {
 
     /// Opens the repository that the user means.
     pub async fn repository(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<Repository> {
-        Repository::open(self.storage(archive, purpose).await?).await
+        let (_, storage) = self.storage(archive, purpose).await?;
+        Repository::open(storage).await
     }
 
     /// Returns whether results are to be JSON.

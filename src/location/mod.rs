@@ -108,6 +108,11 @@ impl Location {
         url::split_scheme(text).is_some()
     }
 
+    /// Returns whether it is a folder on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
     /// Opens the storage, which must exist unless a repository is to be made.
     ///
     /// `ErrorKind::NoRepository` where there is none.

@@ -27,7 +27,7 @@ const VERSION: u32 = 1;
 struct Memory<F> {
     version: u32,
     location: String,
-    probed_at: Timestamp,
+    probed_at: String,
     features: F,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn recall<F: DeserializeOwned>(folder: Option<&Path>, location: &impl
         return None;
     }
     let memory: Memory<F> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let age = Timestamp::now().duration_since(memory.probed_at);
+    let age = Timestamp::now().duration_since(memory.probed_at.parse().ok()?);
     let is_young = !age.is_negative() && age.unsigned_abs() <= AGE_MAX;
     (memory.version == VERSION && memory.location == location && is_young).then_some(memory.features)
 }
@@ -54,7 +54,7 @@ pub(super) fn remember<F: Serialize>(folder: Option<&Path>, location: &impl fmt:
     let Some(folder) = folder else { return };
     let location = location.to_string();
     let path = file(folder, &location);
-    let memory = Memory { version: VERSION, location, probed_at: Timestamp::now(), features };
+    let memory = Memory { version: VERSION, location, probed_at: Timestamp::now().to_string(), features };
     let write = || -> std::io::Result<()> {
         std::fs::create_dir_all(folder)?;
         let mut written = tempfile::NamedTempFile::new_in(folder)?;

@@ -106,23 +106,23 @@ pub(super) async fn open(location: &S3Location, opening: &Opening, wire: Arc<Wir
         Purpose::Work | Purpose::Look => remembered::recall(memory, &name),
     };
     let lift = |error| cannot_open(location, error);
-    let storage = S3Storage::open(config.clone(), known.clone(), Arc::clone(&wire)).await.map_err(lift)?;
+    let storage = S3Storage::open(config.clone(), known.clone(), Arc::clone(&wire)).map_err(lift)?;
     if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
     let (features, _) = storage.probe().await.map_err(lift)?;
     remembered::remember(memory, &name, &features);
-    S3Storage::open(config, Some(features), wire).await.map_err(lift)
+    S3Storage::open(config, Some(features), wire).map_err(lift)
 }
 
 pub(super) async fn probe(location: &S3Location, opening: &Opening) -> Result<Probed> {
     let config = config(location, &opening.s3);
     let lift = |error| cannot_open(location, error);
     let wire = Arc::new(Wire::default());
-    let storage = S3Storage::open(config.clone(), None, Arc::clone(&wire)).await.map_err(lift)?;
+    let storage = S3Storage::open(config.clone(), None, Arc::clone(&wire)).map_err(lift)?;
     let (features, report) = storage.probe().await.map_err(lift)?;
     remembered::remember(opening.memory.as_deref(), &remembered_as(&config), &features);
-    let storage = S3Storage::open(config, Some(features), wire).await.map_err(lift)?;
+    let storage = S3Storage::open(config, Some(features), wire).map_err(lift)?;
     Ok(Probed { location: location.to_string(), report, guarantees: storage.guarantees() })
 }
 

@@ -3,7 +3,7 @@
 //! Parsed before anything is opened. No error repeats the text, for it may hold a password by mistake.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::Location;
 use crate::error::{Error, ErrorKind, Result};
@@ -278,6 +278,8 @@ fn local(text: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn refused(text: &str) -> String {

@@ -70,7 +70,10 @@ pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp, hostname: 
         storage.make_folder(&prefix).await.map_err(|error| cannot_make(storage, error))?;
     }
     let bytes = Bytes::from(config.encode());
-    let is_ours = match storage.guarantees().create_only {
+    let guarantees = storage.guarantees();
+    // Without renames, servers differ so much that two clients may have been told different things of this
+    // one: both must go the same way.
+    let is_ours = match guarantees.create_only && guarantees.rename {
         true => publish(storage, bytes).await?,
         false => publish_alone(storage, bytes, hostname).await?,
     };
