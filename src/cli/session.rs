@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use packvault::engine::{self, Context};
-use packvault::repo::Repository;
+use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
 
@@ -71,7 +71,24 @@ impl Session {
 
     /// Opens the repository that the user means.
     pub async fn repository(&self, archive: Option<&Archive>) -> Result<Repository> {
-        Repository::open(self.location(archive)?.open(false).await?).await
+        let location = self.location(archive)?;
+        let repository = Repository::open(location.open(false).await?).await?;
+        Ok(match self.cache(&location, &repository).await {
+            Some(cache) => repository.cached(cache),
+            None => repository,
+        })
+    }
+
+    /// Returns where copies of the repository's manifests and indexes are kept, if they are: a repository
+    /// on this machine needs none, and a folder that others may write to as well is not used.
+    async fn cache(&self, location: &Location, repository: &Repository) -> Option<Arc<dyn Storage>> {
+        let folder = self.settings.spool();
+        if matches!(location, Location::Local(_)) || folder == std::env::temp_dir() {
+            return None;
+        }
+        let folder = folder.join(repository.config().repo_id.as_str());
+        // Without the cache the command asks the store for more, and that is all.
+        Location::Local(folder).open(true).await.ok()
     }
 
     /// Returns whether results are to be JSON.
