@@ -83,7 +83,7 @@ impl Session {
     /// on this machine needs none, and a folder that others may write to as well is not used.
     async fn cache(&self, location: &Location, repository: &Repository) -> Option<Arc<dyn Storage>> {
         let folder = self.settings.spool();
-        if matches!(location, Location::Local(_)) || folder == std::env::temp_dir() {
+        if self.globals.no_cache || matches!(location, Location::Local(_)) || folder == std::env::temp_dir() {
             return None;
         }
         let folder = folder.join(repository.config().repo_id.as_str());

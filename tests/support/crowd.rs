@@ -33,7 +33,7 @@ pub fn publish(storage: &MemoryStorage, before: &Manifest, packs: &[Vec<Vec<u8>>
         listed.extend(sized);
     }
     let list = attachment_list::encode(&listed);
-    put_pack(storage, packs.len() as u64, &[list.clone()], &mut indexed);
+    put_pack(storage, packs.len() as u64, std::slice::from_ref(&list), &mut indexed);
     put(storage, format!("indexes/{}.mvidx", pack_id(0)), index::encode(&indexed));
     let mut manifest = Manifest {
         parent_id: before.snapshot_id.clone(),
