@@ -19,7 +19,7 @@ use packvault::engine::list::list;
 use packvault::engine::{Selection, init};
 use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
-use packvault::{ErrorKind, Location, Result};
+use packvault::{ErrorKind, Result, location};
 use packvault_storage::{
     ErrorKind as StorageErrorKind, Fault, FaultStorage, MemoryStorage, Operation, RetryPolicy, RetryStorage,
     Storage,
@@ -188,7 +188,7 @@ fn a_death_at_any_call_of_a_restore_leaves_the_target_untouched_or_whole() {
 }
 
 async fn open_local(root: &Path) -> Arc<dyn Storage> {
-    Location::Local(root.to_owned()).open(true).await.unwrap()
+    location::folder(root).await.unwrap()
 }
 
 /// Writes the objects of a storage in memory into a folder, as a repository.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use packvault::archive::profile::ExtrasChoice;
 use packvault::engine::create::{CreateOptions, create};
+use packvault::location::Purpose;
 use packvault::{Error, ErrorKind, Result};
 
 use super::report::Exit;

@@ -125,6 +125,9 @@ struct Globals {
     #[arg(long, global = true, value_enum, default_value = "auto", hide_possible_values = true)]
     #[arg(value_name = "auto|bars|plain|json|none", help_heading = "Common options")]
     progress: Style,
+    /// Keep no copies of a far repository's manifests and indexes on this machine, and use none
+    #[arg(long, global = true, help_heading = "Common options")]
+    no_cache: bool,
     /// Print only errors, problems, and what was asked for
     #[arg(long, short, global = true, conflicts_with = "progress", help_heading = "Common options")]
     quiet: bool,

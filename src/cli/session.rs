@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use packvault::engine::{self, Context};
-use packvault::location::{Opening, Purpose};
+use packvault::location::{self, Opening, Purpose};
 use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
@@ -95,8 +95,23 @@ impl Session {
 
     /// Opens the repository that the user means.
     pub async fn repository(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<Repository> {
-        let (_, storage) = self.storage(archive, purpose).await?;
-        Repository::open(storage).await
+        let (location, storage) = self.storage(archive, purpose).await?;
+        let repository = Repository::open(storage).await?;
+        Ok(match self.cache(&location, &repository).await {
+            Some(cache) => repository.cached(cache),
+            None => repository,
+        })
+    }
+
+    /// Returns where copies of the repository's manifests and indexes are kept, if they are: a repository
+    /// on this machine needs none, and a folder that others may write to as well is not used.
+    async fn cache(&self, location: &Location, repository: &Repository) -> Option<Arc<dyn Storage>> {
+        let folder = self.settings.spool();
+        if self.globals.no_cache || location.is_local() || folder == std::env::temp_dir() {
+            return None;
+        }
+        // Without the cache the command asks the store for more, and that is all.
+        location::folder(&folder.join(repository.config().repo_id.as_str())).await.ok()
     }
 
     /// Returns whether results are to be JSON.

@@ -33,6 +33,9 @@ pub struct Arguments {
     #[arg(long)]
     all: bool,
     /// Check that everything is there, without reading all of it
+    ///
+    /// Every pack must be there with the length that the index implies; only those that hold page maps, lists and
+    /// trees are opened.
     #[arg(long)]
     quick: bool,
     /// Also build the database of every snapshot aside, to see that attachments can be put where it expects

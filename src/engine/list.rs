@@ -10,8 +10,9 @@ use crate::repo::snapshots::FoundSnapshot;
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
-    let mut rows: Vec<ListRow> = repository.find_snapshots().await?.into_iter().map(row).collect();
-    let mut notes = repository.find_notes().await?;
+    let files = repository.list_snapshots().await?;
+    let mut rows: Vec<ListRow> = repository.read_snapshots(&files).await.into_iter().map(row).collect();
+    let mut notes = repository.read_notes(&files).await?;
     for row in &mut rows {
         row.source_problems = notes.remove(&row.id).unwrap_or_default();
     }

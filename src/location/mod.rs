@@ -13,7 +13,7 @@ mod url;
 mod watch;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use packvault_storage::probe::ProbeReport;
@@ -21,7 +21,7 @@ use packvault_storage::{RetryPolicy, RetryStorage, Spool, Storage};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
-use crate::progress::Progress;
+use crate::progress::{Progress, Silent};
 
 pub use packvault_storage::Wire;
 pub use s3::{S3Options, S3Secrets};
@@ -75,6 +75,24 @@ pub struct Opening {
     pub cancel: Cancel,
     /// Told of retries, and of what a server does not promise.
     pub progress: Arc<dyn Progress>,
+}
+
+impl Opening {
+    /// Makes an opening with nothing else settled: no limits, nothing remembered, nobody told.
+    pub fn new(purpose: Purpose, spool: impl Into<PathBuf>) -> Self {
+        Self {
+            purpose,
+            s3: S3Options::default(),
+            sftp: SftpOptions::default(),
+            upload_max: None,
+            download_max: None,
+            spool: spool.into(),
+            spool_bytes_max: u64::MAX,
+            memory: None,
+            cancel: Cancel::new(),
+            progress: Arc::new(Silent),
+        }
+    }
 }
 
 /// A storage that was opened.
@@ -163,6 +181,11 @@ impl fmt::Display for Location {
     }
 }
 
+/// Opens a folder on this machine, and makes it if it is missing.
+pub async fn folder(path: &Path) -> Result<Arc<dyn Storage>> {
+    Ok(Arc::new(local::open(path, true).await?))
+}
+
 /// Lifts the error of opening a storage on a server.
 fn cannot_open(location: &impl fmt::Display, error: packvault_storage::Error) -> Error {
     use packvault_storage::ErrorKind as Kind;
@@ -180,21 +203,9 @@ fn cannot_open(location: &impl fmt::Display, error: packvault_storage::Error) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Silent;
 
     fn opening(purpose: Purpose) -> Opening {
-        Opening {
-            purpose,
-            s3: S3Options::default(),
-            sftp: SftpOptions::default(),
-            upload_max: None,
-            download_max: None,
-            spool: std::env::temp_dir(),
-            spool_bytes_max: u64::MAX,
-            memory: None,
-            cancel: Cancel::new(),
-            progress: Arc::new(Silent),
-        }
+        Opening::new(purpose, std::env::temp_dir())
     }
 
     #[tokio::test]

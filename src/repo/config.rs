@@ -27,23 +27,19 @@ fn config_key() -> Key {
 /// Reads and checks the configuration.
 pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
     let place = storage.location();
-    let meta = match storage.stat(&config_key()).await {
-        Ok(meta) => meta,
+    let bytes = match storage.read_start(&config_key(), CONFIG_BYTES_MAX + 1).await {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == StorageErrorKind::NotFound => {
             return Err(Error::new(ErrorKind::NoRepository, format!("no repository at {place}")));
         }
         Err(error) => return Err(storage_error(format!("cannot open the repository at {place}"), error)),
     };
-    if meta.size_bytes > CONFIG_BYTES_MAX {
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
         return Err(Error::new(
             ErrorKind::Damaged,
-            format!("config.toml of the repository at {place} has {} bytes", meta.size_bytes),
+            format!("config.toml of the repository at {place} has more than {CONFIG_BYTES_MAX} bytes"),
         ));
     }
-    let bytes = storage
-        .read(&config_key())
-        .await
-        .map_err(|error| storage_error(format!("cannot open the repository at {place}"), error))?;
     RepoConfig::parse(&bytes, SUPPORTED_READER_LEVEL)
         .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
 }

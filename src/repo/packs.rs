@@ -20,8 +20,10 @@ use crate::{Error, ErrorKind, Result};
 /// The extension of msgvault's packs.
 pub const PACK_SUFFIX: &str = ".mvpack";
 
-/// Packs whose seal may be under way while the next is filled.
-const SEALS_IN_FLIGHT: usize = 2;
+/// Packs whose seal may be under way while the next is filled. A pack that is being sealed lies on a disk (in
+/// the repository, or in the spool of a storage that sends it from there) and takes no memory but for its
+/// entries, so there may be as many as keep a slow line busy.
+const SEALS_IN_FLIGHT: usize = 8;
 
 /// Returns where the pack lies.
 pub(super) fn pack_key(id: &PackId) -> Key {

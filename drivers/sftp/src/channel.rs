@@ -633,8 +633,7 @@ impl Reading {
                 }
                 Ok(Err(_)) => return Ok(false),
                 Err(_) if self.quiet_left().is_zero() => {
-                    let text =
-                        format!("the server answered nothing for {} s", self.answer_max.as_secs());
+                    let text = format!("the server answered nothing for {} s", self.answer_max.as_secs());
                     return Err(Breakage::new(ErrorKind::Timeout, text));
                 }
                 Err(_) => {}

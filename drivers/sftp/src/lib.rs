@@ -87,7 +87,8 @@ impl SftpStorage {
     ) -> Result<Self> {
         let storage = Self::unopened(config, features, wire)?;
         let (client, step) = storage.about_itself(Operation::Open);
-        to_its_end(Operation::Open, step.object.clone(), async move { client.make_root(&step).await }).await?;
+        to_its_end(Operation::Open, step.object.clone(), async move { client.make_root(&step).await })
+            .await?;
         storage.require_root().await?;
         Ok(storage)
     }
@@ -199,7 +200,8 @@ impl Storage for SftpStorage {
 
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (client, of, ranges) = (self.client.clone(), key.clone(), ranges.to_vec());
-        while_wanted(Operation::Read, key, async move { read::read_ranges(&client, &of, &ranges).await }).await
+        while_wanted(Operation::Read, key, async move { read::read_ranges(&client, &of, &ranges).await })
+            .await
     }
 
     async fn stat(&self, key: &Key) -> Result<ObjectMeta> {
@@ -250,12 +252,8 @@ impl Storage for SftpStorage {
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         let client = self.client.clone();
-        to_its_end(
-            Operation::Sweep,
-            client::STAGING,
-            async move { sweep::sweep(&client, older_than).await },
-        )
-        .await
+        to_its_end(Operation::Sweep, client::STAGING, async move { sweep::sweep(&client, older_than).await })
+            .await
     }
 
     async fn make_folder(&self, folder: &Prefix) -> Result<()> {

@@ -10,9 +10,7 @@ use packvault_storage::probe::{Answer, ProbeReport};
 
 use crate::channel::{Channel, Lease, OpenHandle};
 use crate::client::{Client, FILE_MODE, STAGING};
-use crate::codec::{
-    Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension,
-};
+use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
 use crate::error::{Failure, Step};
 use crate::features::SftpFeatures;
 use crate::upload::{free_bytes, numbered};
@@ -39,7 +37,9 @@ pub(crate) async fn probe(client: &Client, step: &Step) -> Result<(SftpFeatures,
     client.make_folder(first, step, STAGING).await?;
     let folder = client.path(&format!("{STAGING}/{}", numbered("probe")));
     let bench = Bench { channels: &channels, folder };
-    make_folder(first, &bench.folder).await.map_err(|failure| step.failed("make a scratch folder", failure))?;
+    make_folder(first, &bench.folder)
+        .await
+        .map_err(|failure| step.failed("make a scratch folder", failure))?;
     let asked = bench.ask_all().await;
     let cleared = bench.clear().await;
     let (features, mut report) = asked.map_err(|failure| step.failed("ask the server", failure))?;
@@ -119,7 +119,8 @@ impl Bench<'_> {
     async fn opens_exclusively(&self) -> Asked<bool> {
         self.has_one_winner(|round, racer| {
             Box::pin(async move {
-                let handle = make_file(self.channel(racer), &self.path(&format!("open-{round}")), b"").await?;
+                let handle =
+                    make_file(self.channel(racer), &self.path(&format!("open-{round}")), b"").await?;
                 drop(handle);
                 Ok(())
             })
@@ -129,7 +130,9 @@ impl Bench<'_> {
 
     async fn makes_folders_exclusively(&self) -> Asked<bool> {
         self.has_one_winner(|round, racer| {
-            Box::pin(async move { make_folder(self.channel(racer), &self.path(&format!("folder-{round}"))).await })
+            Box::pin(
+                async move { make_folder(self.channel(racer), &self.path(&format!("folder-{round}"))).await },
+            )
         })
         .await
     }

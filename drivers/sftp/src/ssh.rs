@@ -321,21 +321,13 @@ const REASONS: [(&str, ErrorKind, &str); 12] = [
         ErrorKind::Connection,
         "nothing listens there; check host and port, and that the server's SSH service runs",
     ),
-    (
-        "No route to host",
-        ErrorKind::Connection,
-        "no way leads to the server; check the host and the network",
-    ),
+    ("No route to host", ErrorKind::Connection, "no way leads to the server; check the host and the network"),
     (
         "Network is unreachable",
         ErrorKind::Connection,
         "no way leads to the server; check the host and the network",
     ),
-    (
-        "timed out",
-        ErrorKind::Timeout,
-        "the server did not answer in time; check host, port and firewall",
-    ),
+    ("timed out", ErrorKind::Timeout, "the server did not answer in time; check host, port and firewall"),
     (
         "subsystem request failed",
         ErrorKind::Config,
@@ -346,11 +338,7 @@ const REASONS: [(&str, ErrorKind, &str); 12] = [
         ErrorKind::Config,
         "the server's SFTP is not to be reached by ssh's subsystem",
     ),
-    (
-        "Bad configuration option",
-        ErrorKind::Config,
-        "ssh does not understand its configuration",
-    ),
+    ("Bad configuration option", ErrorKind::Config, "ssh does not understand its configuration"),
 ];
 
 /// Says why an ssh that ended did so.

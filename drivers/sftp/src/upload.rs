@@ -221,7 +221,9 @@ impl Upload {
         let path = self.client.path(&self.name);
         let removing = async { self.channel.begin(Request::Remove { path: &path }).await?.done().await };
         match removing.await {
-            Err(failure) if !failure.is_no_such_file() => Err(step.failed("remove its staging file", failure)),
+            Err(failure) if !failure.is_no_such_file() => {
+                Err(step.failed("remove its staging file", failure))
+            }
             _ => Ok(()),
         }
     }
@@ -259,11 +261,7 @@ pub(crate) async fn free_bytes(client: &Client, channel: &Lease) -> Option<u64> 
     decode_free_bytes(answer).ok()
 }
 
-async fn open_new(
-    client: &Client,
-    channel: &Lease,
-    name: &str,
-) -> std::result::Result<OpenHandle, Failure> {
+async fn open_new(client: &Client, channel: &Lease, name: &str) -> std::result::Result<OpenHandle, Failure> {
     let path = client.path(name);
     let flags = OPEN_WRITE | OPEN_CREATE | OPEN_EXCLUSIVE;
     channel.begin(Request::Open { path: &path, flags, attrs: Attrs::mode(FILE_MODE) }).await?.handle().await

@@ -14,8 +14,11 @@ use packvault_storage::{Guarantees, Result, Wire};
 use packvault_test_servers::{Missing, SftpServer, missing, openssh, proftpd, rclone_sftp};
 
 /// The rules a server without a replacing rename cannot keep.
-const REPLACING: [&str; 3] =
-    ["racing_replaces_leave_one_of_them", "replace_makes_and_overwrites", "replace_shows_old_or_new_at_any_instant"];
+const REPLACING: [&str; 3] = [
+    "racing_replaces_leave_one_of_them",
+    "replace_makes_and_overwrites",
+    "replace_shows_old_or_new_at_any_instant",
+];
 
 struct Remote {
     server: SftpServer,
@@ -63,7 +66,9 @@ fn assert_only_broken(report: &Report, expected: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_keeps_every_rule() {
-    let Some((features, report)) = run(openssh::start(openssh::OpensshOptions::default())).await else { return };
+    let Some((features, report)) = run(openssh::start(openssh::OpensshOptions::default())).await else {
+        return;
+    };
     report.assert_all_kept();
     let guarantees = Guarantees::all();
     assert_eq!(

@@ -141,8 +141,9 @@ async fn run(
     let pipeline = Pipeline::new(context, level);
     let snapshots = repository.load_snapshots().await?;
     let union = Arc::new(repository.load_indexes().await?);
-    let known = Arc::new(KnownBlobs::check(repository, union.clone(), context.progress.as_ref()).await?);
-    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let lengths = repository.pack_lengths().await?;
+    let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
+    let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
     let cache = profile.cache_folder(paths);
     let parent =
