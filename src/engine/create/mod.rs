@@ -151,8 +151,15 @@ async fn run(
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
     let captured = capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
-    let captured = match captured {
-        Ok(captured) => captured,
+    let finished = match captured {
+        Ok(captured) => {
+            context.progress.begin(Stage::Seal, Unit::Steps, None);
+            sink.finish().await.map(|added| (captured, added))
+        }
+        Err(error) => Err(error),
+    };
+    let (captured, added) = match finished {
+        Ok(finished) => finished,
         Err(error) => {
             let durable = sink.abandon().await;
             pipeline.quiesce().await;
@@ -160,8 +167,6 @@ async fn run(
             return Err(error);
         }
     };
-    context.progress.begin(Stage::Seal, Unit::Steps, None);
-    let added = sink.finish().await?;
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
         let problems = &captured.source.problems;
