@@ -43,8 +43,8 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// The other end of the pipes. Dropped, it is ended.
 #[async_trait]
 pub(crate) trait Peer: Send {
-    /// Hears that a session began.
-    fn greeted(&mut self) {}
+    /// Hears that a session began, and whether others may ride on its connection.
+    fn greeted(&mut self, can_share: bool);
 
     /// Waits, not for long, until the other end has ended, and tells why it did.
     async fn explain(&mut self, was_greeted: bool) -> Arc<Breakage>;
@@ -556,12 +556,8 @@ impl Reading {
         loop {
             match self.next_packet().await {
                 Ok(Some(packet)) => {
-                    let was_greeted = self.greeted.is_none();
-                    if let Err(breakage) = self.take(packet) {
+                    if let Err(breakage) = self.take(packet, peer) {
                         return breakage;
-                    }
-                    if !was_greeted {
-                        peer.greeted();
                     }
                 }
                 Ok(None) => return peer.explain(self.greeted.is_none()).await,
@@ -570,12 +566,15 @@ impl Reading {
         }
     }
 
-    fn take(&mut self, packet: Bytes) -> Result<(), Arc<Breakage>> {
+    fn take(&mut self, packet: Bytes, peer: &mut dyn Peer) -> Result<(), Arc<Breakage>> {
         let (id, reply) = Reply::decode(packet).map_err(|malformed| Breakage::protocol(malformed.0))?;
         match (&reply, self.greeted.is_some()) {
-            (Reply::Version { .. }, true) => {
-                let greeted = self.greeted.take().expect("it was there a line ago");
-                let _ = greeted.send(reply);
+            (Reply::Version { extensions, .. }, true) => {
+                // Only OpenSSH has this extension. ProFTPD allows several channels and forgets to answer.
+                peer.greeted(extensions.iter().any(|(name, _)| name == extension::LIMITS));
+                if let Some(greeted) = self.greeted.take() {
+                    let _ = greeted.send(reply);
+                }
                 Ok(())
             }
             (Reply::Version { .. }, false) | (_, true) => {

@@ -35,7 +35,6 @@ mod kind {
     pub(super) const WRITE: u8 = 6;
     pub(super) const LSTAT: u8 = 7;
     pub(super) const FSTAT: u8 = 8;
-    pub(super) const SETSTAT: u8 = 9;
     pub(super) const FSETSTAT: u8 = 10;
     pub(super) const OPENDIR: u8 = 11;
     pub(super) const READDIR: u8 = 12;
@@ -99,7 +98,6 @@ pub(crate) enum Request<'a> {
     Lstat { path: &'a str },
     Stat { path: &'a str },
     Fstat { handle: &'a [u8] },
-    Setstat { path: &'a str, attrs: Attrs },
     Fsetstat { handle: &'a [u8], attrs: Attrs },
     OpenFolder { path: &'a str },
     ReadFolder { handle: &'a [u8] },
@@ -138,7 +136,6 @@ impl Request<'_> {
             Self::Lstat { .. } => kind::LSTAT,
             Self::Stat { .. } => kind::STAT,
             Self::Fstat { .. } => kind::FSTAT,
-            Self::Setstat { .. } => kind::SETSTAT,
             Self::Fsetstat { .. } => kind::FSETSTAT,
             Self::OpenFolder { .. } => kind::OPENDIR,
             Self::ReadFolder { .. } => kind::READDIR,
@@ -175,7 +172,7 @@ impl Request<'_> {
             | Self::OpenFolder { path }
             | Self::Remove { path }
             | Self::RemoveFolder { path } => put_string(packet, path.as_bytes()),
-            Self::Setstat { path, attrs } | Self::MakeFolder { path, attrs } => {
+            Self::MakeFolder { path, attrs } => {
                 put_string(packet, path.as_bytes());
                 attrs.put(packet);
             }

@@ -170,10 +170,18 @@ impl Bench<'_> {
         make_file(self.channel(0), &self.path("replace-from"), b"1").await?;
         make_file(self.channel(0), &self.path("replace-to"), b"22").await?;
         let (from, to) = (self.path("replace-from"), self.path("replace-to"));
-        let renamed =
-            self.channel(0).begin(Request::PosixRename { from: &from, to: &to }).await?.done().await;
+        let channel = self.channel(0);
+        let request = Request::Open { path: &to, flags: OPEN_READ, attrs: Attrs::default() };
+        let reader = channel.begin(request).await?.handle().await?;
+        let renamed = channel.begin(Request::PosixRename { from: &from, to: &to }).await?.done().await;
         let moved = (self.size("replace-from").await?, self.size("replace-to").await?) == (None, Some(1));
-        Ok(succeeded(renamed)? && moved)
+        // Whoever had it open must go on seeing the old bytes.
+        let room = channel.room(2).await?;
+        let seen = match channel.read(&reader, 0, 2, room)?.data(2).await {
+            Ok(seen) => seen == b"22".as_slice(),
+            Err(failure) => refused(failure)?,
+        };
+        Ok(succeeded(renamed)? && moved && seen)
     }
 
     async fn syncs_files(&self) -> Asked<bool> {
@@ -235,7 +243,7 @@ impl Bench<'_> {
 fn tell(report: &mut ProbeReport, features: &SftpFeatures) {
     let findings = [
         ("hard links refuse a taken name", features.hard_link, "new objects get their names by renames"),
-        ("posix-rename replaces", features.posix_rename, "nothing can be replaced; no lock can be renamed"),
+        ("posix-rename replaces, and spares readers", features.posix_rename, "nothing can be replaced; no lock can be renamed"),
         ("rename refuses a taken name", features.rename_refuses, "it may overwrite"),
         ("exclusive open has one winner", features.exclusive_open, "several may be told that they won"),
         ("making a folder has one winner", features.exclusive_folder, "several may be told that they won"),

@@ -1,15 +1,16 @@
 //! The line to the server: the system's `ssh`, run as a child process for its `sftp` subsystem.
 //!
 //! Everything about hosts, keys, agents, proxies and known hosts is ssh's own and stays as people have set
-//! it up; nothing here weakens it. The first connection is a control master in a private folder, further
-//! channels ride on it; where the server allows one session per connection ssh itself connects anew. If
-//! the user's own configuration shares connections, that is used instead. The children ignore the terminal's
-//! interrupt, so that a stopped command can still clean up over them, and end with their pipes.
+//! it up; nothing here weakens it. The first connection is a control master in a private folder, and with
+//! OpenSSH's server further channels ride on it; other servers, and one that allows a single session per
+//! connection, get connections of their own, which ask nobody anything. If the user's own configuration
+//! shares connections, that is used instead. The children ignore the terminal's interrupt, so that a stopped
+//! command can still clean up over them, and end with their pipes.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -53,6 +54,7 @@ pub(crate) struct Ssh {
     config: SftpConfig,
     sharing: tokio::sync::OnceCell<Sharing>,
     master: Mutex<Master>,
+    sessions: Arc<AtomicUsize>,
 }
 
 /// How channels share a connection.
@@ -78,7 +80,7 @@ enum Role {
 
 impl Ssh {
     pub(crate) fn new(config: SftpConfig) -> Self {
-        Self { config, sharing: tokio::sync::OnceCell::new(), master: Mutex::default() }
+        Self { config, sharing: tokio::sync::OnceCell::new(), master: Mutex::default(), sessions: Arc::default() }
     }
 
     /// Asks ssh whether the user's configuration shares connections.
@@ -125,7 +127,10 @@ impl Dial for Ssh {
     async fn dial(&self) -> Result<Line, Arc<Breakage>> {
         let role = self.role().await?;
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(SHIELD).arg(&self.config.ssh_program).args(arguments(&self.config, &role));
+        // Whoever was asked for a passphrase once is not asked for each further connection.
+        let is_first = self.sessions.load(Ordering::Acquire) == 0;
+        let arguments = arguments(&self.config, &role, is_first);
+        command.arg("-c").arg(SHIELD).arg(&self.config.ssh_program).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| self.cannot_start(&error))?;
         let (Some(writer), Some(reader), Some(stderr)) =
@@ -139,7 +144,7 @@ impl Dial for Ssh {
             Role::Master(_, is_alive) => Some(is_alive),
             Role::Alone | Role::Guest(_) => None,
         };
-        let peer = SshPeer { child, tail, master };
+        let peer = SshPeer { child, tail, master, sessions: Arc::clone(&self.sessions), was_greeted: false };
         Ok(Line { reader: Box::new(reader), writer: Box::new(writer), peer: Box::new(peer) })
     }
 }
@@ -150,13 +155,18 @@ struct SshPeer {
     tail: Arc<Tail>,
     /// Present if it is the master: whether others may ride on it.
     master: Option<Arc<AtomicBool>>,
+    /// How many sessions of this storage there are.
+    sessions: Arc<AtomicUsize>,
+    was_greeted: bool,
 }
 
 #[async_trait]
 impl Peer for SshPeer {
-    fn greeted(&mut self) {
+    fn greeted(&mut self, can_share: bool) {
+        self.was_greeted = true;
+        self.sessions.fetch_add(1, Ordering::AcqRel);
         if let Some(is_alive) = &self.master {
-            is_alive.store(true, Ordering::Release);
+            is_alive.store(can_share, Ordering::Release);
         }
     }
 
@@ -172,6 +182,9 @@ impl Drop for SshPeer {
     fn drop(&mut self) {
         if let Some(is_alive) = &self.master {
             is_alive.store(false, Ordering::Release);
+        }
+        if self.was_greeted {
+            self.sessions.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -216,7 +229,7 @@ async fn keep_tail(mut stderr: impl AsyncRead + Unpin, tail: Arc<Tail>) {
 }
 
 /// Returns the arguments for one channel.
-fn arguments(config: &SftpConfig, role: &Role) -> Vec<String> {
+fn arguments(config: &SftpConfig, role: &Role, is_first: bool) -> Vec<String> {
     let alive = (config.timeouts.line.as_secs() / ALIVE_QUESTIONS).max(1);
     let mut options = vec![
         format!("ServerAliveInterval={alive}"),
@@ -235,12 +248,12 @@ fn arguments(config: &SftpConfig, role: &Role) -> Vec<String> {
             "ControlPersist=no".to_owned(),
             format!("ControlPath={}", socket.display()),
         ]),
-        // Whoever rides on a connection has nobody to ask; should ssh connect anew, it must not ask either.
-        Role::Guest(socket) => options.extend([
-            "ControlMaster=no".to_owned(),
-            format!("ControlPath={}", socket.display()),
-            "BatchMode=yes".to_owned(),
-        ]),
+        // Where the server refuses a second session, ssh connects anew by itself.
+        Role::Guest(socket) => options
+            .extend(["ControlMaster=no".to_owned(), format!("ControlPath={}", socket.display())]),
+    }
+    if !is_first {
+        options.push("BatchMode=yes".to_owned());
     }
     let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]);
     let options: Vec<_> = options.chain(["-s".to_owned()]).collect();
@@ -399,7 +412,7 @@ mod tests {
 
     #[test]
     fn the_users_options_come_first_and_the_host_behind_a_dash() {
-        let arguments = arguments(&config(), &Role::Alone);
+        let arguments = arguments(&config(), &Role::Alone, true);
         assert_eq!(arguments[..2], ["-i", "key"]);
         let end = &arguments[arguments.len() - 8..];
         assert_eq!(end, ["-s", "-p", "2222", "-l", "me", "--", "nas", "sftp"]);
@@ -408,7 +421,7 @@ mod tests {
     #[test]
     fn nothing_weakens_the_check_of_the_host_key() {
         for role in [Role::Alone, Role::Master("s".into(), Arc::default()), Role::Guest("s".into())] {
-            let arguments = arguments(&config(), &role).join(" ");
+            let arguments = arguments(&config(), &role, false).join(" ");
             for option in ["StrictHostKeyChecking", "UserKnownHostsFile", "CheckHostIP"] {
                 assert!(!arguments.contains(option), "{arguments}");
             }
