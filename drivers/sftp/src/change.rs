@@ -34,11 +34,11 @@ pub(crate) async fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result
         Ok(_) | Err(_) => return Err(changed()),
     }
     let seconds = now.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let seconds = u32::try_from(seconds).map_err(|_| step.error(ErrorKind::Io, "no file can bear that time"))?;
+    let seconds =
+        u32::try_from(seconds).map_err(|_| step.error(ErrorKind::Io, "no file can bear that time"))?;
     let attrs = Attrs::time(seconds);
-    let touching = async {
-        channel.begin(Request::Fsetstat { handle: handle.raw(), attrs }).await?.done().await
-    };
+    let touching =
+        async { channel.begin(Request::Fsetstat { handle: handle.raw(), attrs }).await?.done().await };
     touching.await.map_err(|failure| step.failed("set the time of its file", failure))?;
     // Only a look at the name tells whether what was touched is still the object.
     let after = meta_of(&step, client.require_object(&channel, &step, key).await?)?;

@@ -196,7 +196,9 @@ impl Client {
         }
         match failure {
             Some(failure) => Err(step.failed(format!("make the folder {path}"), failure)),
-            None => Err(step.error(ErrorKind::Io, format!("another process removes the folder {path} at once"))),
+            None => {
+                Err(step.error(ErrorKind::Io, format!("another process removes the folder {path} at once")))
+            }
         }
     }
 

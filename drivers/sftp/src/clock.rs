@@ -50,7 +50,9 @@ impl Clock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
         let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).map(|apart| apart.as_secs());
         let ahead = seconds(reading.wall, reading.server).map(|ahead| ahead as i64);
-        Ok(ahead.or_else(|_| seconds(reading.server, reading.wall).map(|behind| -(behind as i64))).unwrap_or(0))
+        Ok(ahead
+            .or_else(|_| seconds(reading.server, reading.wall).map(|behind| -(behind as i64)))
+            .unwrap_or(0))
     }
 }
 
@@ -73,8 +75,8 @@ async fn ask(client: &Client, step: &Step) -> Result<Reading> {
     let attrs = attrs.await.map_err(|failure| step.failed("look at a new file", failure))?;
     let (at, wall) = (Instant::now(), SystemTime::now());
     upload.discard(step).await?;
-    let (_, seconds) = attrs.times.ok_or_else(|| {
-        step.error(ErrorKind::Unsupported, "the server tells no times of files")
-    })?;
+    let (_, seconds) = attrs
+        .times
+        .ok_or_else(|| step.error(ErrorKind::Unsupported, "the server tells no times of files"))?;
     Ok(Reading { server: time_of(seconds), at, wall })
 }

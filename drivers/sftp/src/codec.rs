@@ -411,10 +411,7 @@ mod tests {
     #[test]
     fn requests_have_the_bytes_of_the_protocol() {
         let open = Request::Open { path: "a/b", flags: OPEN_READ, attrs: Attrs::mode(0o600) }.encode(7);
-        assert_eq!(
-            open[..],
-            *b"\0\0\0\x18\x03\0\0\0\x07\0\0\0\x03a/b\0\0\0\x01\0\0\0\x04\0\0\x01\x80"
-        );
+        assert_eq!(open[..], *b"\0\0\0\x18\x03\0\0\0\x07\0\0\0\x03a/b\0\0\0\x01\0\0\0\x04\0\0\x01\x80");
         assert_eq!(Request::Init.encode(0)[..], *b"\0\0\0\x05\x01\0\0\0\x03");
         let write = Request::Write { handle: b"\xff", offset: 1 << 32, len: 5 }.encode(1);
         assert_eq!(write[..4], (u32::try_from(write.len()).unwrap() - 4 + 5).to_be_bytes());

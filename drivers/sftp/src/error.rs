@@ -173,7 +173,10 @@ mod tests {
         ] {
             let status = Status::new(code, &Bytes::from_static(message.as_bytes()));
             let error = step.failed("write it", Failure::Status(status));
-            assert_eq!((error.kind(), error.to_string()), (kind, "cannot create config.toml: write it".into()));
+            assert_eq!(
+                (error.kind(), error.to_string()),
+                (kind, "cannot create config.toml: write it".into())
+            );
         }
     }
 

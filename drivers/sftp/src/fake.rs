@@ -12,10 +12,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use packvault_storage::{ErrorKind, Key, Prefix, Storage, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-use crate::channel::{Line, Peer};
 use crate::codec::code;
 use crate::config::{SftpConfig, SftpPath};
 use crate::error::Breakage;
+use crate::line::{Line, Peer};
 use crate::ssh::Dial;
 use crate::{SftpFeatures, SftpStorage};
 

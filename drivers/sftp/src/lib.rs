@@ -11,6 +11,7 @@
 //! Memory: per channel a window of 4 MiB of data under way; per read its result and one window more; per
 //! upload two of the caller's pieces.
 
+mod answers;
 mod change;
 mod channel;
 mod claim;
@@ -23,10 +24,12 @@ mod error;
 mod fake;
 mod features;
 mod handles;
+mod line;
 mod pool;
 mod probe;
 mod publish;
 mod read;
+mod reasons;
 mod ssh;
 mod staged;
 mod sweep;
@@ -52,9 +55,9 @@ use tokio::task::JoinSet;
 pub use config::{CONNECTIONS_MAX, SftpConfig, SftpPath, SftpTimeouts};
 pub use features::SftpFeatures;
 
-use channel::Patience;
 use client::Client;
 use error::Step;
+use line::Patience;
 use pool::Pool;
 use ssh::{Dial, Ssh};
 use staged::SftpStaged;
@@ -87,7 +90,8 @@ impl SftpStorage {
     ) -> Result<Self> {
         let storage = Self::unopened(config, features, wire)?;
         let (client, step) = storage.about_itself(Operation::Open);
-        to_its_end(Operation::Open, step.object.clone(), async move { client.make_root(&step).await }).await?;
+        to_its_end(Operation::Open, step.object.clone(), async move { client.make_root(&step).await })
+            .await?;
         storage.require_root().await?;
         Ok(storage)
     }
@@ -199,7 +203,8 @@ impl Storage for SftpStorage {
 
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (client, of, ranges) = (self.client.clone(), key.clone(), ranges.to_vec());
-        while_wanted(Operation::Read, key, async move { read::read_ranges(&client, &of, &ranges).await }).await
+        while_wanted(Operation::Read, key, async move { read::read_ranges(&client, &of, &ranges).await })
+            .await
     }
 
     async fn stat(&self, key: &Key) -> Result<ObjectMeta> {
@@ -250,12 +255,8 @@ impl Storage for SftpStorage {
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         let client = self.client.clone();
-        to_its_end(
-            Operation::Sweep,
-            client::STAGING,
-            async move { sweep::sweep(&client, older_than).await },
-        )
-        .await
+        to_its_end(Operation::Sweep, client::STAGING, async move { sweep::sweep(&client, older_than).await })
+            .await
     }
 
     async fn make_folder(&self, folder: &Prefix) -> Result<()> {

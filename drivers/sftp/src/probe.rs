@@ -8,11 +8,10 @@ use futures::future::{self, BoxFuture};
 use packvault_storage::Result;
 use packvault_storage::probe::{Answer, ProbeReport};
 
-use crate::channel::{Channel, Lease, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::{Channel, Lease};
 use crate::client::{Client, FILE_MODE, STAGING};
-use crate::codec::{
-    Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension,
-};
+use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
 use crate::error::{Failure, Step};
 use crate::features::SftpFeatures;
 use crate::upload::{free_bytes, numbered};
@@ -39,7 +38,9 @@ pub(crate) async fn probe(client: &Client, step: &Step) -> Result<(SftpFeatures,
     client.make_folder(first, step, STAGING).await?;
     let folder = client.path(&format!("{STAGING}/{}", numbered("probe")));
     let bench = Bench { channels: &channels, folder };
-    make_folder(first, &bench.folder).await.map_err(|failure| step.failed("make a scratch folder", failure))?;
+    make_folder(first, &bench.folder)
+        .await
+        .map_err(|failure| step.failed("make a scratch folder", failure))?;
     let asked = bench.ask_all().await;
     let cleared = bench.clear().await;
     let (features, mut report) = asked.map_err(|failure| step.failed("ask the server", failure))?;
@@ -119,7 +120,8 @@ impl Bench<'_> {
     async fn opens_exclusively(&self) -> Asked<bool> {
         self.has_one_winner(|round, racer| {
             Box::pin(async move {
-                let handle = make_file(self.channel(racer), &self.path(&format!("open-{round}")), b"").await?;
+                let handle =
+                    make_file(self.channel(racer), &self.path(&format!("open-{round}")), b"").await?;
                 drop(handle);
                 Ok(())
             })
@@ -129,7 +131,9 @@ impl Bench<'_> {
 
     async fn makes_folders_exclusively(&self) -> Asked<bool> {
         self.has_one_winner(|round, racer| {
-            Box::pin(async move { make_folder(self.channel(racer), &self.path(&format!("folder-{round}"))).await })
+            Box::pin(
+                async move { make_folder(self.channel(racer), &self.path(&format!("folder-{round}"))).await },
+            )
         })
         .await
     }
@@ -243,7 +247,11 @@ impl Bench<'_> {
 fn tell(report: &mut ProbeReport, features: &SftpFeatures) {
     let findings = [
         ("hard links refuse a taken name", features.hard_link, "new objects get their names by renames"),
-        ("posix-rename replaces, and spares readers", features.posix_rename, "nothing can be replaced; no lock can be renamed"),
+        (
+            "posix-rename replaces, and spares readers",
+            features.posix_rename,
+            "nothing can be replaced; no lock can be renamed",
+        ),
         ("rename refuses a taken name", features.rename_refuses, "it may overwrite"),
         ("exclusive open has one winner", features.exclusive_open, "several may be told that they won"),
         ("making a folder has one winner", features.exclusive_folder, "several may be told that they won"),

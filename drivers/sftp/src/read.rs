@@ -12,7 +12,8 @@ use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind, Key, Operation, Result, range_bytes};
 
-use crate::channel::{Channel, OpenHandle, WINDOW_BYTES, Waiting};
+use crate::answers::{OpenHandle, Waiting};
+use crate::channel::{Channel, WINDOW_BYTES};
 use crate::client::{Client, Found, LINK, classify, folder_of, is_scratch};
 use crate::codec::{Attrs, OPEN_READ, Request};
 use crate::error::{Breakage, Failure, Step};
@@ -50,7 +51,8 @@ pub(crate) async fn read(client: &Client, key: &Key) -> Result<Bytes> {
 /// Reads the ranges from one open file, so that all of them are of the same object.
 pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
     let step = Step::of(Operation::Read, key);
-    let wanted: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
+    let wanted: u64 =
+        ranges.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
     let channel = match wanted <= LIGHT_BYTES_MAX {
         true => client.light(&step).await?,
         false => client.heavy(&step).await?,
@@ -68,7 +70,8 @@ pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>
     let lens: Vec<_> =
         ranges.iter().map(|range| range_bytes(key, range, opened.size_bytes)).collect::<Result<_>>()?;
     let reads = ranges.iter().zip(lens);
-    let reads = reads.map(|(range, len)| read_exactly(client, &channel, &step, &opened.handle, range.start, len));
+    let reads =
+        reads.map(|(range, len)| read_exactly(client, &channel, &step, &opened.handle, range.start, len));
     let at_once = WINDOW_BYTES / channel.greeting().piece_bytes();
     stream::iter(reads.collect::<Vec<_>>()).buffered(at_once).try_collect().await
 }
@@ -111,11 +114,7 @@ pub(crate) async fn open(
     }
 }
 
-async fn begin_open(
-    client: &Client,
-    channel: &Channel,
-    key: &Key,
-) -> std::result::Result<Waiting, Failure> {
+async fn begin_open(client: &Client, channel: &Channel, key: &Key) -> std::result::Result<Waiting, Failure> {
     let path = client.path(key.as_str());
     channel.begin(Request::Open { path: &path, flags: OPEN_READ, attrs: Attrs::default() }).await
 }

@@ -20,9 +20,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use crate::channel::{Line, Peer};
 use crate::config::SftpConfig;
-use crate::error::{Breakage, legible};
+use crate::error::Breakage;
+use crate::line::{Line, Peer};
+use crate::reasons::explain;
 
 /// How much of what ssh says is kept: its end, where the reason stands.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -80,7 +81,12 @@ enum Role {
 
 impl Ssh {
     pub(crate) fn new(config: SftpConfig) -> Self {
-        Self { config, sharing: tokio::sync::OnceCell::new(), master: Mutex::default(), sessions: Arc::default() }
+        Self {
+            config,
+            sharing: tokio::sync::OnceCell::new(),
+            master: Mutex::default(),
+            sessions: Arc::default(),
+        }
     }
 
     /// Asks ssh whether the user's configuration shares connections.
@@ -249,8 +255,9 @@ fn arguments(config: &SftpConfig, role: &Role, is_first: bool) -> Vec<String> {
             format!("ControlPath={}", socket.display()),
         ]),
         // Where the server refuses a second session, ssh connects anew by itself.
-        Role::Guest(socket) => options
-            .extend(["ControlMaster=no".to_owned(), format!("ControlPath={}", socket.display())]),
+        Role::Guest(socket) => {
+            options.extend(["ControlMaster=no".to_owned(), format!("ControlPath={}", socket.display())])
+        }
     }
     if !is_first {
         options.push("BatchMode=yes".to_owned());
@@ -302,101 +309,6 @@ fn socket(folder: &Path, generation: u32) -> PathBuf {
     folder.join(format!("m{generation}"))
 }
 
-/// Sentences for what ssh says when it ends, and what to do about it.
-const REASONS: [(&str, ErrorKind, &str); 12] = [
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        ErrorKind::Denied,
-        "the server's host key is not the one known to ssh; find out why, and only then change known_hosts",
-    ),
-    (
-        "Host key verification failed",
-        ErrorKind::Denied,
-        "the server's host key is not known to ssh; connect once with ssh by hand and compare its fingerprint",
-    ),
-    (
-        "Permission denied",
-        ErrorKind::Denied,
-        "the server lets us not log in; check the user, and that `ssh` reaches the server without a password",
-    ),
-    (
-        "Too many authentication failures",
-        ErrorKind::Denied,
-        "the server lets us not log in: too many keys were tried; name one with IdentityFile and IdentitiesOnly",
-    ),
-    (
-        "Could not resolve hostname",
-        ErrorKind::Connection,
-        "no server of that name is found; check the host and the network",
-    ),
-    (
-        "Connection refused",
-        ErrorKind::Connection,
-        "nothing listens there; check host and port, and that the server's SSH service runs",
-    ),
-    (
-        "No route to host",
-        ErrorKind::Connection,
-        "no way leads to the server; check the host and the network",
-    ),
-    (
-        "Network is unreachable",
-        ErrorKind::Connection,
-        "no way leads to the server; check the host and the network",
-    ),
-    (
-        "timed out",
-        ErrorKind::Timeout,
-        "the server did not answer in time; check host, port and firewall",
-    ),
-    (
-        "subsystem request failed",
-        ErrorKind::Config,
-        "the server has no SFTP; switch it on there (`Subsystem sftp` in sshd_config)",
-    ),
-    (
-        "This service allows sftp connections only",
-        ErrorKind::Config,
-        "the server's SFTP is not to be reached by ssh's subsystem",
-    ),
-    (
-        "Bad configuration option",
-        ErrorKind::Config,
-        "ssh does not understand its configuration",
-    ),
-];
-
-/// Says why an ssh that ended did so.
-fn explain(stderr: &str, code: Option<i32>, was_greeted: bool) -> Arc<Breakage> {
-    let said = last_words(stderr);
-    let known = REASONS.iter().find(|(words, ..)| stderr.contains(words));
-    let with_words = |text: &str| match said.is_empty() {
-        true => text.to_owned(),
-        false => format!("{text} (ssh says: {said})"),
-    };
-    match known {
-        // A session that once began is worth another try, whatever ended it.
-        _ if was_greeted => {
-            Breakage::new(ErrorKind::Connection, with_words("the connection to the server broke"))
-        }
-        Some((_, kind, text)) => Breakage::new(*kind, with_words(text)),
-        None if code == Some(127) => {
-            Breakage::new(ErrorKind::Config, with_words("the program ssh cannot be run"))
-        }
-        None if said.is_empty() => Breakage::new(
-            ErrorKind::Connection,
-            "the server closed the connection before SFTP began; does the account allow SFTP?",
-        ),
-        None => Breakage::new(ErrorKind::Connection, with_words("no connection to the server")),
-    }
-}
-
-/// Returns the last lines that say something.
-fn last_words(stderr: &str) -> String {
-    let lines: Vec<_> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    legible(&lines[lines.len().saturating_sub(2)..].join("; "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -438,26 +350,6 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_fail_has_its_sentence_and_kind() {
-        for (said, kind, words) in [
-            ("Host key verification failed.", ErrorKind::Denied, "fingerprint"),
-            ("me@nas: Permission denied (publickey).", ErrorKind::Denied, "log in"),
-            ("ssh: Could not resolve hostname nas: x", ErrorKind::Connection, "no server of that name"),
-            ("ssh: connect to host nas port 22: Connection refused", ErrorKind::Connection, "port"),
-            ("ssh: connect to host nas port 22: Connection timed out", ErrorKind::Timeout, "firewall"),
-            ("subsystem request failed on channel 0", ErrorKind::Config, "Subsystem sftp"),
-            ("something new", ErrorKind::Connection, "something new"),
-            ("", ErrorKind::Connection, "before SFTP began"),
-        ] {
-            let breakage = explain(said, Some(255), false);
-            assert_eq!(breakage.kind, kind, "{said}");
-            assert!(breakage.text.contains(words), "{}", breakage.text);
-        }
-        let later = explain("Permission denied", Some(255), true);
-        assert_eq!(later.kind, ErrorKind::Connection);
-    }
-
-    #[test]
     fn only_the_end_of_what_ssh_says_is_kept() {
         let tail = Tail::default();
         for _ in 0..10_000 {
@@ -465,6 +357,6 @@ mod tests {
         }
         tail.push(b"the reason");
         assert_eq!(tail.text().len(), STDERR_BYTES_MAX);
-        assert!(last_words(&tail.text()).ends_with("the reason"));
+        assert!(tail.text().ends_with("the reason"));
     }
 }

@@ -9,7 +9,8 @@ use packvault_storage::{ErrorKind, Key, ListedObject, Operation, Prefix, Result}
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::channel::{Channel, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::Channel;
 use crate::client::{Client, Found, STAGING, classify, is_scratch, meta_of};
 use crate::codec::{Entry, Request};
 use crate::error::{Failure, Step};

@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use packvault_storage::{Error, ErrorKind, Key, Result};
 
-use crate::channel::{Lease, OpenHandle, Waiting};
+use crate::answers::{OpenHandle, Waiting};
+use crate::channel::Lease;
 use crate::client::{Client, FILE_MODE, Found, STAGING, refuse_scratch};
 use crate::codec::{
     Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_WRITE, Request, code, decode_free_bytes, extension,
@@ -225,7 +226,9 @@ impl Upload {
         let path = self.client.path(&self.name);
         let removing = async { self.channel.begin(Request::Remove { path: &path }).await?.done().await };
         match removing.await {
-            Err(failure) if !failure.is_no_such_file() => Err(step.failed("remove its staging file", failure)),
+            Err(failure) if !failure.is_no_such_file() => {
+                Err(step.failed("remove its staging file", failure))
+            }
             _ => Ok(()),
         }
     }
@@ -263,11 +266,7 @@ pub(crate) async fn free_bytes(client: &Client, channel: &Lease) -> Option<u64> 
     decode_free_bytes(answer).ok()
 }
 
-async fn open_new(
-    client: &Client,
-    channel: &Lease,
-    name: &str,
-) -> std::result::Result<OpenHandle, Failure> {
+async fn open_new(client: &Client, channel: &Lease, name: &str) -> std::result::Result<OpenHandle, Failure> {
     let path = client.path(name);
     let flags = OPEN_WRITE | OPEN_CREATE | OPEN_EXCLUSIVE;
     channel.begin(Request::Open { path: &path, flags, attrs: Attrs::mode(FILE_MODE) }).await?.handle().await

@@ -3,7 +3,7 @@
 //! What a server cannot promise is refused by name, and that is asserted too: a rule that begins to hold
 //! where it did not, or the other way round, is news.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and shows what it found")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,11 @@ use packvault_storage::{Result, Wire};
 use packvault_test_servers::{Missing, SftpServer, missing, openssh, proftpd, rclone_sftp};
 
 /// The rules a server without a replacing rename cannot keep.
-const REPLACING: [&str; 3] =
-    ["racing_replaces_leave_one_of_them", "replace_makes_and_overwrites", "replace_shows_old_or_new_at_any_instant"];
+const REPLACING: [&str; 3] = [
+    "racing_replaces_leave_one_of_them",
+    "replace_makes_and_overwrites",
+    "replace_shows_old_or_new_at_any_instant",
+];
 
 struct Remote {
     server: SftpServer,
@@ -66,7 +69,9 @@ fn assert_only_broken(report: &Report, expected: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn openssh_keeps_every_rule() {
-    let Some((features, report)) = run(openssh::start(openssh::OpensshOptions::default())).await else { return };
+    let Some((features, report)) = run(openssh::start(openssh::OpensshOptions::default())).await else {
+        return;
+    };
     report.assert_all_kept();
     let everything = SftpFeatures {
         hard_link: true,

@@ -3,7 +3,7 @@
 //! The danger is an error that does not say what to do, a host key that is believed, a link that is
 //! followed, and a step that works on an empty disk alone.
 
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and shows what it found")]
 
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
@@ -110,13 +110,17 @@ async fn a_changed_host_key_is_refused() {
 
 #[tokio::test]
 async fn a_server_without_sftp_is_told_apart() {
-    let Some(server) = openssh(OpensshOptions { has_sftp: false, ..OpensshOptions::default() }) else { return };
+    let Some(server) = openssh(OpensshOptions { has_sftp: false, ..OpensshOptions::default() }) else {
+        return;
+    };
     refusal(config(&server, ""), ErrorKind::Config, "the server has no SFTP").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_one_session_per_connection_gets_connections() {
-    let Some(server) = openssh(OpensshOptions { sessions_max: 1, ..OpensshOptions::default() }) else { return };
+    let Some(server) = openssh(OpensshOptions { sessions_max: 1, ..OpensshOptions::default() }) else {
+        return;
+    };
     let storage = probed(config(&server, "vault")).await;
     let uploads = (0..6).map(|number| {
         let storage = storage.clone();
@@ -280,7 +284,8 @@ async fn speed_of_four_packs_up_and_down() {
         futures::future::join_all((0..4).map(|number| {
             let (storage, pack) = (storage.clone(), pack.clone());
             tokio::spawn(async move {
-                let mut staged = storage.stage(&key(&format!("packs/0{round}/{number}.mvpack"))).await.unwrap();
+                let mut staged =
+                    storage.stage(&key(&format!("packs/0{round}/{number}.mvpack"))).await.unwrap();
                 for at in 0..32 {
                     staged.write(pack.slice(at << 20..(at + 1) << 20)).await.unwrap();
                 }
@@ -300,6 +305,33 @@ async fn speed_of_four_packs_up_and_down() {
         }))
         .await;
         let down = 128.0 / begun.elapsed().as_secs_f64();
-        println!("4 x 32 MiB: {up:.0} MiB/s up, {down:.0} MiB/s down");
+        let [their_up, their_down] = ["put", "get"].map(|verb| speed_of_sftp(&server, verb, &pack));
+        println!(
+            "4 x 32 MiB: {up:.0} MiB/s up, {down:.0} down; sftp: {their_up:.0} up, {their_down:.0} down"
+        );
     }
+}
+
+/// Moves the same bytes with four `sftp` at once.
+fn speed_of_sftp(server: &SftpServer, verb: &str, pack: &[u8]) -> f64 {
+    let folder = tempfile::tempdir().unwrap();
+    let local = folder.path().display();
+    std::fs::write(folder.path().join("pack"), pack).unwrap();
+    let begun = std::time::Instant::now();
+    let children = (0..4).map(|number| {
+        let remote = format!("{}/sftp-{number}", server.root);
+        let order = match verb {
+            "put" => format!("put {local}/pack {remote}"),
+            _ => format!("get {remote} {local}/{number}"),
+        };
+        std::fs::write(folder.path().join(format!("order-{number}")), order).unwrap();
+        let mut command = Command::new("sftp");
+        command.args(&server.ssh_options).args(["-q", "-b", &format!("{local}/order-{number}"), "-P"]);
+        command.arg(server.port.unwrap().to_string()).arg(&server.host);
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    });
+    for mut child in children.collect::<Vec<_>>() {
+        assert!(child.wait().unwrap().success());
+    }
+    128.0 / begun.elapsed().as_secs_f64()
 }

@@ -21,16 +21,18 @@ pub fn start(has_extensions: bool) -> Result<SftpServer, Missing> {
     let module = |folder: &&str| std::path::Path::new(folder).join("mod_sftp.so").exists();
     let modules = MODULES.iter().find(|folder| module(folder)).ok_or_else(|| missing("no mod_sftp"))?;
     if !rustix::process::geteuid().is_root() {
-        return Err(Missing { install: "run the tests as root, for it changes its user", ..missing("not root") });
+        return Err(Missing {
+            install: "run the tests as root, for it changes its user",
+            ..missing("not root")
+        });
     }
     let port = port();
     let keys = Keys::make(&["-t", "rsa", "-b", "2048", "-m", "PEM"], port);
     open_to_all(&keys.path(""), 0o711);
     let folder = keys.make_folder("data");
     std::os::unix::fs::chown(&folder, Some(NOBODY), Some(NOBODY)).expect("root may");
-    let public = output_of(
-        Command::new("ssh-keygen").args(["-e", "-m", "RFC4716", "-f"]).arg(keys.path("user.pub")),
-    );
+    let public =
+        output_of(Command::new("ssh-keygen").args(["-e", "-m", "RFC4716", "-f"]).arg(keys.path("user.pub")));
     keys.write("authorized", &public.expect("ssh-keygen converts a key"));
     let password = output_of(Command::new("openssl").args(["passwd", "-6", "not used"]));
     let password = password.expect("openssl hashes a password");
