@@ -104,17 +104,19 @@ impl Bench<'_> {
         &'b self,
         attempt: impl Fn(usize, usize) -> BoxFuture<'b, Asked<()>>,
     ) -> Asked<bool> {
-        for round in 0..ROUNDS {
-            let attempts = (0..RACERS).map(|racer| attempt(round, racer));
-            let mut winners = 0;
-            for result in future::join_all(attempts).await {
-                winners += usize::from(succeeded(result)?);
+        let rounds = (0..ROUNDS).map(|round| {
+            let racers = future::join_all((0..RACERS).map(|racer| attempt(round, racer)));
+            let attempt = &attempt;
+            async move {
+                let mut winners = 0;
+                for result in racers.await {
+                    winners += usize::from(succeeded(result)?);
+                }
+                Ok(winners == 1 && !succeeded(attempt(round, RACERS).await)?)
             }
-            if winners != 1 || succeeded(attempt(round, RACERS).await)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        });
+        let rounds: Vec<Asked<bool>> = future::join_all(rounds).await;
+        rounds.into_iter().try_fold(true, |honest, round| Ok(honest && round?))
     }
 
     async fn opens_exclusively(&self) -> Asked<bool> {
@@ -142,10 +144,11 @@ impl Bench<'_> {
         if !self.offers(extension::HARDLINK) {
             return Ok(false);
         }
-        for racer in 0..=RACERS {
+        let sources = (0..=RACERS).map(|racer| async move {
             let bytes = vec![b'x'; racer + 1];
-            make_file(self.channel(0), &self.path(&format!("link-from-{racer}")), &bytes).await?;
-        }
+            make_file(self.channel(0), &self.path(&format!("link-from-{racer}")), &bytes).await.map(drop)
+        });
+        future::try_join_all(sources).await?;
         let honest = self
             .has_one_winner(|round, racer| {
                 Box::pin(async move {
@@ -229,17 +232,21 @@ impl Bench<'_> {
     /// Removes every scratch name; which of them are there depends on the answers.
     async fn clear(&self) -> Asked<()> {
         let channel = self.channel(0);
-        for round in 0..ROUNDS {
-            let path = self.path(&format!("folder-{round}"));
-            let _ = channel.begin(Request::RemoveFolder { path: &path }).await?.done().await;
-        }
-        let numbered = (0..ROUNDS).flat_map(|round| [format!("open-{round}"), format!("link-to-{round}")]);
+        let folders = (0..ROUNDS).map(|round| format!("folder-{round}"));
+        let files = (0..ROUNDS).flat_map(|round| [format!("open-{round}"), format!("link-to-{round}")]);
         let sources = (0..=RACERS).map(|racer| format!("link-from-{racer}"));
         let others = ["rename-from", "rename-to", "replace-from", "replace-to", "sync", "time"];
-        for name in numbered.chain(sources).chain(others.map(str::to_owned)) {
+        let files = files.chain(sources).chain(others.map(str::to_owned)).map(|name| (name, false));
+        let removals = folders.map(|name| (name, true)).chain(files).map(|(name, is_folder)| async move {
             let path = self.path(&name);
-            let _ = channel.begin(Request::Remove { path: &path }).await?.done().await;
-        }
+            let request = match is_folder {
+                true => Request::RemoveFolder { path: &path },
+                false => Request::Remove { path: &path },
+            };
+            // What was never made cannot be removed.
+            succeeded(channel.begin(request).await?.done().await).map(drop)
+        });
+        future::try_join_all(removals).await?;
         channel.begin(Request::RemoveFolder { path: &self.folder }).await?.done().await
     }
 }

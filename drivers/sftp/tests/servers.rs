@@ -335,3 +335,54 @@ fn speed_of_sftp(server: &SftpServer, verb: &str, pack: &[u8]) -> f64 {
     }
     128.0 / begun.elapsed().as_secs_f64()
 }
+
+/// By hand, on a server of one's own behind a slow line (`PACKVAULT_TEST_SFTP`): how long each step takes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement for people"]
+async fn time_of_each_step() {
+    let Some(server) = SftpServer::own() else { return };
+    let storage = probed(config(&server, &format!("vault-{}", std::process::id()))).await;
+    storage.create(&key("locks/a"), "first".into()).await.unwrap();
+    storage.create(&key("packs/01/a.mvpack"), bytes(100_000)).await.unwrap();
+    storage.now().await.unwrap();
+    let begun = std::cell::Cell::new(std::time::Instant::now());
+    let told = |what: &str| {
+        println!("{what}: {} ms", begun.get().elapsed().as_millis());
+        begun.set(std::time::Instant::now());
+    };
+    told("");
+    storage.create(&key("locks/b"), "lock".into()).await.unwrap();
+    told("create, 4 bytes");
+    storage.create(&key("packs/01/b.mvpack"), bytes(100_000)).await.unwrap();
+    told("create, 100 kB");
+    storage.read(&key("locks/b")).await.unwrap();
+    told("read, never seen");
+    storage.read(&key("locks/b")).await.unwrap();
+    told("read, seen");
+    storage.read_range(&key("packs/01/a.mvpack"), 0..1_000).await.unwrap();
+    told("range of a pack, never seen");
+    storage.read_range(&key("packs/01/a.mvpack"), 0..1_000).await.unwrap();
+    told("range of a pack, open");
+    storage.stat(&key("locks/b")).await.unwrap();
+    told("stat");
+    storage.touch(&key("locks/b"), b"lock").await.unwrap();
+    told("touch");
+    storage.now().await.unwrap();
+    told("now");
+    storage.rename(&key("locks/b"), &key("locks/c")).await.unwrap();
+    told("rename");
+    storage.replace(&key("locks/c"), "other".into()).await.unwrap();
+    told("replace");
+    storage.remove(&key("locks/c")).await.unwrap();
+    told("remove");
+    let listed: Vec<ListedObject> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+    told(&format!("list of {} objects", listed.len()));
+    storage.sweep(Duration::ZERO).await.unwrap();
+    told("sweep of nothing");
+    storage.probe().await.unwrap();
+    told("probe");
+    drop(storage);
+    begun.set(std::time::Instant::now());
+    open(config(&server, "")).await.unwrap();
+    told("open");
+}
