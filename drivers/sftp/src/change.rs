@@ -1,7 +1,7 @@
 //! The small changes to a published object: touch, rename, remove, and the look that tells its size and time.
 
 use futures::future;
-use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result};
+use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result};
 
 use crate::channel::{Channel, Lease};
 use crate::client::{Client, Found, STAGING, folder_of, meta_of, refuse_scratch};
@@ -80,10 +80,15 @@ pub(crate) async fn rename(client: &Client, from: &Key, to: &Key) -> Result<()> 
     }
     refuse_scratch(&to_step, to)?;
     let channel = client.light(&step).await?;
-    client.require_object(&channel, &step, from).await?;
-    client.make_folder(&channel, &to_step, folder_of(to.as_str())).await?;
-    client.make_folder(&channel, &step, STAGING).await?;
-    match client.look(&channel, &to_step, to.as_str()).await? {
+    let object = client.require_object(&channel, &step, from);
+    let (object, target) = future::join(object, async {
+        client.make_folder(&channel, &to_step, folder_of(to.as_str())).await?;
+        client.make_folder(&channel, &step, STAGING).await?;
+        client.look(&channel, &to_step, to.as_str()).await
+    })
+    .await;
+    object?;
+    match target? {
         Found::Nothing => {}
         Found::Object(_) => return Err(to_step.already_exists()),
         Found::Folder => return Err(to_step.refused(to.as_str(), "a folder")),
@@ -119,13 +124,10 @@ async fn put_back(client: &Client, channel: &Lease, step: &Step, claim: &str, fr
 /// sweep to remove.
 async fn settle(client: &Client, channel: &Channel, step: &Step, claim: &str, keys: [&Key; 2]) -> Result<()> {
     let [from, to] = keys.map(|key| folder_of(key.as_str()));
-    let (_, from_synced, to_synced) = future::join3(
-        unlink(client, channel, claim),
-        client.syncs.sync(client, channel, step, from),
-        client.syncs.sync(client, channel, step, to),
-    )
-    .await;
-    from_synced.and(to_synced).map_err(|error: Error| error)
+    let sync = |folder| client.syncs.sync(client, channel, step, folder);
+    let (_, from_synced) = future::join(unlink(client, channel, claim), sync(from)).await;
+    from_synced?;
+    if from == to { Ok(()) } else { sync(to).await }
 }
 
 async fn unlink(client: &Client, channel: &Channel, below: &str) -> std::result::Result<(), Failure> {

@@ -23,6 +23,9 @@ use crate::sync::Syncs;
 /// Folders remembered as looked at; beyond that the memory starts afresh.
 const FOLDERS_MAX: usize = 8192;
 
+/// Objects remembered as plain files; beyond that the memory starts afresh.
+const PLAIN_MAX: usize = 16_384;
+
 /// How often a folder is made that another process removes at once.
 const MAKES_MAX: u32 = 16;
 
@@ -39,6 +42,7 @@ pub(crate) struct Client {
     pub handles: Arc<Handles>,
     pub syncs: Arc<Syncs>,
     folders: Arc<Mutex<Folders>>,
+    plain: Arc<Mutex<HashSet<Key>>>,
     root: String,
     location: String,
 }
@@ -76,6 +80,7 @@ impl Client {
             handles: Arc::default(),
             syncs: Arc::default(),
             folders: Arc::default(),
+            plain: Arc::default(),
             root,
             location,
         }
@@ -214,13 +219,30 @@ impl Client {
         }
     }
 
+    /// Remembers that the object was a plain file when it was looked at.
+    pub(crate) fn remember_plain(&self, key: &Key) {
+        let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        if plain.len() >= PLAIN_MAX {
+            plain.clear();
+        }
+        plain.insert(key.clone());
+    }
+
+    /// Tells whether the object was a plain file once.
+    pub(crate) fn was_plain(&self, key: &Key) -> bool {
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
+    }
+
     /// Returns what the server knows of the object; a folder is none.
     pub(crate) async fn require_object(&self, channel: &Channel, step: &Step, key: &Key) -> Result<Attrs> {
         if is_scratch(key) || !self.find_folder(channel, step, folder_of(key.as_str())).await? {
             return Err(step.not_found());
         }
         match self.look(channel, step, key.as_str()).await? {
-            Found::Object(attrs) => Ok(attrs),
+            Found::Object(attrs) => {
+                self.remember_plain(key);
+                Ok(attrs)
+            }
             Found::Nothing | Found::Folder => Err(step.not_found()),
             Found::Other(what) => Err(step.refused(key.as_str(), what)),
         }
@@ -257,6 +279,9 @@ async fn make(channel: &Channel, path: &str) -> std::result::Result<(), crate::e
 /// The folder in which every object is written before it is published.
 pub(crate) const STAGING: &str = "staging";
 
+/// What a link is called.
+pub(crate) const LINK: &str = "a symbolic link";
+
 /// Tells whether the key lies in the scratch folder, where no object is.
 pub(crate) fn is_scratch(key: &Key) -> bool {
     key.parts().next() == Some(STAGING)
@@ -280,7 +305,7 @@ pub(crate) fn classify(attrs: Attrs) -> Found {
     match attrs.permissions.unwrap_or(0) & 0o170_000 {
         0 | 0o100_000 => Found::Object(attrs),
         0o040_000 => Found::Folder,
-        0o120_000 => Found::Other("a symbolic link"),
+        0o120_000 => Found::Other(LINK),
         0o010_000 => Found::Other("a fifo"),
         0o140_000 => Found::Other("a socket"),
         0o020_000 | 0o060_000 => Found::Other("a device"),

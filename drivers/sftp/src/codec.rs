@@ -35,7 +35,6 @@ mod kind {
     pub(super) const WRITE: u8 = 6;
     pub(super) const LSTAT: u8 = 7;
     pub(super) const FSTAT: u8 = 8;
-    pub(super) const SETSTAT: u8 = 9;
     pub(super) const FSETSTAT: u8 = 10;
     pub(super) const OPENDIR: u8 = 11;
     pub(super) const READDIR: u8 = 12;
@@ -99,7 +98,6 @@ pub(crate) enum Request<'a> {
     Lstat { path: &'a str },
     Stat { path: &'a str },
     Fstat { handle: &'a [u8] },
-    Setstat { path: &'a str, attrs: Attrs },
     Fsetstat { handle: &'a [u8], attrs: Attrs },
     OpenFolder { path: &'a str },
     ReadFolder { handle: &'a [u8] },
@@ -138,7 +136,6 @@ impl Request<'_> {
             Self::Lstat { .. } => kind::LSTAT,
             Self::Stat { .. } => kind::STAT,
             Self::Fstat { .. } => kind::FSTAT,
-            Self::Setstat { .. } => kind::SETSTAT,
             Self::Fsetstat { .. } => kind::FSETSTAT,
             Self::OpenFolder { .. } => kind::OPENDIR,
             Self::ReadFolder { .. } => kind::READDIR,
@@ -175,7 +172,7 @@ impl Request<'_> {
             | Self::OpenFolder { path }
             | Self::Remove { path }
             | Self::RemoveFolder { path } => put_string(packet, path.as_bytes()),
-            Self::Setstat { path, attrs } | Self::MakeFolder { path, attrs } => {
+            Self::MakeFolder { path, attrs } => {
                 put_string(packet, path.as_bytes());
                 attrs.put(packet);
             }
@@ -394,5 +391,108 @@ impl Fields {
             names.push(Entry { name, attrs: self.attrs()? });
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn framed(kind: u8, id: u32, fields: &[u8]) -> Bytes {
+        let mut packet = BytesMut::new();
+        packet.put_u8(kind);
+        packet.put_u32(id);
+        packet.put_slice(fields);
+        packet.freeze()
+    }
+
+    #[test]
+    fn requests_have_the_bytes_of_the_protocol() {
+        let open = Request::Open { path: "a/b", flags: OPEN_READ, attrs: Attrs::mode(0o600) }.encode(7);
+        assert_eq!(open[..], *b"\0\0\0\x18\x03\0\0\0\x07\0\0\0\x03a/b\0\0\0\x01\0\0\0\x04\0\0\x01\x80");
+        assert_eq!(Request::Init.encode(0)[..], *b"\0\0\0\x05\x01\0\0\0\x03");
+        let write = Request::Write { handle: b"\xff", offset: 1 << 32, len: 5 }.encode(1);
+        assert_eq!(write[..4], (u32::try_from(write.len()).unwrap() - 4 + 5).to_be_bytes());
+        let link = Request::Hardlink { from: "a", to: "b" }.encode(2);
+        assert!(link.ends_with(b"\0\0\0\x14hardlink@openssh.com\0\0\0\x01a\0\0\0\x01b"));
+    }
+
+    #[test]
+    fn a_handle_is_bytes_and_not_too_many() {
+        let handle = |bytes: &[u8]| {
+            let mut fields = BytesMut::new();
+            put_string(&mut fields, bytes);
+            Reply::decode(framed(kind::HANDLE, 1, &fields))
+        };
+        let raw = b"\xff\0\xfe";
+        assert_eq!(handle(raw), Ok((1, Reply::Handle(Bytes::from_static(raw)))));
+        assert!(handle(&[0; HANDLE_BYTES_MAX]).is_ok());
+        assert!(handle(&[0; HANDLE_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn a_status_without_words_is_a_status() {
+        let reply = Reply::decode(framed(kind::STATUS, 3, &4_u32.to_be_bytes()));
+        assert_eq!(reply, Ok((3, Reply::Status { code: 4, message: Bytes::new() })));
+    }
+
+    #[test]
+    fn lengths_and_counts_beyond_the_packet_are_refused() {
+        let huge = u32::MAX.to_be_bytes();
+        for kind in [kind::HANDLE, kind::DATA, kind::NAME] {
+            assert!(Reply::decode(framed(kind, 1, &huge)).is_err());
+        }
+        let attrs = [ATTRS_EXTENDED.to_be_bytes(), huge].concat();
+        assert!(Reply::decode(framed(kind::ATTRS, 1, &attrs)).is_err());
+        assert!(Reply::decode(Bytes::new()).is_err());
+        assert!(Reply::decode(framed(77, 1, b"")).is_err());
+    }
+
+    #[test]
+    fn free_space_is_counted_in_fragments() {
+        let numbers: Vec<u8> = [4096_u64, 1024, 100, 50, 40].iter().flat_map(|n| n.to_be_bytes()).collect();
+        assert_eq!(decode_free_bytes(Bytes::from(numbers)), Ok(40 * 1024));
+        assert!(decode_free_bytes(Bytes::from_static(b"short")).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Reply::decode(Bytes::from(bytes.clone()));
+            for kind in [kind::VERSION, kind::STATUS, kind::HANDLE, kind::DATA, kind::NAME, kind::ATTRS] {
+                let _ = Reply::decode(framed(kind, 1, &bytes));
+            }
+            let _ = Limits::decode(Bytes::from(bytes));
+        }
+
+        #[test]
+        fn attributes_survive_the_way_there_and_back(
+            size in any::<Option<u64>>(),
+            permissions in any::<Option<u32>>(),
+            times in any::<Option<(u32, u32)>>(),
+        ) {
+            let attrs = Attrs { size, permissions, times };
+            let mut fields = BytesMut::new();
+            attrs.put(&mut fields);
+            prop_assert_eq!(Reply::decode(framed(kind::ATTRS, 9, &fields)), Ok((9, Reply::Attrs(attrs))));
+        }
+
+        #[test]
+        fn entries_survive_whatever_their_names(names in proptest::collection::vec(any::<Vec<u8>>(), 0..8)) {
+            let mut fields = BytesMut::new();
+            fields.put_u32(names.len() as u32);
+            for name in &names {
+                put_string(&mut fields, name);
+                put_string(&mut fields, b"-rw-------");
+                Attrs::mode(0o100_600).put(&mut fields);
+            }
+            let Ok((5, Reply::Names(entries))) = Reply::decode(framed(kind::NAME, 5, &fields)) else {
+                return Err(TestCaseError::fail("no names"));
+            };
+            let found: Vec<_> = entries.iter().map(|entry| entry.name.to_vec()).collect();
+            prop_assert_eq!(found, names);
+        }
     }
 }

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use packvault_storage::Key;
 
-use crate::channel::{Channel, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::Channel;
 
 /// How many handles are kept open, on all channels together.
 const HANDLES_MAX: usize = 32;

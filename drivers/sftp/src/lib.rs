@@ -11,6 +11,7 @@
 //! Memory: per channel a window of 4 MiB of data under way; per read its result and one window more; per
 //! upload two of the caller's pieces.
 
+mod answers;
 mod change;
 mod channel;
 mod claim;
@@ -23,10 +24,12 @@ mod error;
 mod fake;
 mod features;
 mod handles;
+mod line;
 mod pool;
 mod probe;
 mod publish;
 mod read;
+mod reasons;
 mod ssh;
 mod staged;
 mod sweep;
@@ -52,9 +55,9 @@ use tokio::task::JoinSet;
 pub use config::{CONNECTIONS_MAX, SftpConfig, SftpPath, SftpTimeouts};
 pub use features::SftpFeatures;
 
-use channel::Patience;
 use client::Client;
 use error::Step;
+use line::Patience;
 use pool::Pool;
 use ssh::{Dial, Ssh};
 use staged::SftpStaged;

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::channel::{Channel, Lease, Patience};
+use crate::channel::{Channel, Lease};
 use crate::error::Breakage;
+use crate::line::Patience;
 use crate::ssh::Dial;
 
 /// What a small step weighs.

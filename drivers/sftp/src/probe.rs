@@ -8,7 +8,8 @@ use futures::future::{self, BoxFuture};
 use packvault_storage::Result;
 use packvault_storage::probe::{Answer, ProbeReport};
 
-use crate::channel::{Channel, Lease, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::{Channel, Lease};
 use crate::client::{Client, FILE_MODE, STAGING};
 use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
 use crate::error::{Failure, Step};
@@ -103,17 +104,19 @@ impl Bench<'_> {
         &'b self,
         attempt: impl Fn(usize, usize) -> BoxFuture<'b, Asked<()>>,
     ) -> Asked<bool> {
-        for round in 0..ROUNDS {
-            let attempts = (0..RACERS).map(|racer| attempt(round, racer));
-            let mut winners = 0;
-            for result in future::join_all(attempts).await {
-                winners += usize::from(succeeded(result)?);
+        let rounds = (0..ROUNDS).map(|round| {
+            let racers = future::join_all((0..RACERS).map(|racer| attempt(round, racer)));
+            let attempt = &attempt;
+            async move {
+                let mut winners = 0;
+                for result in racers.await {
+                    winners += usize::from(succeeded(result)?);
+                }
+                Ok(winners == 1 && !succeeded(attempt(round, RACERS).await)?)
             }
-            if winners != 1 || succeeded(attempt(round, RACERS).await)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        });
+        let rounds: Vec<Asked<bool>> = future::join_all(rounds).await;
+        rounds.into_iter().try_fold(true, |honest, round| Ok(honest && round?))
     }
 
     async fn opens_exclusively(&self) -> Asked<bool> {
@@ -141,10 +144,11 @@ impl Bench<'_> {
         if !self.offers(extension::HARDLINK) {
             return Ok(false);
         }
-        for racer in 0..=RACERS {
+        let sources = (0..=RACERS).map(|racer| async move {
             let bytes = vec![b'x'; racer + 1];
-            make_file(self.channel(0), &self.path(&format!("link-from-{racer}")), &bytes).await?;
-        }
+            make_file(self.channel(0), &self.path(&format!("link-from-{racer}")), &bytes).await.map(drop)
+        });
+        future::try_join_all(sources).await?;
         let honest = self
             .has_one_winner(|round, racer| {
                 Box::pin(async move {
@@ -173,10 +177,18 @@ impl Bench<'_> {
         make_file(self.channel(0), &self.path("replace-from"), b"1").await?;
         make_file(self.channel(0), &self.path("replace-to"), b"22").await?;
         let (from, to) = (self.path("replace-from"), self.path("replace-to"));
-        let renamed =
-            self.channel(0).begin(Request::PosixRename { from: &from, to: &to }).await?.done().await;
+        let channel = self.channel(0);
+        let request = Request::Open { path: &to, flags: OPEN_READ, attrs: Attrs::default() };
+        let reader = channel.begin(request).await?.handle().await?;
+        let renamed = channel.begin(Request::PosixRename { from: &from, to: &to }).await?.done().await;
         let moved = (self.size("replace-from").await?, self.size("replace-to").await?) == (None, Some(1));
-        Ok(succeeded(renamed)? && moved)
+        // Whoever had it open must go on seeing the old bytes.
+        let room = channel.room(2).await?;
+        let seen = match channel.read(&reader, 0, 2, room)?.data(2).await {
+            Ok(seen) => seen == b"22".as_slice(),
+            Err(failure) => refused(failure)?,
+        };
+        Ok(succeeded(renamed)? && moved && seen)
     }
 
     async fn syncs_files(&self) -> Asked<bool> {
@@ -220,17 +232,21 @@ impl Bench<'_> {
     /// Removes every scratch name; which of them are there depends on the answers.
     async fn clear(&self) -> Asked<()> {
         let channel = self.channel(0);
-        for round in 0..ROUNDS {
-            let path = self.path(&format!("folder-{round}"));
-            let _ = channel.begin(Request::RemoveFolder { path: &path }).await?.done().await;
-        }
-        let numbered = (0..ROUNDS).flat_map(|round| [format!("open-{round}"), format!("link-to-{round}")]);
+        let folders = (0..ROUNDS).map(|round| format!("folder-{round}"));
+        let files = (0..ROUNDS).flat_map(|round| [format!("open-{round}"), format!("link-to-{round}")]);
         let sources = (0..=RACERS).map(|racer| format!("link-from-{racer}"));
         let others = ["rename-from", "rename-to", "replace-from", "replace-to", "sync", "time"];
-        for name in numbered.chain(sources).chain(others.map(str::to_owned)) {
+        let files = files.chain(sources).chain(others.map(str::to_owned)).map(|name| (name, false));
+        let removals = folders.map(|name| (name, true)).chain(files).map(|(name, is_folder)| async move {
             let path = self.path(&name);
-            let _ = channel.begin(Request::Remove { path: &path }).await?.done().await;
-        }
+            let request = match is_folder {
+                true => Request::RemoveFolder { path: &path },
+                false => Request::Remove { path: &path },
+            };
+            // What was never made cannot be removed.
+            succeeded(channel.begin(request).await?.done().await).map(drop)
+        });
+        future::try_join_all(removals).await?;
         channel.begin(Request::RemoveFolder { path: &self.folder }).await?.done().await
     }
 }
@@ -238,7 +254,11 @@ impl Bench<'_> {
 fn tell(report: &mut ProbeReport, features: &SftpFeatures) {
     let findings = [
         ("hard links refuse a taken name", features.hard_link, "new objects get their names by renames"),
-        ("posix-rename replaces", features.posix_rename, "nothing can be replaced; no lock can be renamed"),
+        (
+            "posix-rename replaces, and spares readers",
+            features.posix_rename,
+            "nothing can be replaced; no lock can be renamed",
+        ),
         ("rename refuses a taken name", features.rename_refuses, "it may overwrite"),
         ("exclusive open has one winner", features.exclusive_open, "several may be told that they won"),
         ("making a folder has one winner", features.exclusive_folder, "several may be told that they won"),

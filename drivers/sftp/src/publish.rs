@@ -55,7 +55,7 @@ pub(crate) async fn create(client: &Client, key: &Key, bytes: &Bytes) -> Result<
 pub(crate) async fn replace(client: &Client, key: &Key, bytes: &Bytes) -> Result<()> {
     let step = Step::of(Operation::Replace, key);
     if !client.features.posix_rename {
-        let detail = "the server has no rename that replaces (posix-rename@openssh.com), \
+        let detail = "the server has no honest rename that replaces (posix-rename@openssh.com), \
                       and without it the object would be missing for an instant";
         return Err(step.error(ErrorKind::Unsupported, detail));
     }

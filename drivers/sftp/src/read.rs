@@ -12,10 +12,11 @@ use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind, Key, Operation, Result, range_bytes};
 
-use crate::channel::{Channel, OpenHandle, WINDOW_BYTES};
-use crate::client::{Client, Found, classify, folder_of, is_scratch};
+use crate::answers::{OpenHandle, Waiting};
+use crate::channel::{Channel, WINDOW_BYTES};
+use crate::client::{Client, Found, LINK, classify, folder_of, is_scratch};
 use crate::codec::{Attrs, OPEN_READ, Request};
-use crate::error::{Breakage, Step};
+use crate::error::{Breakage, Failure, Step};
 use crate::handles::Opened;
 
 /// An object up to this size is read while its size is still being confirmed.
@@ -76,44 +77,56 @@ pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>
 }
 
 /// Opens the object for reading, and tells what lay under its name just before.
+///
+/// A server that opens a fifo waits for its other end and answers nothing meanwhile, so what was never seen
+/// is looked at first. What was a plain file once is looked at and opened in one go.
 pub(crate) async fn open(
     client: &Client,
     channel: &Channel,
     step: &Step,
     key: &Key,
 ) -> Result<(OpenHandle, Attrs)> {
+    if !client.was_plain(key) {
+        let attrs = client.require_object(channel, step, key).await?;
+        return Ok((opened(step, begin_open(client, channel, key).await).await?, attrs));
+    }
     if is_scratch(key) || !client.find_folder(channel, step, folder_of(key.as_str())).await? {
         return Err(step.not_found());
     }
-    let path = client.path(key.as_str());
-    // Both are sent at once; a handle that must not be used closes itself.
-    let look = client.look(channel, step, key.as_str());
-    let opening = async {
-        channel.begin(Request::Open { path: &path, flags: OPEN_READ, attrs: Attrs::default() }).await
-    };
-    let mut look = std::pin::pin!(look);
-    let begun = future::poll_immediate(look.as_mut()).await;
-    let opening = opening.await.map_err(|failure| step.failed("open its file", failure))?;
-    let found = match begun {
+    let mut look = std::pin::pin!(client.look(channel, step, key.as_str()));
+    // Asked once, so that the look is sent before the opening.
+    let answered = future::poll_immediate(look.as_mut()).await;
+    let opening = begin_open(client, channel, key).await;
+    let found = match answered {
         Some(found) => found?,
         None => look.await?,
     };
-    let attrs = match found {
-        Found::Object(attrs) => attrs,
-        Found::Nothing | Found::Folder => return Err(step.not_found()),
+    match found {
+        Found::Object(attrs) => Ok((opened(step, opening).await?, attrs)),
+        Found::Nothing | Found::Folder => Err(step.not_found()),
         Found::Other(what) => {
-            if what != "a symbolic link" {
-                // A server that opens a fifo waits for its other end, and answers nothing else meanwhile.
-                let text = format!("{key} is {what}, and the server may wait for it");
+            if what != LINK {
+                let text = format!("{key} has become {what}, and the server may wait for it");
                 channel.give_up(Breakage::new(ErrorKind::Connection, text));
             }
-            return Err(step.refused(key.as_str(), what));
+            Err(step.refused(key.as_str(), what))
         }
+    }
+}
+
+async fn begin_open(client: &Client, channel: &Channel, key: &Key) -> std::result::Result<Waiting, Failure> {
+    let path = client.path(key.as_str());
+    channel.begin(Request::Open { path: &path, flags: OPEN_READ, attrs: Attrs::default() }).await
+}
+
+async fn opened(step: &Step, opening: std::result::Result<Waiting, Failure>) -> Result<OpenHandle> {
+    let opened = match opening {
+        Ok(waiting) => waiting.handle().await,
+        Err(failure) => Err(failure),
     };
-    match opening.handle().await {
-        Ok(handle) => Ok((handle, attrs)),
+    match opened {
         Err(failure) if failure.is_no_such_file() => Err(step.not_found()),
-        Err(failure) => Err(step.failed("open its file", failure)),
+        opened => opened.map_err(|failure| step.failed("open its file", failure)),
     }
 }
 

@@ -1,15 +1,16 @@
 //! The line to the server: the system's `ssh`, run as a child process for its `sftp` subsystem.
 //!
 //! Everything about hosts, keys, agents, proxies and known hosts is ssh's own and stays as people have set
-//! it up; nothing here weakens it. The first connection is a control master in a private folder, further
-//! channels ride on it; where the server allows one session per connection ssh itself connects anew. If
-//! the user's own configuration shares connections, that is used instead. The children ignore the terminal's
-//! interrupt, so that a stopped command can still clean up over them, and end with their pipes.
+//! it up; nothing here weakens it. The first connection is a control master in a private folder, and with
+//! OpenSSH's server further channels ride on it; other servers, and one that allows a single session per
+//! connection, get connections of their own, which ask nobody anything. If the user's own configuration
+//! shares connections, that is used instead. The children ignore the terminal's interrupt, so that a stopped
+//! command can still clean up over them, and end with their pipes.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
-use crate::channel::{Line, Peer};
 use crate::config::SftpConfig;
-use crate::error::{Breakage, legible};
+use crate::error::Breakage;
+use crate::line::{Line, Peer};
+use crate::reasons::explain;
 
 /// How much of what ssh says is kept: its end, where the reason stands.
 const STDERR_BYTES_MAX: usize = 4096;
@@ -53,6 +55,7 @@ pub(crate) struct Ssh {
     config: SftpConfig,
     sharing: tokio::sync::OnceCell<Sharing>,
     master: Mutex<Master>,
+    sessions: Arc<AtomicUsize>,
 }
 
 /// How channels share a connection.
@@ -78,7 +81,12 @@ enum Role {
 
 impl Ssh {
     pub(crate) fn new(config: SftpConfig) -> Self {
-        Self { config, sharing: tokio::sync::OnceCell::new(), master: Mutex::default() }
+        Self {
+            config,
+            sharing: tokio::sync::OnceCell::new(),
+            master: Mutex::default(),
+            sessions: Arc::default(),
+        }
     }
 
     /// Asks ssh whether the user's configuration shares connections.
@@ -125,7 +133,10 @@ impl Dial for Ssh {
     async fn dial(&self) -> Result<Line, Arc<Breakage>> {
         let role = self.role().await?;
         let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(SHIELD).arg(&self.config.ssh_program).args(arguments(&self.config, &role));
+        // Whoever was asked for a passphrase once is not asked for each further connection.
+        let is_first = self.sessions.load(Ordering::Acquire) == 0;
+        let arguments = arguments(&self.config, &role, is_first);
+        command.arg("-c").arg(SHIELD).arg(&self.config.ssh_program).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| self.cannot_start(&error))?;
         let (Some(writer), Some(reader), Some(stderr)) =
@@ -139,7 +150,7 @@ impl Dial for Ssh {
             Role::Master(_, is_alive) => Some(is_alive),
             Role::Alone | Role::Guest(_) => None,
         };
-        let peer = SshPeer { child, tail, master };
+        let peer = SshPeer { child, tail, master, sessions: Arc::clone(&self.sessions), was_greeted: false };
         Ok(Line { reader: Box::new(reader), writer: Box::new(writer), peer: Box::new(peer) })
     }
 }
@@ -150,13 +161,18 @@ struct SshPeer {
     tail: Arc<Tail>,
     /// Present if it is the master: whether others may ride on it.
     master: Option<Arc<AtomicBool>>,
+    /// How many sessions of this storage there are.
+    sessions: Arc<AtomicUsize>,
+    was_greeted: bool,
 }
 
 #[async_trait]
 impl Peer for SshPeer {
-    fn greeted(&mut self) {
+    fn greeted(&mut self, can_share: bool) {
+        self.was_greeted = true;
+        self.sessions.fetch_add(1, Ordering::AcqRel);
         if let Some(is_alive) = &self.master {
-            is_alive.store(true, Ordering::Release);
+            is_alive.store(can_share, Ordering::Release);
         }
     }
 
@@ -172,6 +188,9 @@ impl Drop for SshPeer {
     fn drop(&mut self) {
         if let Some(is_alive) = &self.master {
             is_alive.store(false, Ordering::Release);
+        }
+        if self.was_greeted {
+            self.sessions.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -216,7 +235,7 @@ async fn keep_tail(mut stderr: impl AsyncRead + Unpin, tail: Arc<Tail>) {
 }
 
 /// Returns the arguments for one channel.
-fn arguments(config: &SftpConfig, role: &Role) -> Vec<String> {
+fn arguments(config: &SftpConfig, role: &Role, is_first: bool) -> Vec<String> {
     let alive = (config.timeouts.line.as_secs() / ALIVE_QUESTIONS).max(1);
     let mut options = vec![
         format!("ServerAliveInterval={alive}"),
@@ -235,12 +254,13 @@ fn arguments(config: &SftpConfig, role: &Role) -> Vec<String> {
             "ControlPersist=no".to_owned(),
             format!("ControlPath={}", socket.display()),
         ]),
-        // Whoever rides on a connection has nobody to ask; should ssh connect anew, it must not ask either.
-        Role::Guest(socket) => options.extend([
-            "ControlMaster=no".to_owned(),
-            format!("ControlPath={}", socket.display()),
-            "BatchMode=yes".to_owned(),
-        ]),
+        // Where the server refuses a second session, ssh connects anew by itself.
+        Role::Guest(socket) => {
+            options.extend(["ControlMaster=no".to_owned(), format!("ControlPath={}", socket.display())])
+        }
+    }
+    if !is_first {
+        options.push("BatchMode=yes".to_owned());
     }
     let options = options.into_iter().flat_map(|option| ["-o".to_owned(), option]);
     let options: Vec<_> = options.chain(["-s".to_owned()]).collect();
@@ -289,89 +309,6 @@ fn socket(folder: &Path, generation: u32) -> PathBuf {
     folder.join(format!("m{generation}"))
 }
 
-/// Sentences for what ssh says when it ends, and what to do about it.
-const REASONS: [(&str, ErrorKind, &str); 12] = [
-    (
-        "REMOTE HOST IDENTIFICATION HAS CHANGED",
-        ErrorKind::Denied,
-        "the server's host key is not the one known to ssh; find out why, and only then change known_hosts",
-    ),
-    (
-        "Host key verification failed",
-        ErrorKind::Denied,
-        "the server's host key is not known to ssh; connect once with ssh by hand and compare its fingerprint",
-    ),
-    (
-        "Permission denied",
-        ErrorKind::Denied,
-        "the server lets us not log in; check the user, and that `ssh` reaches the server without a password",
-    ),
-    (
-        "Too many authentication failures",
-        ErrorKind::Denied,
-        "the server lets us not log in: too many keys were tried; name one with IdentityFile and IdentitiesOnly",
-    ),
-    (
-        "Could not resolve hostname",
-        ErrorKind::Connection,
-        "no server of that name is found; check the host and the network",
-    ),
-    (
-        "Connection refused",
-        ErrorKind::Connection,
-        "nothing listens there; check host and port, and that the server's SSH service runs",
-    ),
-    ("No route to host", ErrorKind::Connection, "no way leads to the server; check the host and the network"),
-    (
-        "Network is unreachable",
-        ErrorKind::Connection,
-        "no way leads to the server; check the host and the network",
-    ),
-    ("timed out", ErrorKind::Timeout, "the server did not answer in time; check host, port and firewall"),
-    (
-        "subsystem request failed",
-        ErrorKind::Config,
-        "the server has no SFTP; switch it on there (`Subsystem sftp` in sshd_config)",
-    ),
-    (
-        "This service allows sftp connections only",
-        ErrorKind::Config,
-        "the server's SFTP is not to be reached by ssh's subsystem",
-    ),
-    ("Bad configuration option", ErrorKind::Config, "ssh does not understand its configuration"),
-];
-
-/// Says why an ssh that ended did so.
-fn explain(stderr: &str, code: Option<i32>, was_greeted: bool) -> Arc<Breakage> {
-    let said = last_words(stderr);
-    let known = REASONS.iter().find(|(words, ..)| stderr.contains(words));
-    let with_words = |text: &str| match said.is_empty() {
-        true => text.to_owned(),
-        false => format!("{text} (ssh says: {said})"),
-    };
-    match known {
-        // A session that once began is worth another try, whatever ended it.
-        _ if was_greeted => {
-            Breakage::new(ErrorKind::Connection, with_words("the connection to the server broke"))
-        }
-        Some((_, kind, text)) => Breakage::new(*kind, with_words(text)),
-        None if code == Some(127) => {
-            Breakage::new(ErrorKind::Config, with_words("the program ssh cannot be run"))
-        }
-        None if said.is_empty() => Breakage::new(
-            ErrorKind::Connection,
-            "the server closed the connection before SFTP began; does the account allow SFTP?",
-        ),
-        None => Breakage::new(ErrorKind::Connection, with_words("no connection to the server")),
-    }
-}
-
-/// Returns the last lines that say something.
-fn last_words(stderr: &str) -> String {
-    let lines: Vec<_> = stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    legible(&lines[lines.len().saturating_sub(2)..].join("; "))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -387,7 +324,7 @@ mod tests {
 
     #[test]
     fn the_users_options_come_first_and_the_host_behind_a_dash() {
-        let arguments = arguments(&config(), &Role::Alone);
+        let arguments = arguments(&config(), &Role::Alone, true);
         assert_eq!(arguments[..2], ["-i", "key"]);
         let end = &arguments[arguments.len() - 8..];
         assert_eq!(end, ["-s", "-p", "2222", "-l", "me", "--", "nas", "sftp"]);
@@ -396,7 +333,7 @@ mod tests {
     #[test]
     fn nothing_weakens_the_check_of_the_host_key() {
         for role in [Role::Alone, Role::Master("s".into(), Arc::default()), Role::Guest("s".into())] {
-            let arguments = arguments(&config(), &role).join(" ");
+            let arguments = arguments(&config(), &role, false).join(" ");
             for option in ["StrictHostKeyChecking", "UserKnownHostsFile", "CheckHostIP"] {
                 assert!(!arguments.contains(option), "{arguments}");
             }
@@ -413,26 +350,6 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_fail_has_its_sentence_and_kind() {
-        for (said, kind, words) in [
-            ("Host key verification failed.", ErrorKind::Denied, "fingerprint"),
-            ("me@nas: Permission denied (publickey).", ErrorKind::Denied, "log in"),
-            ("ssh: Could not resolve hostname nas: x", ErrorKind::Connection, "no server of that name"),
-            ("ssh: connect to host nas port 22: Connection refused", ErrorKind::Connection, "port"),
-            ("ssh: connect to host nas port 22: Connection timed out", ErrorKind::Timeout, "firewall"),
-            ("subsystem request failed on channel 0", ErrorKind::Config, "Subsystem sftp"),
-            ("something new", ErrorKind::Connection, "something new"),
-            ("", ErrorKind::Connection, "before SFTP began"),
-        ] {
-            let breakage = explain(said, Some(255), false);
-            assert_eq!(breakage.kind, kind, "{said}");
-            assert!(breakage.text.contains(words), "{}", breakage.text);
-        }
-        let later = explain("Permission denied", Some(255), true);
-        assert_eq!(later.kind, ErrorKind::Connection);
-    }
-
-    #[test]
     fn only_the_end_of_what_ssh_says_is_kept() {
         let tail = Tail::default();
         for _ in 0..10_000 {
@@ -440,6 +357,6 @@ mod tests {
         }
         tail.push(b"the reason");
         assert_eq!(tail.text().len(), STDERR_BYTES_MAX);
-        assert!(last_words(&tail.text()).ends_with("the reason"));
+        assert!(tail.text().ends_with("the reason"));
     }
 }

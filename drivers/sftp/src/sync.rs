@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use packvault_storage::Result;
 
-use crate::channel::{Channel, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::Channel;
 use crate::client::Client;
 use crate::codec::{Attrs, OPEN_READ, Request};
 use crate::error::{Failure, Step};

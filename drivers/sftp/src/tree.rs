@@ -9,7 +9,8 @@ use packvault_storage::{ErrorKind, Key, ListedObject, Operation, Prefix, Result}
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::channel::{Channel, OpenHandle};
+use crate::answers::OpenHandle;
+use crate::channel::Channel;
 use crate::client::{Client, Found, STAGING, classify, is_scratch, meta_of};
 use crate::codec::{Entry, Request};
 use crate::error::{Failure, Step};
@@ -100,7 +101,10 @@ async fn read_keys(
             None => client.look(channel, step, key.as_str()).await?,
         };
         match found {
-            Found::Object(attrs) => objects.push(ListedObject { meta: meta_of(step, attrs)?, key }),
+            Found::Object(attrs) => {
+                client.remember_plain(&key);
+                objects.push(ListedObject { meta: meta_of(step, attrs)?, key });
+            }
             Found::Folder => folders.push(key.as_str().to_owned()),
             // Removed since the folder was read.
             Found::Nothing => {}
@@ -120,7 +124,7 @@ pub(crate) async fn read_folder(
     let path = client.path(folder);
     let opening = async { channel.begin(Request::OpenFolder { path: &path }).await?.handle().await };
     let read = match opening.await {
-        Ok(handle) => read_entries(channel, step, &handle).await,
+        Ok(handle) => read_entries(channel, &handle).await,
         Err(failure) if failure.is_no_such_file() => return Ok(Vec::new()),
         Err(failure) => Err(failure),
     };
@@ -136,7 +140,6 @@ pub(crate) async fn read_folder(
 
 async fn read_entries(
     channel: &Channel,
-    _step: &Step,
     handle: &OpenHandle,
 ) -> std::result::Result<Option<Vec<Entry>>, Failure> {
     let at_once = if channel.greeting().is_in_order() { QUESTIONS_AT_ONCE } else { 1 };

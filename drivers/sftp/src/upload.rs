@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use packvault_storage::{Error, ErrorKind, Key, Result};
 
-use crate::channel::{Lease, OpenHandle, Waiting};
+use crate::answers::{OpenHandle, Waiting};
+use crate::channel::Lease;
 use crate::client::{Client, FILE_MODE, Found, STAGING, refuse_scratch};
 use crate::codec::{
     Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_WRITE, Request, code, decode_free_bytes, extension,
@@ -76,10 +77,14 @@ impl Upload {
                 Ok(handle) => return Ok(Self::new(client, channel, Some(handle), name)),
                 Err(failure) if failure.is_no_such_file() => client.forget_folders(),
                 Err(failure @ Failure::Status(_)) => {
-                    // "Exists" is a failure like any other in this version of the protocol.
+                    // "Exists" is a failure like any other in this version of the protocol; and what existed
+                    // may be published and gone by now.
+                    let is_final = failure.is_code(code::PERMISSION_DENIED) || refusal.is_some();
                     if client.look(&channel, step, &name).await? == Found::Nothing {
                         refusal = Some(failure);
-                        break;
+                        if is_final {
+                            break;
+                        }
                     }
                 }
                 Err(failure) => return Err(step.failed("make a file in staging", failure)),
