@@ -24,6 +24,9 @@ use crate::place::{Place, location};
 /// The longest answer that is no object: a page of a thousand keys of a kibibyte, escaped, fits.
 pub(crate) const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
+/// The longest body that is taken without an announced length.
+const UNANNOUNCED_BYTES_MAX: u64 = 64 << 20;
+
 /// The longest explanation of a refusal.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;
 
@@ -260,33 +263,22 @@ impl Answer<'_> {
         if announced.is_some_and(|length| length > bytes_max) {
             return Err(too_long(step, bytes_max));
         }
-        self.skip_and_take(step, 0, announced.unwrap_or(bytes_max), announced.is_some()).await
+        let take = announced.unwrap_or(bytes_max.min(UNANNOUNCED_BYTES_MAX));
+        self.take(step, take, announced.is_some()).await
     }
 
-    /// Skips bytes of the body and returns those that follow: exactly so many, or up to so many.
-    ///
-    /// What comes after them is an error if the body has no more than was skipped and taken.
-    pub(crate) async fn skip_and_take(
-        self,
-        step: Step<'_>,
-        mut skip: u64,
-        take: u64,
-        is_exact: bool,
-    ) -> Result<Bytes> {
+    /// Returns the whole body: exactly so many bytes, or up to so many.
+    pub(crate) async fn take(self, step: Step<'_>, take: u64, is_exact: bool) -> Result<Bytes> {
         let mut reader = Reader::new(self);
         let mut taken = BytesMut::with_capacity(usize::try_from(take.min(ALLOCATED_BYTES_MAX)).unwrap_or(0));
-        while let Some(mut piece) = reader.next(step).await? {
-            let skipped = skip.min(piece.len() as u64);
-            skip -= skipped;
-            let _ = piece.split_to(usize::try_from(skipped).unwrap_or(piece.len()));
+        while let Some(piece) = reader.next(step).await? {
             if (taken.len() + piece.len()) as u64 > take {
                 return Err(too_long(step, take));
             }
             taken.extend_from_slice(&piece);
         }
         if is_exact && taken.len() as u64 != take {
-            let detail = format!("the answer ended after {} of {take} bytes", taken.len());
-            return Err(step.error(ErrorKind::Connection, detail));
+            return Err(too_short(step, taken.len(), take));
         }
         Ok(taken.freeze())
     }
@@ -297,8 +289,7 @@ impl Answer<'_> {
         let mut taken = BytesMut::with_capacity(take.min(usize::try_from(ALLOCATED_BYTES_MAX).unwrap_or(0)));
         while taken.len() < take {
             let Some(mut piece) = reader.next(step).await? else {
-                let detail = format!("the answer ended after {} of {take} bytes", taken.len());
-                return Err(step.error(ErrorKind::Connection, detail));
+                return Err(too_short(step, taken.len(), take as u64));
             };
             let skipped = skip.min(piece.len() as u64);
             skip -= skipped;
@@ -312,6 +303,10 @@ impl Answer<'_> {
 
 fn too_long(step: Step<'_>, bytes_max: u64) -> Error {
     step.error(ErrorKind::Io, format!("the server sends more than the {bytes_max} bytes that it may"))
+}
+
+fn too_short(step: Step<'_>, taken: usize, take: u64) -> Error {
+    step.error(ErrorKind::Connection, format!("the answer ended after {taken} of {take} bytes"))
 }
 
 /// A server may repeat what it was sent; what is secret of it goes.
