@@ -103,7 +103,10 @@ impl Client {
         let place = Place::new(config, region)?;
         let http = http_client(config).map_err(|(detail, error)| {
             let refused = Error::new(ErrorKind::Config, Operation::Open, &place.location, detail);
-            refused.with_source(error.without_url())
+            match error {
+                Some(error) => refused.with_source(error.without_url()),
+                None => refused,
+            }
         })?;
         Ok(Self { http, identity, place, wire, clock: StoreClock::default(), timeouts: config.timeouts })
     }
@@ -181,7 +184,9 @@ impl Client {
 }
 
 /// Makes the HTTP client, or says what of the configuration it does not take.
-fn http_client(config: &S3Config) -> std::result::Result<reqwest::Client, (&'static str, reqwest::Error)> {
+fn http_client(
+    config: &S3Config,
+) -> std::result::Result<reqwest::Client, (&'static str, Option<reqwest::Error>)> {
     use_ring();
     let mut builder = reqwest::Client::builder()
         .no_proxy()
@@ -195,13 +200,18 @@ fn http_client(config: &S3Config) -> std::result::Result<reqwest::Client, (&'sta
         .user_agent(concat!("packvault/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = &config.proxy {
         let proxy = reqwest::Proxy::all(proxy.as_str());
-        builder = builder.proxy(proxy.map_err(|error| ("the proxy's address cannot be used", error))?);
+        builder = builder.proxy(proxy.map_err(|error| ("the proxy's address cannot be used", Some(error)))?);
     }
     if let Some(pem) = &config.ca_certificate {
-        let unusable = |error| ("the certificate of the authority cannot be used; it must be PEM", error);
-        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
+        let unusable = "the certificate of the authority cannot be used; it must be PEM";
+        let certificates = reqwest::Certificate::from_pem_bundle(pem);
+        let certificates = certificates.map_err(|error| (unusable, Some(error)))?;
+        if certificates.is_empty() {
+            return Err((unusable, None));
+        }
+        builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| ("no HTTPS client can be made", error))
+    builder.build().map_err(|error| ("no HTTPS client can be made", Some(error)))
 }
 
 /// Chooses the cryptography of TLS for the process, unless somebody has done so.

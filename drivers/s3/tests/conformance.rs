@@ -33,7 +33,7 @@ impl Server {
     async fn probed(place: &S3Place) -> Self {
         let mut config = S3Config::new(
             place.bucket.clone(),
-            format!("conformance-{:08x}", std::process::id()),
+            format!("conformance-{:016x}", fastrand::u64(..)),
             S3Credentials::Static {
                 access_key_id: place.access_key_id.clone(),
                 secret_access_key: place.secret_access_key.clone(),
@@ -59,6 +59,16 @@ impl Server {
             let report = conformance::run(self).await;
             println!("at most {one_put_bytes_max} bytes in one request: {report}");
             report.assert_all_kept();
+        }
+    }
+
+    /// Removes what the rules left in somebody's bucket.
+    async fn clean(&self) {
+        let storage = self.client(&self.config.prefix).unwrap();
+        storage.sweep(Duration::ZERO).await.unwrap();
+        let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+        for object in left {
+            storage.remove(&object.key).await.unwrap();
         }
     }
 
@@ -122,5 +132,7 @@ async fn every_rule_is_kept_on_rclone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_is_kept_on_a_server_of_ones_own() {
     let Some(place) = own_s3() else { return };
-    Server::probed(&place).await.run_both_lists().await;
+    let mut probed = Server::probed(&place).await;
+    probed.run_both_lists().await;
+    probed.clean().await;
 }

@@ -12,11 +12,13 @@ const LOOK: Duration = Duration::from_millis(15);
 
 const MODIFIED: &str = "2026-11-28T05:00:00.000Z";
 
+type Parts = BTreeMap<u32, Vec<u8>>;
+
 /// Objects, uploads and faults.
 #[derive(Default)]
 pub struct Store {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
-    uploads: Mutex<BTreeMap<String, (String, BTreeMap<u32, Vec<u8>>)>>,
+    uploads: Mutex<BTreeMap<String, (String, Parts)>>,
     made: AtomicU64,
     /// It looks whether a key is taken, and writes later.
     pub looks_then_writes: AtomicBool,
