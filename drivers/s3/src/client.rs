@@ -42,6 +42,10 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 /// How long they are kept; many servers close theirs soon after, and a request sent into that is lost.
 const IDLE_CONNECTION_SECONDS: u64 = 15;
 
+/// Why there may be no HTTP client.
+const UNBUILT: &str =
+    "no HTTPS client can be made; the system may lack the certificates of authorities (ca-certificates)";
+
 /// The line to one place in a store.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -211,7 +215,12 @@ fn http_client(
         }
         builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| ("no HTTPS client can be made", Some(error)))
+    let is_plain = config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http:"));
+    if config.allow_http && is_plain && config.proxy.is_none() {
+        // Certificates are of no use here, and a system without any must not stand in the way.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| (UNBUILT, Some(error)))
 }
 
 /// Chooses the cryptography of TLS for the process, unless somebody has done so.

