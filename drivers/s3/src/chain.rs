@@ -70,3 +70,58 @@ fn source(source: Source) -> ProvideCredentialChain<Credential> {
         Source::Machine => chain.push(IMDSv2CredentialProvider::new()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use bytes::Bytes;
+    use reqsign_core::{HttpSend, StaticEnv};
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::means::Files;
+
+    /// A service that hands out the keys of any role.
+    #[derive(Debug, Default, Clone)]
+    struct Roles(Arc<Mutex<Vec<String>>>);
+
+    impl HttpSend for Roles {
+        async fn http_send(
+            &self,
+            request: http::Request<Bytes>,
+        ) -> reqsign_core::Result<http::Response<Bytes>> {
+            let signature = request.headers().get("authorization").and_then(|value| value.to_str().ok());
+            let body = String::from_utf8_lossy(request.body()).into_owned();
+            let asked = format!("{} {} {body}", request.uri(), signature.unwrap_or_default());
+            self.0.lock().unwrap().push(asked);
+            let body = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ROLE</AccessKeyId>\
+                <SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>\
+                <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
+            Ok(http::Response::new(Bytes::from_static(body.as_bytes())))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_profile_assumes_its_role_with_the_keys_of_its_source() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        let config = "[profile work]\nrole_arn = arn:aws:iam::123456789012:role/backup\nsource_profile = base\nregion = eu-west-3\n";
+        std::fs::write(home.path().join(".aws/config"), config).unwrap();
+        let keys = "[base]\naws_access_key_id = BASE\naws_secret_access_key = s\n";
+        std::fs::write(home.path().join(".aws/credentials"), keys).unwrap();
+        let environment = Environment { home: Some(home.path().to_owned()), ..Environment::default() };
+        let roles = Roles::default();
+        let context = Context::new()
+            .with_file_read(Files)
+            .with_http_send(roles.clone())
+            .with_env(StaticEnv { home_dir: environment.home.clone(), ..StaticEnv::default() });
+        let links = links(&context, Profile::read(&environment, Some("work")));
+        let (name, first) = links.first().unwrap();
+        let found = first.provide_credential_dyn(&context).await.unwrap().unwrap();
+        assert_eq!((*name, found.access_key_id.as_str()), ("assumed role", "ROLE"));
+        let asked = roles.0.lock().unwrap().join("\n");
+        assert!(asked.contains("sts.eu-west-3.amazonaws.com"), "{asked}");
+        assert!(asked.contains("Credential=BASE/") && asked.contains("role%2Fbackup"), "{asked}");
+    }
+}

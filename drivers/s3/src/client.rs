@@ -24,6 +24,9 @@ use crate::place::{Place, location};
 /// The longest answer that is no object: a page of a thousand keys of a kibibyte, escaped, fits.
 pub(crate) const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
+/// The longest body that is taken without an announced length.
+const UNANNOUNCED_BYTES_MAX: u64 = 64 << 20;
+
 /// The longest explanation of a refusal.
 const REFUSAL_BYTES_MAX: u64 = 64 << 10;
 
@@ -38,6 +41,10 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 
 /// How long they are kept; many servers close theirs soon after, and a request sent into that is lost.
 const IDLE_CONNECTION_SECONDS: u64 = 15;
+
+/// Why there may be no HTTP client.
+const UNBUILT: &str =
+    "no HTTPS client can be made; the system may lack the certificates of authorities (ca-certificates)";
 
 /// The line to one place in a store.
 #[derive(Debug)]
@@ -100,7 +107,10 @@ impl Client {
         let place = Place::new(config, region)?;
         let http = http_client(config).map_err(|(detail, error)| {
             let refused = Error::new(ErrorKind::Config, Operation::Open, &place.location, detail);
-            refused.with_source(error.without_url())
+            match error {
+                Some(error) => refused.with_source(error.without_url()),
+                None => refused,
+            }
         })?;
         Ok(Self { http, identity, place, wire, clock: StoreClock::default(), timeouts: config.timeouts })
     }
@@ -178,7 +188,9 @@ impl Client {
 }
 
 /// Makes the HTTP client, or says what of the configuration it does not take.
-fn http_client(config: &S3Config) -> std::result::Result<reqwest::Client, (&'static str, reqwest::Error)> {
+fn http_client(
+    config: &S3Config,
+) -> std::result::Result<reqwest::Client, (&'static str, Option<reqwest::Error>)> {
     use_ring();
     let mut builder = reqwest::Client::builder()
         .no_proxy()
@@ -192,13 +204,23 @@ fn http_client(config: &S3Config) -> std::result::Result<reqwest::Client, (&'sta
         .user_agent(concat!("packvault/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = &config.proxy {
         let proxy = reqwest::Proxy::all(proxy.as_str());
-        builder = builder.proxy(proxy.map_err(|error| ("the proxy's address cannot be used", error))?);
+        builder = builder.proxy(proxy.map_err(|error| ("the proxy's address cannot be used", Some(error)))?);
     }
     if let Some(pem) = &config.ca_certificate {
-        let unusable = |error| ("the certificate of the authority cannot be used; it must be PEM", error);
-        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem).map_err(unusable)?);
+        let unusable = "the certificate of the authority cannot be used; it must be PEM";
+        let certificates = reqwest::Certificate::from_pem_bundle(pem);
+        let certificates = certificates.map_err(|error| (unusable, Some(error)))?;
+        if certificates.is_empty() {
+            return Err((unusable, None));
+        }
+        builder = builder.tls_certs_merge(certificates);
     }
-    builder.build().map_err(|error| ("no HTTPS client can be made", error))
+    let is_plain = config.endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http:"));
+    if config.allow_http && is_plain && config.proxy.is_none() {
+        // Certificates are of no use here, and a system without any must not stand in the way.
+        builder = builder.tls_certs_only([]);
+    }
+    builder.build().map_err(|error| (UNBUILT, Some(error)))
 }
 
 /// Chooses the cryptography of TLS for the process, unless somebody has done so.
@@ -260,33 +282,22 @@ impl Answer<'_> {
         if announced.is_some_and(|length| length > bytes_max) {
             return Err(too_long(step, bytes_max));
         }
-        self.skip_and_take(step, 0, announced.unwrap_or(bytes_max), announced.is_some()).await
+        let take = announced.unwrap_or(bytes_max.min(UNANNOUNCED_BYTES_MAX));
+        self.take(step, take, announced.is_some()).await
     }
 
-    /// Skips bytes of the body and returns those that follow: exactly so many, or up to so many.
-    ///
-    /// What comes after them is an error if the body has no more than was skipped and taken.
-    pub(crate) async fn skip_and_take(
-        self,
-        step: Step<'_>,
-        mut skip: u64,
-        take: u64,
-        is_exact: bool,
-    ) -> Result<Bytes> {
+    /// Returns the whole body: exactly so many bytes, or up to so many.
+    pub(crate) async fn take(self, step: Step<'_>, take: u64, is_exact: bool) -> Result<Bytes> {
         let mut reader = Reader::new(self);
         let mut taken = BytesMut::with_capacity(usize::try_from(take.min(ALLOCATED_BYTES_MAX)).unwrap_or(0));
-        while let Some(mut piece) = reader.next(step).await? {
-            let skipped = skip.min(piece.len() as u64);
-            skip -= skipped;
-            let _ = piece.split_to(usize::try_from(skipped).unwrap_or(piece.len()));
+        while let Some(piece) = reader.next(step).await? {
             if (taken.len() + piece.len()) as u64 > take {
                 return Err(too_long(step, take));
             }
             taken.extend_from_slice(&piece);
         }
         if is_exact && taken.len() as u64 != take {
-            let detail = format!("the answer ended after {} of {take} bytes", taken.len());
-            return Err(step.error(ErrorKind::Connection, detail));
+            return Err(too_short(step, taken.len(), take));
         }
         Ok(taken.freeze())
     }
@@ -297,8 +308,7 @@ impl Answer<'_> {
         let mut taken = BytesMut::with_capacity(take.min(usize::try_from(ALLOCATED_BYTES_MAX).unwrap_or(0)));
         while taken.len() < take {
             let Some(mut piece) = reader.next(step).await? else {
-                let detail = format!("the answer ended after {} of {take} bytes", taken.len());
-                return Err(step.error(ErrorKind::Connection, detail));
+                return Err(too_short(step, taken.len(), take as u64));
             };
             let skipped = skip.min(piece.len() as u64);
             skip -= skipped;
@@ -312,6 +322,10 @@ impl Answer<'_> {
 
 fn too_long(step: Step<'_>, bytes_max: u64) -> Error {
     step.error(ErrorKind::Io, format!("the server sends more than the {bytes_max} bytes that it may"))
+}
+
+fn too_short(step: Step<'_>, taken: usize, take: u64) -> Error {
+    step.error(ErrorKind::Connection, format!("the answer ended after {taken} of {take} bytes"))
 }
 
 /// A server may repeat what it was sent; what is secret of it goes.

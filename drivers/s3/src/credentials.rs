@@ -50,7 +50,7 @@ pub(crate) fn identity(config: &S3Config, location: &str) -> Result<(Identity, O
         S3Credentials::Chain(environment) => {
             let profile = Profile::read(environment, config.profile.as_deref());
             let region = profile.region(environment);
-            let chain = Chain::new(environment, profile);
+            let chain = Chain::new(environment, profile, config.proxy.as_deref());
             Ok((Some(Arc::new(chain)), region))
         }
     }
@@ -110,10 +110,10 @@ impl std::fmt::Display for NoKeys {
 impl std::error::Error for NoKeys {}
 
 impl Chain {
-    fn new(environment: &Environment, profile: Profile) -> Self {
+    fn new(environment: &Environment, profile: Profile, proxy: Option<&str>) -> Self {
         let context = Context::new()
             .with_file_read(Files)
-            .with_http_send(Services::new())
+            .with_http_send(Services::new(proxy))
             .with_command_execute(Commands)
             .with_env(StaticEnv { home_dir: environment.home.clone(), envs: environment.variables.clone() });
         Self { links: chain::links(&context, profile), context, last: Mutex::default() }

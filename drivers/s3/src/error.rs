@@ -71,13 +71,15 @@ impl<'a> Step<'a> {
 fn refused_certificate(error: &reqwest::Error) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(error);
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
-        let tls = error.downcast_ref::<rustls::Error>();
-        let tls = tls.or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if let Some(rustls::Error::InvalidCertificate(reason)) = tls {
+        if let Some(rustls::Error::InvalidCertificate(reason)) = error.downcast_ref() {
             return Some(reason.to_string());
         }
-        cause = error.source();
+        // An I/O error does not count what it wraps as its source.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }
@@ -148,6 +150,8 @@ impl Refusal {
             ("SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded", _) | (_, 429) => {
                 (Throttled, self.said("the store asks to slow down"))
             }
+            // After HEAD there is no code; nothing was to be changed, so nothing is in doubt.
+            ("", 503) if self.is_head => (Throttled, self.said("the store is not to be had")),
             ("RequestTimeout", _) => (Throttled, "the store waited too long for the request".into()),
             (_, 408 | 504) => (Timeout, self.said("the store did not answer in time")),
             (

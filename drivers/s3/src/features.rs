@@ -17,7 +17,7 @@ pub struct S3Features {
     pub checksum: Checksum,
     /// A range is answered with that range alone.
     pub ranges: bool,
-    /// Unfinished uploads can be listed, and so be swept.
+    /// Unfinished uploads can be listed, with the time at which they began, and so be swept.
     pub uploads_listed: bool,
     /// How far the server's clock was ahead of ours, in seconds.
     pub clock_offset_seconds: i64,
@@ -66,6 +66,7 @@ pub(crate) struct Ways {
     pub create_only_streamed: Condition,
     pub overwrite_if_match: IfMatch,
     pub checksum_header: bool,
+    pub sweeps: bool,
 }
 
 impl Ways {
@@ -76,12 +77,14 @@ impl Ways {
                 create_only_streamed: features.create_only_streamed,
                 overwrite_if_match: features.overwrite_if_match,
                 checksum_header: features.checksum == Checksum::Header,
+                sweeps: features.uploads_listed,
             },
             None => Self {
                 create_only: Condition::Ignored,
                 create_only_streamed: Condition::Ignored,
                 overwrite_if_match: IfMatch::Ignored,
                 checksum_header: false,
+                sweeps: false,
             },
         }
     }

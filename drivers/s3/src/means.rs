@@ -17,6 +17,9 @@ const SERVICE_SECONDS_MAX: u64 = 30;
 /// How long the metadata service of the machine may take, which no answer means is not there.
 const MACHINE_SECONDS_MAX: u64 = 2;
 
+/// What is never asked through a proxy: this machine's own services would be another machine's then.
+const LOCAL: &str = "169.254.0.0/16,127.0.0.0/8,localhost";
+
 /// How long a program that prints keys may take; it may have to ask somebody.
 const COMMAND_SECONDS_MAX: u64 = 120;
 
@@ -45,10 +48,12 @@ async fn take(from: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
 pub(crate) struct Services(Option<reqwest::Client>);
 
 impl Services {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(proxy: Option<&str>) -> Self {
         crate::client::use_ring();
-        // Never through a proxy: the machine's own service would be another machine's then.
-        let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        let mut builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+        if let Some(Ok(proxy)) = proxy.map(reqwest::Proxy::all) {
+            builder = builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_string(LOCAL)));
+        }
         Self(builder.timeout(Duration::from_secs(SERVICE_SECONDS_MAX)).build().ok())
     }
 

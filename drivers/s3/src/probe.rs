@@ -8,7 +8,7 @@ mod conditions;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -45,7 +45,10 @@ const LIST_ROUNDS: usize = 3;
 const REMOVED_MAX: usize = 100;
 
 /// How far a written object's time may lie from the `Date` of the answer.
-const CLOCKS_APART_SECONDS_MAX: u64 = 5;
+const STAMPS_APART_MAX: Duration = Duration::from_secs(5);
+
+/// How far the beginning of an upload may lie from the server's time when it is listed right after.
+const BEGUN_APART_MAX: Duration = Duration::from_secs(120);
 
 /// Asks the server everything; see [`crate::S3Storage::probe`].
 pub(crate) async fn probe(client: &Arc<Client>) -> Result<(S3Features, ProbeReport)> {
@@ -224,19 +227,23 @@ impl<'c> Probe<'c> {
         let key = self.key("aborted")?;
         let mut upload = Upload::begin(self.client, self.step(), &self.client.place.full_key(&key)).await?;
         upload.sender().send(self.step(), 1, scratch(6).into()).await?;
+        let begun = sweep::begun(self.client, &self.folder).await?;
         upload.abort(self.step()).await?;
         if self.listed(list::PAGE_OBJECTS).await?.contains(&key) {
             let detail = "an aborted upload is listed as an object; no repository can lie there";
             return Err(self.step().error(ErrorKind::Unsupported, detail));
         }
         report.add("an upload can be aborted", Answer::Yes, "");
-        let can_list = sweep::can_list(self.client).await?;
-        let (answer, note) = match can_list {
-            true => (Answer::Yes, ""),
-            false => (Answer::No, "what a killed upload leaves is the server's to remove"),
+        let is_true = |begun| self.client.clock.now().is_some_and(|now| apart(now, begun) <= BEGUN_APART_MAX);
+        let (answer, note) = match begun {
+            Some(begun) if is_true(begun) => (Answer::Yes, ""),
+            Some(_) => {
+                (Answer::No, "the time told of them is wrong; what a killed one leaves is the server's")
+            }
+            None => (Answer::No, "what a killed one leaves is the server's to remove"),
         };
         report.add("unfinished uploads can be found", answer, note);
-        Ok(can_list)
+        Ok(answer == Answer::Yes)
     }
 
     async fn clock(&self, report: &mut ProbeReport) -> Result<i64> {
@@ -251,8 +258,8 @@ impl<'c> Probe<'c> {
             let detail = "the server tells no time, and the age of locks cannot be known";
             return Err(self.step().error(ErrorKind::Unsupported, detail));
         };
-        let apart = date.duration_since(modified).unwrap_or_else(|reversed| reversed.duration());
-        if apart.as_secs() > CLOCKS_APART_SECONDS_MAX {
+        let apart = apart(date, modified);
+        if apart > STAMPS_APART_MAX {
             let detail = format!("an object is stamped {} s apart from the server's date", apart.as_secs());
             return Err(self.step().error(ErrorKind::Unsupported, detail));
         }
@@ -297,6 +304,10 @@ impl<'c> Probe<'c> {
         }
         sweep::abort_below(self.client, &self.folder, REMOVED_MAX).await
     }
+}
+
+fn apart(one: SystemTime, other: SystemTime) -> Duration {
+    one.duration_since(other).unwrap_or_else(|reversed| reversed.duration())
 }
 
 /// Returns bytes that differ between numbers.

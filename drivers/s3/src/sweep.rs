@@ -1,7 +1,7 @@
 //! The sweep: uploads that were begun below the repository's prefix and never completed.
 //!
-//! Which there are only the store knows. One that cannot list them is left alone: it may keep such remains
-//! for ever, or until a rule of its own removes them.
+//! Which there are only the store knows. One that cannot list them, or that tells of them another time than
+//! that at which they began, is left alone: it keeps such remains until a rule of its own removes them.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -40,11 +40,11 @@ pub(crate) async fn sweep(client: &Client, now: SystemTime, older_than: Duration
     Ok(report)
 }
 
-/// Tells whether unfinished uploads can be listed.
-pub(crate) async fn can_list(client: &Client) -> Result<bool> {
+/// Returns when the only unfinished upload below the folder began: `None` where it cannot be told.
+pub(crate) async fn begun(client: &Client, folder: &Prefix) -> Result<Option<SystemTime>> {
     let step = Step::new(Operation::Sweep, &client.place.location);
-    let prefix = client.place.full_prefix(&Prefix::root());
-    Ok(unfinished(client, step, &prefix).await?.is_some())
+    let found = unfinished(client, step, &client.place.full_prefix(folder)).await?;
+    Ok(found.unwrap_or_default().first().map(|upload| upload.begun))
 }
 
 /// Aborts every unfinished upload below a folder that nobody else uses.

@@ -9,13 +9,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use packvault_s3::{
     Checksum, Condition, IfMatch, ONE_PUT_BYTES_MAX, S3Config, S3Credentials, S3Features, S3Storage,
 };
 use packvault_storage::conformance::{self, Factory, Subject};
-use packvault_storage::{Result, RetryPolicy, RetryStorage, Storage, Wire};
+use packvault_storage::{Prefix, Result, RetryPolicy, RetryStorage, Storage, Wire};
 use packvault_test_servers::{Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
 
 /// So little goes in one request that the larger objects of the rules go in parts.
@@ -28,10 +30,10 @@ struct Server {
 }
 
 impl Server {
-    async fn probed(place: &S3Place) -> (Self, Vec<packvault_storage::probe::Finding>) {
+    async fn probed(place: &S3Place) -> Self {
         let mut config = S3Config::new(
             place.bucket.clone(),
-            format!("conformance-{:08x}", std::process::id()),
+            format!("conformance-{:016x}", fastrand::u64(..)),
             S3Credentials::Static {
                 access_key_id: place.access_key_id.clone(),
                 secret_access_key: place.secret_access_key.clone(),
@@ -44,13 +46,11 @@ impl Server {
         let storage = S3Storage::open(config.clone(), None, Arc::default()).unwrap();
         let (features, report) = storage.probe().await.unwrap();
         println!("{features:#?}\n{report:#?}");
-        let left: Vec<_> =
-            futures::TryStreamExt::try_collect(storage.list(&packvault_storage::Prefix::root()))
-                .await
-                .unwrap();
+        let storage = S3Storage::open(config.clone(), Some(features.clone()), Arc::default()).unwrap();
+        let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
         assert_eq!(left, [], "the probe left objects behind");
-        assert_eq!(storage.sweep(std::time::Duration::ZERO).await.unwrap().removed, 0);
-        (Self { config, features, prefixes: AtomicU32::new(0) }, report.findings)
+        assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 0, "the probe left uploads behind");
+        Self { config, features, prefixes: AtomicU32::new(0) }
     }
 
     async fn run_both_lists(&mut self) {
@@ -59,6 +59,16 @@ impl Server {
             let report = conformance::run(self).await;
             println!("at most {one_put_bytes_max} bytes in one request: {report}");
             report.assert_all_kept();
+        }
+    }
+
+    /// Removes what the rules left in somebody's bucket.
+    async fn clean(&self) {
+        let storage = self.client(&self.config.prefix).unwrap();
+        storage.sweep(Duration::ZERO).await.unwrap();
+        let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+        for object in left {
+            storage.remove(&object.key).await.unwrap();
         }
     }
 
@@ -84,8 +94,10 @@ async fn every_rule_is_kept_on_ceph() {
         Ok(server) => server,
         Err(what) => return missing(&what),
     };
-    let (mut probed, _) = Server::probed(server.place()).await;
+    let mut probed = Server::probed(server.place()).await;
     assert_eq!(probed.features.create_only, Condition::Kept);
+    assert_eq!(probed.features.checksum, Checksum::Signed);
+    assert!(probed.features.uploads_listed);
     probed.run_both_lists().await;
 }
 
@@ -95,9 +107,11 @@ async fn every_rule_is_kept_on_moto() {
         Ok(server) => server,
         Err(what) => return missing(&what),
     };
-    let (mut probed, _) = Server::probed(server.place()).await;
+    let mut probed = Server::probed(server.place()).await;
     assert_eq!(probed.features.create_only, Condition::Kept);
     assert_eq!(probed.features.create_only_streamed, Condition::Kept);
+    // It tells the same day of 2010 for every upload.
+    assert!(!probed.features.uploads_listed);
     probed.run_both_lists().await;
 }
 
@@ -107,16 +121,18 @@ async fn every_rule_is_kept_on_rclone() {
         Ok(server) => server,
         Err(what) => return missing(&what),
     };
-    let (mut probed, _) = Server::probed(server.place()).await;
+    let mut probed = Server::probed(server.place()).await;
     assert_eq!(probed.features.create_only, Condition::Ignored);
     assert_eq!(probed.features.create_only_streamed, Condition::Ignored);
     assert_eq!(probed.features.overwrite_if_match, IfMatch::Ignored);
-    let _ = Checksum::Unchecked;
+    assert_eq!(probed.features.checksum, Checksum::Unchecked);
     probed.run_both_lists().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_is_kept_on_a_server_of_ones_own() {
     let Some(place) = own_s3() else { return };
-    Server::probed(&place).await.0.run_both_lists().await;
+    let mut probed = Server::probed(&place).await;
+    probed.run_both_lists().await;
+    probed.clean().await;
 }
