@@ -68,15 +68,23 @@ fn naive_g(value: f64) -> String {
 }
 
 /// Returns the fewest significant digits that read back, without trailing zeros, and the decimal exponent.
+///
+/// Of as many digits the nearest are tried first, then those on either side: below a power of two the doubles
+/// lie closer together, so what reads back may be the second nearest.
 fn shortest(value: f64) -> (String, i32) {
     for precision in 0..17 {
         let text = format!("{:.precision$e}", value.abs());
         let (mantissa, exponent) = text.split_once('e').expect("the exponent form has an exponent");
-        if text.parse::<f64>() == Ok(value.abs()) {
-            let digits = mantissa.replace('.', "");
-            let kept = digits.trim_end_matches('0');
-            let digits = if kept.is_empty() { "0" } else { kept };
-            return (digits.to_owned(), exponent.parse().expect("the exponent is a number"));
+        let nearest: u64 = mantissa.replace('.', "").parse().expect("the digits are a number");
+        let exponent: i32 = exponent.parse().expect("the exponent is a number");
+        for digits in [nearest, nearest + 1, nearest.saturating_sub(1)] {
+            let scale = exponent - precision as i32;
+            if format!("{digits}e{scale}").parse() == Ok(value.abs()) {
+                let digits = digits.to_string();
+                let kept = digits.trim_end_matches('0');
+                let exponent = if kept.is_empty() { 0 } else { scale + digits.len() as i32 - 1 };
+                return (if kept.is_empty() { "0" } else { kept }.to_owned(), exponent);
+            }
         }
     }
     panic!("17 digits are enough for {value:e}")
