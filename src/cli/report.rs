@@ -84,7 +84,8 @@ pub fn say(text: &str) {
 
 fn describe(error: &Error, command: &str) -> String {
     if error.kind() == ErrorKind::Interrupted {
-        return format!("{}\n", escape(&error.to_string()));
+        // Which step was cut short is of no use to whoever cut it short.
+        return "interrupted\n".to_owned();
     }
     let mut said = error.to_string();
     let mut text = format!("error: {}\n", escape(&said));
@@ -169,6 +170,11 @@ hint: run `packvault verify --all` to see all damage
 
     #[test]
     fn an_interruption_is_no_error() {
-        assert_eq!(describe(&Error::new(ErrorKind::Interrupted, "interrupted"), "create"), "interrupted\n");
+        let stopped = Error::new(ErrorKind::Interrupted, "interrupted");
+        let during =
+            Error::caused(ErrorKind::Interrupted, "cannot list the snapshots", std::io::Error::other("x"));
+        for error in [stopped, during] {
+            assert_eq!(describe(&error, "create"), "interrupted\n");
+        }
     }
 }

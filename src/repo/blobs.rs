@@ -129,7 +129,9 @@ impl BlobStore {
         // Only damage is remembered: what failed on the way may succeed the next time.
         let outcome = match read {
             Ok(footer) => Ok(Arc::new(OpenedPack { id: *id, footer })),
-            Err(error) if error.kind() == ErrorKind::Io => return Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) => {
+                return Err(error);
+            }
             Err(error) => Err(error.chain()),
         };
         let mut opened = self.opened.lock().expect("no holder of the footers panics");

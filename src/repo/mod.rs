@@ -67,6 +67,7 @@ pub(crate) fn storage_error(message: impl Into<String>, error: StorageError) -> 
         StorageErrorKind::Short => ErrorKind::Damaged,
         StorageErrorKind::Unsafe => ErrorKind::Refused,
         StorageErrorKind::Config => ErrorKind::Usage,
+        StorageErrorKind::Interrupted => ErrorKind::Interrupted,
         _ => ErrorKind::Io,
     };
     Error::caused(kind, message, error)
