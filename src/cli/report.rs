@@ -82,6 +82,9 @@ pub fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// What to do where no room is left; the error says where that is.
+const HINT_FULL: &str = "make room there and run the command again; what was there before is as it was";
+
 fn describe(error: &Error, command: &str) -> String {
     if error.kind() == ErrorKind::Interrupted {
         // Which step was cut short is of no use to whoever cut it short.
@@ -98,7 +101,8 @@ fn describe(error: &Error, command: &str) -> String {
         said = message;
         cause = error.source();
     }
-    if let Some(hint) = hint(error.kind(), command) {
+    let full = error.is_full().then(|| HINT_FULL.to_owned());
+    if let Some(hint) = full.or_else(|| hint(error.kind(), command)) {
         text.push_str(&format!("hint: {hint}\n"));
     }
     text
@@ -159,6 +163,15 @@ error: cannot restore
 hint: run `packvault verify --all` to see all damage
 ";
         assert_eq!(describe(&error, "restore"), expected);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_such_however_deep_it_lies() {
+        let system = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::caused(ErrorKind::Io, "cannot write /srv/target/a", system);
+        let error = Error::caused(ErrorKind::Damaged, "cannot restore", error);
+        let text = describe(&error, "restore");
+        assert!(text.ends_with(&format!("hint: {HINT_FULL}\n")), "{text}");
     }
 
     #[test]
