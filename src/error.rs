@@ -65,6 +65,26 @@ impl Error {
         self.kind
     }
 
+    /// Tells whether a disk or a store has no room left, whatever else went wrong because of that.
+    pub fn is_full(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let of_system = error.downcast_ref::<std::io::Error>();
+            let of_store = error.downcast_ref::<packvault_storage::Error>();
+            let of_sqlite =
+                error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+            if of_system.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+                || of_store.is_some_and(|error| error.kind() == packvault_storage::ErrorKind::Full)
+                || of_sqlite == Some(rusqlite::ErrorCode::DiskFull)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// Returns the message and every cause, joined by `: `, in one line.
     pub fn chain(&self) -> String {
         let mut line = self.message.clone();

@@ -8,275 +8,136 @@
 
 #[path = "support/memory_repo.rs"]
 mod memory_repo;
+#[path = "support/scenes.rs"]
+mod scenes;
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use memory_repo::*;
-use packvault::engine::create::CreateOptions;
+use packvault::ErrorKind;
 use packvault::engine::list::list;
-use packvault::engine::{Selection, init};
 use packvault::repo::Repository;
-use packvault::repo::locks::STALE_AFTER;
-use packvault::{ErrorKind, Result, location};
-use packvault_storage::{
-    ErrorKind as StorageErrorKind, Fault, FaultStorage, MemoryStorage, Operation, RetryPolicy, RetryStorage,
-    Storage,
-};
+use packvault_storage::{ErrorKind as StorageErrorKind, Fault, FaultStorage, Operation};
+use scenes::*;
 
-const DEATHS: [Fault; 2] = [Fault::StopBefore, Fault::StopAfter];
+/// How a process ends at a call: before it, after it, or alive but without the answer, for good.
+const DEATHS: [Fault; 3] = [Fault::StopBefore, Fault::StopAfter, Fault::After(StorageErrorKind::Connection)];
 
-/// What is done when the process dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Init,
-    FirstCreate,
-    LaterCreate,
-    Verify,
-    Restore,
+#[test]
+fn every_operation_and_every_command_is_in_the_table() {
+    let in_table: BTreeSet<&str> = ACTS.iter().map(|act| act.operation()).collect();
+    let engine = include_str!("../src/engine/mod.rs");
+    let modules = engine.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let operations: BTreeSet<&str> = modules.filter(|name| !NO_OPERATIONS.contains(name)).collect();
+    assert_eq!(operations, in_table, "the engine's operations and tests/support/scenes.rs");
+
+    let help = Command::new(env!("CARGO_BIN_EXE_packvault")).arg("--help").output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    let named: BTreeSet<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    let without: BTreeSet<&str> = NO_REPOSITORY.into_iter().chain(["help"]).collect();
+    assert!(without.is_subset(&named), "{named:?}");
+    let commands: BTreeSet<&str> = named.difference(&without).copied().collect();
+    assert_eq!(commands, in_table, "the program's commands and tests/support/scenes.rs");
 }
 
-/// The repository before the step, the archive, and the snapshots there are.
-struct Scene {
-    step: Step,
-    before: MemoryStorage,
-    archive: Archive,
-    made: Vec<Made>,
-}
-
-impl Scene {
-    async fn new(step: Step) -> Self {
-        let (before, archive) = (MemoryStorage::new(), Archive::small());
-        let made = match step {
-            Step::Init => vec![],
-            Step::FirstCreate => fill(&before, &archive, 0).await,
-            Step::LaterCreate | Step::Verify | Step::Restore => fill(&before, &archive, 2).await,
-        };
-        if step == Step::LaterCreate {
-            archive.change();
-        }
-        Self { step, before, archive, made }
-    }
-
-    async fn run(&self, storage: Arc<dyn Storage>) -> Result<()> {
-        match self.step {
-            Step::Init => init::init(storage.as_ref()).await.map(drop),
-            Step::FirstCreate | Step::LaterCreate => capture(storage, &self.archive).await.map(drop),
-            Step::Verify => {
-                let report = check(storage, Selection::All, false).await?;
-                // What cannot be read is reported; it must never be passed over.
-                let told = format!("{:?}", report.problems);
-                let failed = || packvault::Error::new(ErrorKind::Io, told);
-                report.ok.then_some(()).ok_or_else(failed)
-            }
-            Step::Restore => {
-                let folder = scratch();
-                let target = folder.path().join("target");
-                let restored = bring_back(storage, &self.made[1].id, &target).await;
-                match &restored {
-                    Ok(_) => assert_same_files(&files_below(&target), &self.made[1].files, "restored"),
-                    // The lock may be all that could not be given back.
-                    Err(_) if target.exists() => {
-                        assert_same_files(&files_below(&target), &self.made[1].files, "restored");
-                    }
-                    Err(_) => assert!(files_below(folder.path()).is_empty(), "the target was touched"),
-                }
-                restored.map(drop)
-            }
-        }
-    }
-
-    /// Returns how many storage calls the step takes when all goes well.
-    async fn count_calls(&self) -> u64 {
-        let faulty = FaultStorage::new(shared(&copy_of(&self.before)));
-        self.run(Arc::new(faulty.clone())).await.unwrap();
-        faulty.call_count()
-    }
-
-    /// Expects everything to be in order on the storage, and the next create to need no repair.
-    async fn expect_order(&self, storage: Arc<dyn Storage>, force_unlock: bool, case: &str) {
-        let mut known = self.made.clone();
-        let repository = match Repository::open(storage.clone()).await {
-            Ok(repository) => repository,
-            Err(error) => {
-                assert!(
-                    self.step == Step::Init && error.kind() == ErrorKind::NoRepository,
-                    "{case}: {error:?}"
-                );
-                init::init(storage.as_ref()).await.unwrap();
-                Repository::open(storage.clone()).await.unwrap()
-            }
-        };
-        let rows = list(&repository).await.unwrap();
-        assert!(rows.iter().all(|row| row.problem.is_none()), "{case}: {rows:#?}");
-        assert!(known.iter().all(|made| rows.iter().any(|row| row.id == made.id)), "{case}");
-        assert!(rows.len() - known.len() <= 1, "{case}: the old snapshots or one more");
-        if let Some(new) = rows.iter().find(|row| known.iter().all(|made| made.id != row.id)) {
-            known.push(Made { id: new.id.clone(), files: self.archive.expected() });
-        }
-        let options = CreateOptions { force_unlock, ..CreateOptions::default() };
-        if !force_unlock {
-            self.expect_all(&storage, &known, case).await;
-        }
-        let created = capture_with(storage.clone(), &self.archive, options).await;
-        let report = created.unwrap_or_else(|error| panic!("{case}: the next create: {error:?}"));
-        known.push(Made { id: report.id.unwrap(), files: self.archive.expected() });
-        self.expect_all(&storage, &known, case).await;
-    }
-
-    /// Every listed snapshot verifies in full and comes back.
-    async fn expect_all(&self, storage: &Arc<dyn Storage>, known: &[Made], case: &str) {
-        if known.is_empty() {
-            return;
-        }
-        let report = assert_sound(storage.clone(), case).await;
-        assert_eq!(report.snapshots, known.len() as u64, "{case}");
-        for made in known {
-            assert_comes_back(storage.clone(), made, case).await;
-        }
-    }
-}
-
-/// Lets the process die at every call of the step, on storage in memory.
-async fn die_everywhere(step: Step) {
-    let scene = Scene::new(step).await;
+/// Lets the process die at every `stride`th call of the act, in every way, then opens the storage again.
+async fn die_everywhere(ground: Ground, act: Act, stride: u64) {
+    let scene = Scene::new(act).await;
     let calls = scene.count_calls().await;
-    assert!(calls > 0, "{step:?}");
+    assert!(calls > 0, "{act:?}");
+    let mut cases = 0;
     for number in 1..=calls {
         for death in DEATHS {
-            let storage = copy_of(&scene.before);
-            let faulty = FaultStorage::new(shared(&storage));
+            cases += 1;
+            // The last calls are those of the commit, and of giving the lock back.
+            if cases % stride != 0 && number + 2 < calls {
+                continue;
+            }
+            let plot = ground().await;
+            scene.sow(&plot.storage).await;
+            let faulty = FaultStorage::new(plot.storage.clone());
             faulty.at_call(number, death);
             let outcome = scene.run(Arc::new(faulty.clone())).await;
             let died_at = faulty.calls().get(number as usize - 1).cloned();
-            let case = format!("{step:?}: {death:?} at call {number} of {calls}, {died_at:?}");
-            assert_eq!(outcome.is_err(), faulty.is_stopped(), "{case}");
-            storage.advance_clock(STALE_AFTER + Duration::from_secs(1));
-            scene.expect_order(shared(&storage), false, &case).await;
-            assert_eq!(storage.unfinished_uploads(), 0, "{case}: staging is swept");
-            let left = storage.objects().into_iter().map(|(key, _)| key.to_string());
-            let locks: Vec<String> = left.filter(|key| key.starts_with("locks/")).collect();
-            assert!(locks.is_empty(), "{case}: {locks:?}");
+            let case = format!("{act:?}: {death:?} at call {number} of {calls}, {died_at:?}");
+            if faulty.is_stopped() {
+                assert!(outcome.is_err(), "{case}: nobody is told");
+            }
+            scene.expect_order(&plot, &case).await;
         }
     }
 }
 
 #[test]
 fn a_death_at_any_call_of_init_leaves_a_repository_or_none() {
-    runtime().block_on(die_everywhere(Step::Init));
+    runtime().block_on(async {
+        die_everywhere(in_memory(), Act::Init, 1).await;
+        die_everywhere(in_memory(), Act::InitAgain, 1).await;
+    });
 }
 
 #[test]
 fn a_death_at_any_call_of_the_first_create_leaves_no_snapshot_or_a_whole_one() {
-    runtime().block_on(die_everywhere(Step::FirstCreate));
+    runtime().block_on(die_everywhere(in_memory(), Act::FirstCreate, 1));
 }
 
 #[test]
 fn a_death_at_any_call_of_a_later_create_leaves_the_old_snapshots_or_one_more() {
-    runtime().block_on(die_everywhere(Step::LaterCreate));
+    runtime().block_on(die_everywhere(in_memory(), Act::LaterCreate, 1));
 }
 
 #[test]
-fn a_death_at_any_call_of_a_verify_changes_nothing() {
-    runtime().block_on(die_everywhere(Step::Verify));
+fn a_death_at_any_call_of_a_create_that_finds_nothing_new_leaves_the_old_snapshots_or_one_more() {
+    runtime().block_on(async {
+        die_everywhere(in_memory(), Act::UnchangedCreate, 1).await;
+        die_everywhere(in_memory(), Act::DryRun, 2).await;
+    });
+}
+
+#[test]
+fn a_death_at_any_call_of_a_list_or_a_verify_changes_nothing() {
+    runtime().block_on(async {
+        die_everywhere(in_memory(), Act::List, 1).await;
+        die_everywhere(in_memory(), Act::Verify, 1).await;
+        die_everywhere(in_memory(), Act::QuickVerify, 2).await;
+    });
 }
 
 #[test]
 fn a_death_at_any_call_of_a_restore_leaves_the_target_untouched_or_whole() {
-    runtime().block_on(die_everywhere(Step::Restore));
-}
-
-async fn open_local(root: &Path) -> Arc<dyn Storage> {
-    location::folder(root).await.unwrap()
-}
-
-/// Writes the objects of a storage in memory into a folder, as a repository.
-async fn in_folder(storage: &MemoryStorage, root: &Path) -> Arc<dyn Storage> {
-    let local = open_local(root).await;
-    for (key, bytes) in storage.objects() {
-        local.create(&key, bytes).await.unwrap();
-    }
-    local
-}
-
-#[test]
-fn a_death_during_a_create_into_a_folder_leaves_what_the_next_create_clears_away() {
     runtime().block_on(async {
-        for step in [Step::FirstCreate, Step::LaterCreate] {
-            let scene = Scene::new(step).await;
-            let calls = scene.count_calls().await;
-            for number in (1..=calls).step_by(4).chain([calls - 1, calls]) {
-                let death = DEATHS[number as usize / 4 % 2];
-                let folder = scratch();
-                let local = in_folder(&scene.before, folder.path()).await;
-                let faulty = FaultStorage::new(local.clone());
-                faulty.at_call(number, death);
-                let outcome = scene.run(Arc::new(faulty.clone())).await;
-                let case = format!("{step:?} into a folder: {death:?} at call {number} of {calls}");
-                assert_eq!(outcome.is_err(), faulty.is_stopped(), "{case}");
-                scene.expect_order(local, true, &case).await;
-                assert!(files_below(&folder.path().join("staging")).is_empty(), "{case}");
-                // A claim of the dead process is nobody's lock; it is swept once it is old.
-                let mut locks = files_below(&folder.path().join("locks"));
-                locks.retain(|name, _| !name.starts_with("releasing-"));
-                assert!(locks.is_empty(), "{case}: {locks:?}");
-            }
-        }
-    });
-}
-
-/// Fails each call of the step once, in turn, below the wrapper that tries again.
-async fn pass_everywhere(step: Step) {
-    let scene = Scene::new(step).await;
-    let calls = scene.count_calls().await;
-    let policy = RetryPolicy {
-        pause_first: Duration::from_micros(10),
-        pause_max: Duration::from_millis(1),
-        ..RetryPolicy::default()
-    };
-    for number in 1..=calls {
-        for fault in [Fault::Before(StorageErrorKind::Timeout), Fault::After(StorageErrorKind::Timeout)] {
-            let storage = copy_of(&scene.before);
-            let faulty = FaultStorage::new(shared(&storage));
-            faulty.at_call(number, fault);
-            let retry = RetryStorage::new(Arc::new(faulty.clone()), policy);
-            let outcome = scene.run(Arc::new(retry)).await;
-            let failed_at = faulty.calls().get(number as usize - 1).cloned();
-            let case = format!("{step:?}: {fault:?} at call {number} of {calls}, {failed_at:?}");
-            match failed_at {
-                // What was streamed cannot be streamed again by a wrapper; it fails as one clear error.
-                Some((Operation::Write | Operation::Seal, _)) if outcome.is_err() => {}
-                _ => outcome.unwrap_or_else(|error| panic!("{case}: {error:?}")),
-            }
-            assert_eq!(storage.unfinished_uploads(), 0, "{case}");
-            let left = storage.objects().into_iter().map(|(key, _)| key.to_string());
-            let locks: Vec<String> = left.filter(|key| key.starts_with("locks/")).collect();
-            assert!(locks.is_empty(), "{case}: {locks:?}");
-            if !matches!(step, Step::Verify | Step::Restore) {
-                scene.expect_order(shared(&storage), false, &case).await;
-            }
-        }
-    }
-}
-
-#[test]
-fn a_timeout_that_passes_is_not_noticed_by_init_verify_and_restore() {
-    runtime().block_on(async {
-        for step in [Step::Init, Step::Verify, Step::Restore] {
-            pass_everywhere(step).await;
-        }
+        die_everywhere(in_memory(), Act::Restore, 1).await;
+        die_everywhere(in_memory(), Act::RestoreOver, 2).await;
     });
 }
 
 #[test]
-fn a_timeout_that_passes_is_not_noticed_by_create() {
-    runtime().block_on(pass_everywhere(Step::LaterCreate));
+fn a_death_at_any_call_leaves_order_on_a_store_without_renames_too() {
+    runtime().block_on(async {
+        die_everywhere(in_lesser_memory(), Act::Init, 1).await;
+        die_everywhere(in_lesser_memory(), Act::FirstCreate, 1).await;
+        die_everywhere(in_lesser_memory(), Act::Verify, 1).await;
+        die_everywhere(in_lesser_memory(), Act::LaterCreate, 3).await;
+        die_everywhere(in_lesser_memory(), Act::Restore, 3).await;
+    });
+}
+
+#[test]
+fn a_death_during_any_operation_on_a_folder_leaves_what_the_next_create_clears_away() {
+    runtime().block_on(async {
+        for act in ACTS {
+            die_everywhere(in_a_folder(), act, 11).await;
+        }
+    });
 }
 
 /// Lets every write, or every call, fail from some point on, for good.
-async fn fail_for_good(step: Step, kind: StorageErrorKind) {
-    let scene = Scene::new(step).await;
+async fn fail_for_good(act: Act, kind: StorageErrorKind) {
+    let scene = Scene::new(act).await;
     let calls = scene.count_calls().await;
     let is_write = |asked: Operation| {
         use Operation::{Create, Replace, Seal, Stage, Write};
@@ -291,7 +152,7 @@ async fn fail_for_good(step: Step, kind: StorageErrorKind) {
             });
         }
         let outcome = scene.run(Arc::new(faulty.clone())).await;
-        let case = format!("{step:?}: {kind:?} after {skipped} calls that went well");
+        let case = format!("{act:?}: {kind:?} after {skipped} calls that went well");
         let Err(error) = outcome else {
             assert!(kind == StorageErrorKind::Full, "{case}: must fail");
             break;
@@ -311,8 +172,10 @@ async fn fail_for_good(step: Step, kind: StorageErrorKind) {
             assert!(left.into_iter().all(|key| !key.starts_with("locks/")), "{case}: a lock stays behind");
         }
         if skipped % 3 == 0 {
-            storage.advance_clock(STALE_AFTER + Duration::from_secs(1));
-            scene.expect_order(shared(&storage), false, &case).await;
+            let clock = storage.clone();
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
+            let plot = Plot { storage: shared(&storage), age_locks: Some(age_locks), kept: Box::new(()) };
+            scene.expect_order(&plot, &case).await;
         }
     }
 }
@@ -320,16 +183,16 @@ async fn fail_for_good(step: Step, kind: StorageErrorKind) {
 #[test]
 fn a_full_storage_is_one_clear_error_and_leaves_nothing_behind() {
     runtime().block_on(async {
-        fail_for_good(Step::FirstCreate, StorageErrorKind::Full).await;
-        fail_for_good(Step::LaterCreate, StorageErrorKind::Full).await;
+        fail_for_good(Act::FirstCreate, StorageErrorKind::Full).await;
+        fail_for_good(Act::LaterCreate, StorageErrorKind::Full).await;
     });
 }
 
 #[test]
 fn a_storage_that_denies_everything_is_one_clear_error() {
     runtime().block_on(async {
-        for step in [Step::FirstCreate, Step::LaterCreate, Step::Verify, Step::Restore] {
-            fail_for_good(step, StorageErrorKind::Denied).await;
+        for act in [Act::FirstCreate, Act::LaterCreate, Act::Verify, Act::Restore] {
+            fail_for_good(act, StorageErrorKind::Denied).await;
         }
     });
 }

@@ -82,9 +82,13 @@ pub fn say(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
+/// What to do where no room is left; the error says where that is.
+const HINT_FULL: &str = "make room there and run the command again; what was there before is as it was";
+
 fn describe(error: &Error, command: &str) -> String {
     if error.kind() == ErrorKind::Interrupted {
-        return format!("{}\n", escape(&error.to_string()));
+        // Which step was cut short is of no use to whoever cut it short.
+        return "interrupted\n".to_owned();
     }
     let mut said = error.to_string();
     let mut text = format!("error: {}\n", escape(&said));
@@ -97,7 +101,8 @@ fn describe(error: &Error, command: &str) -> String {
         said = message;
         cause = error.source();
     }
-    if let Some(hint) = hint(error.kind(), command) {
+    let full = error.is_full().then(|| HINT_FULL.to_owned());
+    if let Some(hint) = full.or_else(|| hint(error.kind(), command)) {
         text.push_str(&format!("hint: {hint}\n"));
     }
     text
@@ -161,6 +166,15 @@ hint: run `packvault verify --all` to see all damage
     }
 
     #[test]
+    fn a_full_disk_is_told_as_such_however_deep_it_lies() {
+        let system = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = Error::caused(ErrorKind::Io, "cannot write /srv/target/a", system);
+        let error = Error::caused(ErrorKind::Damaged, "cannot restore", error);
+        let text = describe(&error, "restore");
+        assert!(text.ends_with(&format!("hint: {HINT_FULL}\n")), "{text}");
+    }
+
+    #[test]
     fn nothing_hostile_reaches_the_terminal() {
         let error = Error::caused(ErrorKind::Io, "no \x1b[2J", std::io::Error::other("a\x07\nhint: rm -rf"));
         let text = describe(&error, "list");
@@ -169,6 +183,11 @@ hint: run `packvault verify --all` to see all damage
 
     #[test]
     fn an_interruption_is_no_error() {
-        assert_eq!(describe(&Error::new(ErrorKind::Interrupted, "interrupted"), "create"), "interrupted\n");
+        let stopped = Error::new(ErrorKind::Interrupted, "interrupted");
+        let during =
+            Error::caused(ErrorKind::Interrupted, "cannot list the snapshots", std::io::Error::other("x"));
+        for error in [stopped, during] {
+            assert_eq!(describe(&error, "create"), "interrupted\n");
+        }
     }
 }

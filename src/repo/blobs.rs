@@ -159,7 +159,7 @@ impl BlobStore {
         let opened = opening.get_or_try_init(async || match self.read_ends(id).await {
             Ok(opened) => Ok(Ok(Arc::new(opened))),
             // Only damage is remembered: what failed on the way may succeed the next time.
-            Err(error) if error.kind() == ErrorKind::Io => Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) => Err(error),
             Err(error) => Ok(Err(error.chain())),
         });
         opened.await?.clone().map_err(|message| Error::new(ErrorKind::Damaged, message))

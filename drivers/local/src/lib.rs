@@ -77,7 +77,8 @@ impl LocalStorage {
     ) -> Result<T> {
         let client = Arc::clone(&self.client);
         let object = key.as_str().to_owned();
-        blocking(operation, &object, move || work(&client, &key)).await
+        let done = blocking(operation, &object, move || work(&client, &key)).await;
+        done.map_err(|error| error.full_in(self.client.location()))
     }
 }
 
@@ -195,6 +196,7 @@ impl Storage for LocalStorage {
 
     async fn now(&self) -> Result<SystemTime> {
         let client = Arc::clone(&self.client);
-        blocking(Operation::Now, self.client.location(), move || sweep::now(&client)).await
+        let now = blocking(Operation::Now, self.client.location(), move || sweep::now(&client)).await;
+        now.map_err(|error| error.full_in(self.client.location()))
     }
 }

@@ -47,7 +47,8 @@ impl LocalStaged {
             staging.write(Step::new(Operation::Write, key.as_str()), &pieces)?;
             Ok(staging)
         });
-        self.staging = Some(staging.await?);
+        let staging = staging.await.map_err(|error| error.full_in(self.client.location()))?;
+        self.staging = Some(staging);
         Ok(())
     }
 
@@ -76,16 +77,16 @@ impl Staged for LocalStaged {
     async fn seal(mut self: Box<Self>) -> Result<()> {
         let mut staging = self.take_staging(Operation::Seal)?;
         let Self { client, key, pieces, .. } = *self;
-        let object = key.as_str().to_owned();
-        blocking(Operation::Seal, &object, move || {
+        let (object, location) = (key.as_str().to_owned(), client.location().to_owned());
+        let sealed = blocking(Operation::Seal, &object, move || {
             let step = Step::new(Operation::Seal, key.as_str());
             staging.write(step, &pieces)?;
             match publish_new(&client, step, &key, staging)? {
                 Published::Done => Ok(()),
                 Published::Swept => Err(swept(step)),
             }
-        })
-        .await
+        });
+        sealed.await.map_err(|error| error.full_in(location))
     }
 
     async fn discard(mut self: Box<Self>) -> Result<()> {

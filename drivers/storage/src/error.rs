@@ -122,6 +122,14 @@ impl Error {
         self
     }
 
+    /// Says in which place there is no room, if that is what is wrong; objects do not tell.
+    pub fn full_in(mut self, place: impl fmt::Display) -> Self {
+        if self.kind == ErrorKind::Full {
+            self.detail.push_str(&format!(": no room in {place}"));
+        }
+        self
+    }
+
     /// Makes the error of an absent object.
     pub fn not_found(operation: Operation, key: &Key) -> Self {
         Self::new(ErrorKind::NotFound, operation, key, "it does not exist")

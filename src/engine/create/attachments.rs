@@ -87,7 +87,7 @@ pub async fn store_lists(
     captured: &[ListedAttachment],
 ) -> Result<Option<Vec<String>>> {
     let inherited = match parent {
-        Some(parent) => inherited_lists(reader, sink.known(), parent, captured).await,
+        Some(parent) => inherited_lists(reader, sink.known(), parent, captured).await?,
         None => None,
     };
     let (mut lists, listed) = inherited.unwrap_or_default();
@@ -100,28 +100,36 @@ pub async fn store_lists(
     Ok(if lists.is_empty() { None } else { Some(lists) })
 }
 
-/// Returns the parent's lists and what they hold, if all of it is still referenced and readable.
+/// Returns the parent's lists and what they hold, if all of it is still referenced and undamaged. A list that
+/// cannot be read just now is an error: its pack is as good as before.
 async fn inherited_lists(
     reader: &MetadataReader,
     known: &KnownBlobs,
     parent: &Manifest,
     captured: &[ListedAttachment],
-) -> Option<(Vec<String>, HashSet<BlobId>)> {
-    let lists = parent.attachments.lists.clone()?;
+) -> Result<Option<(Vec<String>, HashSet<BlobId>)>> {
+    let Some(lists) = parent.attachments.lists.clone() else { return Ok(None) };
     let captured: HashSet<(BlobId, u64)> =
         captured.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
     let mut listed = HashSet::new();
     reader.expect(lists.iter().filter_map(|list| BlobId::parse(list).ok()));
     for list in &lists {
-        let id = BlobId::parse(list).ok().filter(|id| known.contains(id))?;
-        let entries = reader.attachment_list(&id).await.map_err(|failure| known.distrust(&failure)).ok()?;
+        let Some(id) = BlobId::parse(list).ok().filter(|id| known.contains(id)) else { return Ok(None) };
+        let entries = match reader.attachment_list(&id).await {
+            Ok(entries) => entries,
+            Err(failure) if matches!(failure.error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+                known.distrust(&failure);
+                return Ok(None);
+            }
+            Err(failure) => return Err(failure.into()),
+        };
         for attachment in entries {
             if !captured.contains(&(attachment.id, attachment.bytes)) || !listed.insert(attachment.id) {
-                return None;
+                return Ok(None);
             }
         }
     }
-    Some((lists, listed))
+    Ok(Some((lists, listed)))
 }
 
 fn batches(references: Vec<ContentRef>) -> Vec<Vec<ContentRef>> {

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
+use std::path::PathBuf;
 
 use super::sink::{EncodedBlob, Payload};
 use crate::archive::content::Content;
@@ -33,7 +34,7 @@ pub fn encode(
     check: impl Fn(&Content, BlobId) -> Result<()>,
 ) -> Result<EncodedBlob> {
     let raw_bytes = content.raw_bytes();
-    let mut spool = Spool::new(worker)?;
+    let mut spool = Spool::new(worker, raw_bytes)?;
     let compress = |error: FormatError| format_error("cannot compress a file", error);
     let mut compressor = StreamCompressor::new(worker.zstd_level, raw_bytes).map_err(compress)?;
     let mut hasher = Hasher::new();
@@ -75,19 +76,22 @@ fn each_piece(content: &mut Content, mut accept: impl FnMut(&[u8]) -> Result<()>
 /// A file without a name that takes the stored bytes of one blob.
 struct Spool {
     file: File,
+    folder: PathBuf,
+    raw_bytes: u64,
     bytes: u64,
     crc32c: Crc32c,
     failure: Option<std::io::Error>,
 }
 
 impl Spool {
-    fn new(worker: &Worker) -> Result<Self> {
+    fn new(worker: &Worker, raw_bytes: u64) -> Result<Self> {
         let file = std::fs::create_dir_all(&worker.spool).and_then(|()| tempfile::tempfile_in(&worker.spool));
         let file = file.map_err(|error| {
             let message = format!("cannot make a spool file in {}", worker.spool.display());
             Error::caused(ErrorKind::Io, message, error)
         })?;
-        Ok(Self { file, bytes: 0, crc32c: Crc32c::new(), failure: None })
+        let folder = worker.spool.clone();
+        Ok(Self { file, folder, raw_bytes, bytes: 0, crc32c: Crc32c::new(), failure: None })
     }
 
     /// Takes stored bytes. A failed write is kept until the end: the codec's sink knows no such error.
@@ -102,7 +106,8 @@ impl Spool {
 
     fn restart(&mut self) -> Result<()> {
         self.check()?;
-        self.file.set_len(0).and_then(|()| self.file.rewind()).map_err(spool_error)?;
+        let restarted = self.file.set_len(0).and_then(|()| self.file.rewind());
+        restarted.map_err(|error| self.failed(error))?;
         self.bytes = 0;
         self.crc32c = Crc32c::new();
         Ok(())
@@ -110,17 +115,19 @@ impl Spool {
 
     fn finish(mut self, id: BlobId, raw_bytes: u64, flags: BlobFlags) -> Result<EncodedBlob> {
         self.check()?;
-        self.file.seek(SeekFrom::Start(0)).map_err(spool_error)?;
+        self.file.seek(SeekFrom::Start(0)).map_err(|error| self.failed(error))?;
         let (stored_bytes, crc32c) = (self.bytes, self.crc32c.finish());
         let payload = Payload::Spooled { file: self.file, stored_bytes, flags, crc32c };
         Ok(EncodedBlob { id, raw_bytes, payload })
     }
 
     fn check(&mut self) -> Result<()> {
-        self.failure.take().map_or(Ok(()), |error| Err(spool_error(error)))
+        self.failure.take().map_or(Ok(()), |error| Err(self.failed(error)))
     }
-}
 
-fn spool_error(error: std::io::Error) -> Error {
-    Error::caused(ErrorKind::Io, "cannot write to the spool", error)
+    fn failed(&self, error: std::io::Error) -> Error {
+        let (folder, bytes) = (self.folder.display(), self.raw_bytes);
+        let message = format!("cannot spool a file of {bytes} bytes in {folder}");
+        Error::caused(ErrorKind::Io, message, error)
+    }
 }

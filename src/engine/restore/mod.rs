@@ -98,7 +98,7 @@ async fn run(
         Ok(staged) => staged,
         Err(error) => {
             target.discard();
-            return Err(error);
+            return Err(if error.is_full() { lacks_room(&plan, &target, error) } else { error });
         }
     };
     let shown = target.path().display().to_string();
@@ -129,6 +129,16 @@ async fn run(
         },
         left_out: plan.left_out,
     })
+}
+
+/// Says how much room the whole restore takes.
+fn lacks_room(plan: &Plan, target: &Target, error: Error) -> Error {
+    let database = plan.manifest.db.page_count.saturating_mul(u64::from(plan.manifest.db.page_size));
+    let attachments = plan.listed.values().copied();
+    let files = attachments.chain(plan.extras.iter().map(|entry| entry.size));
+    let bytes = files.fold(database, u64::saturating_add);
+    let message = format!("no room in {}: the snapshot needs {bytes} bytes there", target.path().display());
+    Error::caused(error.kind(), message, error)
 }
 
 /// Names the damaged index because of which something may be missing.

@@ -66,7 +66,8 @@ pub async fn check(
                 let id = &manifest.snapshot_id;
                 problems.extend(found.iter().map(|detail| problem(id, "attachment paths", detail)));
             }
-            Err(error) if super::is_fatal(&error) => return Err(error),
+            // A disk of ours without room says nothing about the snapshot.
+            Err(error) if super::is_fatal(&error) || error.is_full() => return Err(error),
             // Damage was reported by the passes before; a database that cannot be built or asked is new.
             Err(error) => {
                 problems.push(problem(&manifest.snapshot_id, "attachment paths", &error.chain()));

@@ -34,7 +34,8 @@ impl RetryStaged {
 impl Staged for RetryStaged {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         self.written.update(&bytes);
-        self.inner.write(bytes).await
+        let what = (Operation::Write, self.key.as_str());
+        self.storage.once(Effect::Writes, what, self.inner.write(bytes)).await
     }
 
     async fn seal(self: Box<Self>) -> Result<()> {
@@ -57,6 +58,7 @@ impl Staged for RetryStaged {
     }
 
     async fn discard(self: Box<Self>) -> Result<()> {
-        self.inner.discard().await
+        let Self { inner, storage, key, .. } = *self;
+        storage.once(Effect::Writes, (Operation::Discard, key.as_str()), inner.discard()).await
     }
 }

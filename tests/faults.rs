@@ -1,0 +1,364 @@
+//! The danger: a line or a server that fails for a moment, lies once, answers late or not at all, and a backup
+//! that takes this for the truth: calls a snapshot whole that is not, publishes half of one, tries again what
+//! must not be tried again, or cannot be stopped.
+//!
+//! Each operation runs once for each of its storage calls and each fault, below the retries that stand above
+//! every server, with and without the spool. Time is virtual, so that pauses and hangs cost nothing.
+//! `PACKVAULT_FIRE=all` runs every case; without it every so manyth is run, each fault at many calls.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "support/memory_repo.rs"]
+mod memory_repo;
+#[path = "support/scenes.rs"]
+mod scenes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use futures::future::BoxFuture;
+use memory_repo::*;
+use packvault::engine::Context;
+use packvault::{Cancel, ErrorKind, Result};
+use packvault_storage::ErrorKind as StorageErrorKind;
+use packvault_storage::{
+    Error as StorageError, Fault, FaultStorage, MemoryStorage, Operation, RetryPolicy, RetryStorage,
+    RetryWatch, Spool, Storage,
+};
+use scenes::*;
+use tokio::sync::Notify;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a stopped operation may take to end, in virtual time.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// What happens at one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trouble {
+    Once(Fault),
+    /// The call never returns, and after a while the user presses Ctrl-C.
+    HangAndStop,
+    /// The store's clock is a day further, or a day back, from here on.
+    ClockForward,
+    ClockBack,
+}
+
+use Fault::{After, Before};
+use StorageErrorKind::{Conflict, Connection, Denied, Full, Io, NotFound, Throttled, Timeout};
+
+const TROUBLES: [Trouble; 17] = [
+    Trouble::Once(Before(Timeout)),
+    Trouble::Once(Before(Connection)),
+    Trouble::Once(Before(Throttled)),
+    Trouble::Once(Before(Conflict)),
+    // A step that is done, and delivered a second time because its answer was lost.
+    Trouble::Once(After(Timeout)),
+    Trouble::Once(After(Connection)),
+    Trouble::Once(After(Conflict)),
+    Trouble::Once(Before(Denied)),
+    Trouble::Once(Before(Full)),
+    Trouble::Once(Before(Io)),
+    Trouble::Once(Before(NotFound)),
+    Trouble::Once(Fault::Truncate),
+    Trouble::Once(Fault::Flip),
+    Trouble::Once(Fault::Delay(Duration::from_secs(45))),
+    Trouble::HangAndStop,
+    Trouble::ClockForward,
+    Trouble::ClockBack,
+];
+
+impl Trouble {
+    /// Tells whether the operation must not notice it.
+    fn must_pass(self, at: &Operation, spooled: bool) -> bool {
+        match self {
+            // Without a spool a stream cannot be played again; it fails as one clear error.
+            Self::Once(Before(kind) | After(kind)) if kind.is_passing() => {
+                spooled || !matches!(at, Operation::Write | Operation::Seal)
+            }
+            Self::Once(Fault::Delay(_)) | Self::ClockForward | Self::ClockBack => true,
+            _ => false,
+        }
+    }
+
+    /// Tells whether it is an error that no second attempt can help.
+    fn is_final(self) -> bool {
+        matches!(self, Self::Once(Before(kind)) if !kind.is_passing())
+    }
+
+    /// Tells whether what the call returned was not what is stored.
+    fn spoils_bytes(self) -> bool {
+        matches!(self, Self::Once(Fault::Truncate | Fault::Flip))
+    }
+}
+
+/// Stops the retries when the operation is cancelled, as the program does.
+#[derive(Debug)]
+struct UntilCancelled(Cancel);
+
+impl RetryWatch for UntilCancelled {
+    fn retrying(&self, _: &StorageError, _: u32, _: Duration) {}
+
+    fn is_stopped(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    fn stopped(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.cancelled())
+    }
+}
+
+/// One run of an act, with trouble at one call.
+struct Run<'a> {
+    scene: &'a Scene,
+    storage: MemoryStorage,
+    faulty: FaultStorage,
+    context: Context,
+    spooled: bool,
+}
+
+impl<'a> Run<'a> {
+    fn new(scene: &'a Scene, spooled: bool) -> Self {
+        let storage = copy_of(&scene.before);
+        let faulty = FaultStorage::new(shared(&storage));
+        Self { scene, storage, faulty, context: context(), spooled }
+    }
+
+    /// Returns the storage as a server stands before the engine.
+    fn line(&self) -> Arc<dyn Storage> {
+        let watch = Arc::new(UntilCancelled(self.context.cancel.clone()));
+        let retry = RetryStorage::new(Arc::new(self.faulty.clone()), RetryPolicy::default());
+        let retry = retry.watched_by(watch);
+        if !self.spooled {
+            return Arc::new(retry);
+        }
+        Arc::new(retry.through(Arc::new(Spool::new(std::env::temp_dir(), 64 << 20, 2))))
+    }
+
+    /// Runs the act; returns how it ended.
+    async fn with(&self, trouble: Trouble, number: u64) -> Result<()> {
+        let reached = Arc::new(Notify::new());
+        self.plan(trouble, number, reached.clone());
+        let stopped_at = async {
+            if trouble != Trouble::HangAndStop {
+                return std::future::pending().await;
+            }
+            reached.notified().await;
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            self.context.cancel.cancel();
+            let end_max = tokio::time::Instant::now() + STOP_MAX;
+            tokio::time::sleep_until(end_max).await;
+        };
+        tokio::select! {
+            ended = self.scene.run_within(self.line(), &self.context) => ended,
+            () = stopped_at => panic!("call {number}: {:?} goes on after Ctrl-C", self.faulty.calls().last()),
+        }
+    }
+
+    fn plan(&self, trouble: Trouble, number: u64, reached: Arc<Notify>) {
+        let (calls, storage) = (AtomicU64::new(0), self.storage.clone());
+        let is_reached = move || calls.fetch_add(1, Ordering::Relaxed) + 1 == number;
+        match trouble {
+            Trouble::Once(fault) => self.faulty.at_call(number, fault),
+            Trouble::HangAndStop => self.faulty.at_match(0, Fault::Hang, move |_, _| {
+                let is_reached = is_reached();
+                if is_reached {
+                    reached.notify_one();
+                }
+                is_reached
+            }),
+            Trouble::ClockForward | Trouble::ClockBack => {
+                let turn = move |_: Operation, _: &str| {
+                    match is_reached() {
+                        true if trouble == Trouble::ClockForward => storage.advance_clock(DAY),
+                        true => storage.set_clock(SystemTime::now() - DAY),
+                        false => {}
+                    }
+                    false
+                };
+                self.faulty.at_match(0, Fault::Delay(Duration::ZERO), turn);
+            }
+        }
+    }
+}
+
+/// Returns what a call does to which kind of object, without the names that differ from run to run.
+fn class((operation, object): &(Operation, String)) -> String {
+    let named = object.split(" -> ").map(|key| {
+        let folder = key.split('/').next().unwrap_or_default();
+        let lock = key.strip_prefix("locks/").and_then(|name| name.split(['-', '.']).next());
+        format!("{folder}/{}", lock.unwrap_or_default())
+    });
+    format!("{operation} {}", named.collect::<Vec<_>>().join(" -> "))
+}
+
+fn count_classes(calls: &[(Operation, String)]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    calls.iter().for_each(|call| *counts.entry(class(call)).or_default() += 1);
+    counts
+}
+
+/// One case that is over, and what it was.
+struct Case<'a> {
+    run: &'a Run<'a>,
+    trouble: Trouble,
+    number: usize,
+    at: (Operation, String),
+    clean: &'a BTreeMap<String, usize>,
+    name: String,
+}
+
+impl Case<'_> {
+    fn is_about_locks(&self) -> bool {
+        self.at.1.starts_with("locks/")
+    }
+
+    /// Tells whether the call read a pack's tail, of which a small pack needs only the end.
+    fn opens_a_pack(&self) -> bool {
+        let calls = self.run.faulty.calls();
+        let earlier = calls[..self.number - 1].iter().rev().find(|(_, object)| *object == self.at.1);
+        self.at.1.starts_with("packs/") && earlier.is_some_and(|(operation, _)| *operation == Operation::Stat)
+    }
+
+    fn judge_outcome(&self, outcome: &Result<()>) {
+        let Self { run, trouble, at, name, .. } = self;
+        let told = outcome.as_ref().err().map(|error| (error.kind(), error.chain()));
+        if trouble.must_pass(&at.0, run.spooled) {
+            assert!(told.is_none(), "{name}: must pass: {told:?}");
+        }
+        let holds_data = ["packs/", "indexes/", "snapshots/"].iter().any(|folder| at.1.starts_with(folder));
+        let looks = matches!(run.scene.act, Act::List | Act::Verify | Act::QuickVerify);
+        let spoilt = trouble.spoils_bytes() && at.0 == Operation::Read && !self.opens_a_pack();
+        if looks && holds_data && (spoilt || *trouble == Trouble::Once(Before(NotFound))) {
+            assert!(told.is_some(), "{name}: called sound");
+        }
+        let Some((kind, text)) = told else { return };
+        assert!(!text.contains('\n') && text.starts_with(char::is_lowercase), "{name}: {text}");
+        assert!(kind != ErrorKind::Usage, "{name}: {kind:?}: {text}");
+        match trouble {
+            Trouble::HangAndStop => assert_eq!(kind, ErrorKind::Interrupted, "{name}: {text}"),
+            Trouble::Once(Before(Denied | Full | Io)) => {
+                assert!(text.contains("a test lets it fail"), "{name}: {text}");
+            }
+            _ => {}
+        }
+    }
+
+    /// No step is tried more often than when all goes well, if no further attempt can help.
+    fn judge_attempts(&self) {
+        // `verify` goes on after a problem, and may ask for the same manifest for the next snapshot's sake.
+        if !self.trouble.is_final() || self.run.scene.act.operation() == "verify" {
+            return;
+        }
+        let class = class(&self.at);
+        let attempts = count_classes(&self.run.faulty.calls())[&class];
+        let usual = self.clean.get(&class).copied().unwrap_or_default();
+        assert!(attempts <= usual, "{}: {class} was tried {attempts} times, not {usual}", self.name);
+    }
+
+    async fn judge_storage(&self, outcome: &Result<()>, thorough: bool) {
+        let Self { run, name, .. } = self;
+        let storage = shared(&run.storage);
+        assert_eq!(run.storage.unfinished_uploads(), 0, "{name}");
+        let locks = locks(&storage).await;
+        assert!(locks.is_empty() || self.is_about_locks(), "{name}: {locks:?}");
+        if !locks.is_empty() {
+            run.storage.set_clock(SystemTime::now() + 2 * DAY);
+        }
+        let known = run.scene.reopen(&storage, name).await;
+        let added = known.len() - run.scene.made.len();
+        if outcome.is_ok() && run.scene.act.creates() {
+            assert_eq!(added, 1, "{name}: a snapshot was promised");
+        }
+        let after: BTreeMap<_, _> = run.storage.objects().into_iter().collect();
+        for (key, bytes) in run.scene.before.objects() {
+            assert!(key.as_str() == "config.toml" || after.get(&key) == Some(&bytes), "{name}: {key}");
+        }
+        if added > 0 {
+            assert_sound(storage.clone(), name).await;
+            assert_comes_back(storage.clone(), known.last().unwrap(), name).await;
+        }
+        if thorough {
+            let clock = run.storage.clone();
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || {
+                clock.set_clock(SystemTime::now() + 4 * DAY);
+            });
+            let plot = Plot { storage, age_locks: Some(age_locks), kept: Box::new(()) };
+            run.scene.expect_order(&plot, name).await;
+        }
+    }
+}
+
+/// Tells how far apart the cases are that are run.
+fn stride() -> usize {
+    if std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all") { 1 } else { 3 }
+}
+
+/// Runs the act under every trouble at every call, as far as the stride says.
+async fn trouble_everywhere(act: Act, spooled: bool) {
+    let scene = Scene::new(act).await;
+    let clean = Run::new(&scene, spooled);
+    scene.run(clean.line()).await.unwrap();
+    let clean = count_classes(&clean.faulty.calls());
+    let calls: usize = clean.values().sum();
+    for number in 1..=calls {
+        for (index, trouble) in TROUBLES.into_iter().enumerate() {
+            // The spool and the line without one take turns, so that together they see everything.
+            let turn = number + index + usize::from(spooled);
+            if turn % stride() != 0 {
+                continue;
+            }
+            let run = Run::new(&scene, spooled);
+            let outcome = run.with(trouble, number as u64).await;
+            let Some(at) = run.faulty.calls().get(number - 1).cloned() else { continue };
+            let name = format!("{act:?}, spooled {spooled}: {trouble:?} at call {number} of {calls}, {at:?}");
+            let case = Case { run: &run, trouble, number, at, clean: &clean, name };
+            case.judge_outcome(&outcome);
+            case.judge_attempts();
+            case.judge_storage(&outcome, (turn / stride()) % 5 == 0).await;
+        }
+    }
+}
+
+fn under_fire(acts: &[Act]) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        for act in acts {
+            for spooled in [true, false] {
+                trouble_everywhere(*act, spooled).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn init_under_fire_makes_one_repository_or_none() {
+    under_fire(&[Act::Init, Act::InitAgain]);
+}
+
+#[test]
+fn the_first_create_under_fire_adds_a_whole_snapshot_or_none() {
+    under_fire(&[Act::FirstCreate]);
+}
+
+#[test]
+fn a_later_create_under_fire_adds_a_whole_snapshot_or_none() {
+    under_fire(&[Act::LaterCreate]);
+}
+
+#[test]
+fn a_create_that_finds_nothing_new_adds_a_whole_snapshot_or_none_under_fire() {
+    under_fire(&[Act::UnchangedCreate, Act::DryRun]);
+}
+
+#[test]
+fn what_only_reads_is_never_called_sound_by_mistake() {
+    under_fire(&[Act::List, Act::Verify, Act::QuickVerify]);
+}
+
+#[test]
+fn a_restore_under_fire_brings_back_every_byte_or_leaves_the_target_alone() {
+    under_fire(&[Act::Restore, Act::RestoreOver]);
+}

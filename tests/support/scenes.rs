@@ -1,0 +1,365 @@
+//! Every operation, as something that can be interrupted anywhere, and every place a repository can lie.
+//!
+//! [`ACTS`] is the one table of operations: crashes, faults and kills all run it. A test compares it with the
+//! engine's modules and with the program's commands, so an operation that is not in it fails the build. A
+//! place is a [`Ground`]: one function that opens a fresh storage.
+
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::any::Any;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use packvault::engine::create::CreateOptions;
+use packvault::engine::list::list;
+use packvault::engine::report::ListRow;
+use packvault::engine::restore::RestoreOptions;
+use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::engine::{Context, Selection, init};
+use packvault::profiles::msgvault::Msgvault;
+use packvault::repo::Repository;
+use packvault::repo::locks::STALE_AFTER;
+use packvault::{Error, ErrorKind, Result, location};
+use packvault_storage::{FaultStorage, Guarantees, MemoryStorage, Prefix, Storage};
+
+use crate::memory_repo::*;
+
+/// Something that is done with a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Makes the repository.
+    Init,
+    /// The same where there is one already, which is refused.
+    InitAgain,
+    /// The first snapshot.
+    FirstCreate,
+    /// A snapshot of an archive that has changed.
+    LaterCreate,
+    /// A snapshot of an archive that has not.
+    UnchangedCreate,
+    /// Counts what a snapshot would add.
+    DryRun,
+    /// Shows the snapshots.
+    List,
+    /// Reads everything.
+    Verify,
+    /// Reads what is needed to see that all is there.
+    QuickVerify,
+    /// Brings a snapshot back into a new folder.
+    Restore,
+    /// Brings a snapshot back over an older archive.
+    RestoreOver,
+}
+
+/// Everything that is done with a repository.
+pub const ACTS: [Act; 11] = [
+    Act::Init,
+    Act::InitAgain,
+    Act::FirstCreate,
+    Act::LaterCreate,
+    Act::UnchangedCreate,
+    Act::DryRun,
+    Act::List,
+    Act::Verify,
+    Act::QuickVerify,
+    Act::Restore,
+    Act::RestoreOver,
+];
+
+/// Public modules of the engine that are no operations.
+pub const NO_OPERATIONS: [&str; 2] = ["pipeline", "report"];
+
+/// Commands that do nothing with a user's repository: one prints text, one runs the operations above in a
+/// folder of its own, one asks a server on scratch objects.
+pub const NO_REPOSITORY: [&str; 3] = ["archive", "demo", "probe"];
+
+impl Act {
+    /// Returns the operation's name: its module in the engine, and its command.
+    pub fn operation(self) -> &'static str {
+        match self {
+            Self::Init | Self::InitAgain => "init",
+            Self::FirstCreate | Self::LaterCreate | Self::UnchangedCreate | Self::DryRun => "create",
+            Self::List => "list",
+            Self::Verify | Self::QuickVerify => "verify",
+            Self::Restore | Self::RestoreOver => "restore",
+        }
+    }
+
+    /// Tells whether the act may add a snapshot.
+    pub fn creates(self) -> bool {
+        matches!(self, Self::FirstCreate | Self::LaterCreate | Self::UnchangedCreate)
+    }
+}
+
+/// Opens a fresh, empty storage; each call another place.
+pub type Ground = Arc<dyn Fn() -> BoxFuture<'static, Plot> + Send + Sync>;
+
+/// A fresh storage, for one case.
+pub struct Plot {
+    /// Where the repository comes to lie.
+    pub storage: Arc<dyn Storage>,
+    /// Lets the locks that lie there grow old. Where that cannot be done, they are broken by force.
+    pub age_locks: Option<Box<dyn Fn() + Send + Sync>>,
+    /// What must live as long as the storage: a folder, a server.
+    pub kept: Box<dyn Any + Send + Sync>,
+}
+
+/// Returns how much older locks become: a little more than they may be.
+pub fn stale() -> Duration {
+    STALE_AFTER + Duration::from_secs(1)
+}
+
+/// Storage in memory.
+pub fn in_memory() -> Ground {
+    Arc::new(|| {
+        Box::pin(async {
+            let storage = MemoryStorage::new();
+            let clock = storage.clone();
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
+            Plot { storage: shared(&storage), age_locks: Some(age_locks), kept: Box::new(()) }
+        })
+    })
+}
+
+/// Storage in memory that has no renames, and whose creates look first and write then.
+pub fn in_lesser_memory() -> Ground {
+    Arc::new(|| {
+        Box::pin(async {
+            let storage = MemoryStorage::new();
+            let clock = storage.clone();
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
+            let less = Guarantees { create_only: false, rename: false, ..Guarantees::all() };
+            let lesser = Arc::new(storage.with_guarantees(less));
+            Plot { storage: lesser, age_locks: Some(age_locks), kept: Box::new(()) }
+        })
+    })
+}
+
+/// A folder on this machine.
+pub fn in_a_folder() -> Ground {
+    Arc::new(|| {
+        Box::pin(async {
+            let folder = scratch();
+            let storage = location::folder(folder.path()).await.unwrap();
+            let locks = folder.path().join("locks");
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || age_files(&locks));
+            Plot { storage, age_locks: Some(age_locks), kept: Box::new(folder) }
+        })
+    })
+}
+
+fn age_files(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries {
+        let file = std::fs::File::options().append(true).open(entry.unwrap().path()).unwrap();
+        file.set_modified(SystemTime::now() - stale()).unwrap();
+    }
+}
+
+/// A repository before an act, its archive, and the snapshots there are.
+pub struct Scene {
+    pub act: Act,
+    pub before: MemoryStorage,
+    pub archive: Archive,
+    pub made: Vec<Made>,
+}
+
+impl Scene {
+    /// Makes what the act finds.
+    pub async fn new(act: Act) -> Self {
+        let (before, archive) = (MemoryStorage::new(), Archive::small());
+        let made = match act {
+            Act::Init => vec![],
+            Act::FirstCreate => fill(&before, &archive, 0).await,
+            _ => fill(&before, &archive, 2).await,
+        };
+        if matches!(act, Act::LaterCreate | Act::DryRun) {
+            archive.change();
+        }
+        Self { act, before, archive, made }
+    }
+
+    /// Puts the repository onto the storage.
+    pub async fn sow(&self, storage: &Arc<dyn Storage>) {
+        for (key, bytes) in self.before.objects() {
+            storage.create(&key, bytes).await.unwrap();
+        }
+    }
+
+    /// Does the act.
+    pub async fn run(&self, storage: Arc<dyn Storage>) -> Result<()> {
+        self.run_within(storage, &context()).await
+    }
+
+    /// Does the act in the surroundings; what it brings back is compared, what it refuses must be untouched.
+    pub async fn run_within(&self, storage: Arc<dyn Storage>, context: &Context) -> Result<()> {
+        match self.act {
+            Act::Init => init::init(storage.as_ref()).await.map(drop),
+            Act::InitAgain => match init::init(storage.as_ref()).await {
+                Err(error) if error.kind() == ErrorKind::Refused => Ok(()),
+                Err(error) => Err(error),
+                Ok(_) => panic!("a second repository was made over the first"),
+            },
+            Act::FirstCreate | Act::LaterCreate | Act::UnchangedCreate => {
+                self.create(storage, CreateOptions::default(), context).await
+            }
+            Act::DryRun => {
+                let options = CreateOptions { dry_run: true, ..CreateOptions::default() };
+                self.create(storage, options, context).await
+            }
+            Act::List => {
+                let rows = list(&Repository::open(storage).await?).await?;
+                told(rows.iter().filter_map(|row| row.problem.clone()).collect())
+            }
+            Act::Verify => self.verify(storage, false, context).await,
+            Act::QuickVerify => self.verify(storage, true, context).await,
+            Act::Restore => self.restore(storage, false, context).await,
+            Act::RestoreOver => self.restore(storage, true, context).await,
+        }
+    }
+
+    async fn create(
+        &self,
+        storage: Arc<dyn Storage>,
+        options: CreateOptions,
+        context: &Context,
+    ) -> Result<()> {
+        let options = CreateOptions { writer_version: "test".into(), ..options };
+        let repository = Repository::open(storage).await?;
+        let paths = self.archive.paths();
+        let created =
+            packvault::engine::create::create(&repository, Arc::new(Msgvault), &paths, options, context);
+        created.await.map(drop)
+    }
+
+    async fn verify(&self, storage: Arc<dyn Storage>, quick: bool, context: &Context) -> Result<()> {
+        let repository = Repository::open(storage).await?;
+        let options = VerifyOptions { quick, paths: !quick };
+        let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, context).await?;
+        let problems: Vec<String> = report.problems.iter().map(|problem| format!("{problem:?}")).collect();
+        assert_eq!(report.ok, problems.is_empty());
+        told(problems)
+    }
+
+    async fn restore(&self, storage: Arc<dyn Storage>, over: bool, context: &Context) -> Result<()> {
+        let folder = scratch();
+        let target = folder.path().join("target");
+        if over {
+            std::fs::create_dir(&target).unwrap();
+            std::fs::write(target.join("msgvault.db"), "an older one").unwrap();
+            std::fs::write(target.join("letter.txt"), "mine").unwrap();
+        }
+        let before = files_below(folder.path());
+        let made = &self.made[1];
+        let mut whole = made.files.clone();
+        if over {
+            whole.insert("letter.txt".into(), b"mine".to_vec());
+        }
+        let options = RestoreOptions { target: target.clone(), overwrite: over, ..RestoreOptions::default() };
+        let selection =
+            Selection::One(packvault::format::SnapshotId::parse(&made.id).expect("a test names snapshots"));
+        let restored = async {
+            let repository = Repository::open(storage).await?;
+            let profile = Arc::new(Msgvault);
+            packvault::engine::restore::restore(&repository, profile, selection, options, context).await
+        };
+        let restored = restored.await;
+        // After a failure the target is as it was, or whole: the lock may be all that could not be given back.
+        let after = files_below(folder.path());
+        if restored.is_ok() || after != before {
+            assert_same_files(&files_below(&target), &whole, "restored");
+        }
+        if restored.is_err() && !over && after == before {
+            assert!(!target.exists(), "an empty folder stays behind");
+        }
+        restored.map(drop)
+    }
+
+    /// Returns how many storage calls the act takes when all goes well.
+    pub async fn count_calls(&self) -> u64 {
+        let faulty = FaultStorage::new(shared(&copy_of(&self.before)));
+        self.run(Arc::new(faulty.clone())).await.unwrap();
+        faulty.call_count()
+    }
+
+    /// Opens what lies on the storage as anybody would, makes a repository if the dead `init` made none, and
+    /// returns every snapshot with what it must bring back: the old ones, and perhaps one more.
+    pub async fn reopen(&self, storage: &Arc<dyn Storage>, case: &str) -> Vec<Made> {
+        let repository = match Repository::open(storage.clone()).await {
+            Ok(repository) => repository,
+            Err(error) => {
+                let is_none = self.act == Act::Init && error.kind() == ErrorKind::NoRepository;
+                assert!(is_none, "{case}: {error:?}");
+                init::init(storage.as_ref()).await.unwrap();
+                Repository::open(storage.clone()).await.unwrap()
+            }
+        };
+        let rows = list(&repository).await.unwrap();
+        assert!(rows.iter().all(|row| row.problem.is_none()), "{case}: {rows:#?}");
+        assert!(self.made.iter().all(|made| rows.iter().any(|row| row.id == made.id)), "{case}");
+        let new: Vec<&ListRow> =
+            rows.iter().filter(|row| self.made.iter().all(|made| made.id != row.id)).collect();
+        assert!(new.len() <= usize::from(self.act.creates()), "{case}: the old snapshots or one more");
+        let new = new.into_iter().map(|row| Made { id: row.id.clone(), files: self.archive.expected() });
+        self.made.iter().cloned().chain(new).collect()
+    }
+
+    /// Expects everything to be in order on the plot, and the next create to need no repair.
+    pub async fn expect_order(&self, plot: &Plot, case: &str) {
+        let storage = &plot.storage;
+        let mut known = self.reopen(storage, case).await;
+        if let Some(age_locks) = &plot.age_locks {
+            age_locks();
+            expect_all(storage, &known, case).await;
+        }
+        let options = CreateOptions { force_unlock: plot.age_locks.is_none(), ..CreateOptions::default() };
+        let created = capture_with(storage.clone(), &self.archive, options).await;
+        let report = created.unwrap_or_else(|error| panic!("{case}: the next create: {error:?}"));
+        known.push(Made { id: report.id.unwrap(), files: self.archive.expected() });
+        let report = assert_sound(storage.clone(), case).await;
+        assert_eq!(report.snapshots, known.len() as u64, "{case}");
+        let newest = if plot.age_locks.is_some() { known.len() - 1 } else { 0 };
+        for made in &known[newest..] {
+            assert_comes_back(storage.clone(), made, case).await;
+        }
+        assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 0, "{case}: staging is swept");
+        let mut locks = locks(storage).await;
+        if plot.age_locks.is_none() {
+            // A claim of the dead process is nobody's lock; it is swept once it is old.
+            locks.retain(|name| !name.starts_with("locks/releasing-"));
+        }
+        assert!(locks.is_empty(), "{case}: {locks:?}");
+    }
+}
+
+/// Returns the lock files that lie on the storage.
+pub async fn locks(storage: &Arc<dyn Storage>) -> Vec<String> {
+    let folder = Prefix::folder("locks").unwrap();
+    let listed: Vec<_> = storage.list(&folder).try_collect().await.unwrap();
+    listed.into_iter().map(|object| object.key.to_string()).collect()
+}
+
+/// Every listed snapshot verifies in full and comes back.
+pub async fn expect_all(storage: &Arc<dyn Storage>, known: &[Made], case: &str) {
+    if known.is_empty() {
+        return;
+    }
+    let report = assert_sound(storage.clone(), case).await;
+    assert_eq!(report.snapshots, known.len() as u64, "{case}");
+    for made in known {
+        assert_comes_back(storage.clone(), made, case).await;
+    }
+}
+
+/// What an operation found and went on after is a failure here: it must never be passed over.
+fn told(problems: Vec<String>) -> Result<()> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(Error::new(ErrorKind::Damaged, format!("cannot call it sound: {}", problems.join("; "))))
+        }
+    }
+}
