@@ -113,11 +113,13 @@ impl BlobStore {
 
     /// Reads a range of a pack.
     pub async fn fetch_range(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes> {
-        self.repository
+        let bytes = self
+            .repository
             .storage
-            .read_range(&pack_key(pack), range)
+            .read_range(&pack_key(pack), range.clone())
             .await
-            .map_err(|error| storage_error(format!("cannot read pack {pack}"), error))
+            .map_err(|error| storage_error(format!("cannot read pack {pack}"), error))?;
+        complete(pack, &range, bytes)
     }
 
     /// Opens the pack, or remembers having done so.
@@ -159,9 +161,10 @@ impl BlobStore {
         let file_bytes = storage.stat(&key).await.map_err(cannot_open)?.size_bytes;
         let tail_start = file_bytes.saturating_sub(TAIL_BYTES);
         let ranges = [0..file_bytes.min(pack::HEADER_BYTES as u64), tail_start..file_bytes];
-        let parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?;
-        pack::check_header(&parts[0]).and_then(pack::Header::require_plain).map_err(damaged)?;
-        let tail = &parts[1];
+        let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?.into_iter();
+        let [head, tail] = ranges.map(|range| complete(id, &range, parts.next().unwrap_or_default()));
+        let (head, tail) = (head?, tail?);
+        pack::check_header(&head).and_then(pack::Header::require_plain).map_err(damaged)?;
         let trailer_start = tail.len().saturating_sub(pack::TRAILER_BYTES);
         let trailer = Trailer::parse(&tail[trailer_start..], file_bytes).map_err(damaged)?;
         let region = trailer.footer_offset()..trailer.footer_offset() + trailer.region_bytes();
@@ -174,6 +177,18 @@ impl BlobStore {
         };
         footer.map_err(damaged)
     }
+}
+
+/// Refuses an answer that is not as long as what was asked for. A driver promises that none is; a storage that
+/// breaks the promise must not be able to end the program.
+fn complete(pack: &PackId, range: &Range<u64>, bytes: Bytes) -> Result<Bytes> {
+    let (found, asked) = (bytes.len() as u64, range.end - range.start);
+    if found == asked {
+        return Ok(bytes);
+    }
+    let message =
+        format!("cannot read pack {pack}: the storage returned {found} bytes and was asked for {asked}");
+    Err(Error::new(ErrorKind::Io, message))
 }
 
 fn share(outcome: Opened) -> Result<Arc<OpenedPack>> {
