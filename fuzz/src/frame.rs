@@ -42,7 +42,9 @@ fn check_compressed(stored: &[u8], piece_bytes: usize) {
             let message = error.to_string();
             assert!(is_stricter.iter().any(|reason| message.contains(reason)), "{message}");
         }
-        (Err(error), Ok(_)) => panic!("a stream took what one shot refuses: {error}"),
+        // With a content size of 0 the largest block is 0, and zstd refuses a block of one repeated byte, repeated
+        // 0 times, in one shot only.
+        (Err(error), Ok(_)) => assert!(expected.is_empty(), "a stream took what one shot refuses: {error}"),
         (Err(_), Err(_)) => {}
     }
 }
