@@ -146,21 +146,31 @@ impl Target {
 
     /// Returns a folder of the staging, made with those above it if it is missing.
     fn staged_folder(&self, relative: &str, shown: &Path) -> Result<Arc<OwnedFd>> {
-        let Some((parent, name)) =
-            relative.rsplit_once('/').or((!relative.is_empty()).then_some(("", relative)))
-        else {
-            return Ok(self.staging.clone());
-        };
-        if let Some(known) = self.folders.lock().expect("no holder of the folders panics").get(relative) {
-            return Ok(known.clone());
+        let (mut folder, mut made) = self.nearest_folder(relative);
+        while made < relative.len() {
+            let start = if made == 0 { 0 } else { made + 1 };
+            made = relative[start..].find('/').map_or(relative.len(), |length| start + length);
+            folder = Arc::new(open_or_make_at(&folder, &relative[start..made], shown)?);
+            let mut folders = self.folders.lock().expect("no holder of the folders panics");
+            if folders.len() >= FOLDERS_HELD_MAX {
+                folders.clear();
+            }
+            folders.insert(relative[..made].to_owned(), folder.clone());
         }
-        let folder = Arc::new(open_or_make_at(&*self.staged_folder(parent, shown)?, name, shown)?);
-        let mut folders = self.folders.lock().expect("no holder of the folders panics");
-        if folders.len() >= FOLDERS_HELD_MAX {
-            folders.clear();
-        }
-        folders.insert(relative.to_owned(), folder.clone());
         Ok(folder)
+    }
+
+    /// Returns the deepest folder on the way that is held, and how much of the path leads to it.
+    fn nearest_folder(&self, relative: &str) -> (Arc<OwnedFd>, usize) {
+        let folders = self.folders.lock().expect("no holder of the folders panics");
+        let mut end = relative.len();
+        while end > 0 {
+            if let Some(known) = folders.get(&relative[..end]) {
+                return (known.clone(), end);
+            }
+            end = relative[..end].rfind('/').unwrap_or(0);
+        }
+        (self.staging.clone(), 0)
     }
 
     /// Makes all that was staged durable.
