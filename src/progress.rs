@@ -32,6 +32,10 @@ pub enum Stage {
     Proof,
     /// restore: the proved result is put in place.
     Publish,
+    /// Bytes that have gone to a server.
+    Sent,
+    /// Bytes that have come from one.
+    Received,
 }
 
 impl Stage {
@@ -51,6 +55,8 @@ impl Stage {
             Self::Database => "database",
             Self::Proof => "proof",
             Self::Publish => "publish",
+            Self::Sent => "sent",
+            Self::Received => "received",
         }
     }
 }

@@ -116,6 +116,17 @@ fn a_death_at_any_call_of_a_restore_leaves_the_target_untouched_or_whole() {
 }
 
 #[test]
+fn a_death_at_any_call_leaves_order_on_a_store_without_renames_too() {
+    runtime().block_on(async {
+        die_everywhere(in_lesser_memory(), Act::Init, 1).await;
+        die_everywhere(in_lesser_memory(), Act::FirstCreate, 1).await;
+        die_everywhere(in_lesser_memory(), Act::Verify, 1).await;
+        die_everywhere(in_lesser_memory(), Act::LaterCreate, 3).await;
+        die_everywhere(in_lesser_memory(), Act::Restore, 3).await;
+    });
+}
+
+#[test]
 fn a_death_during_any_operation_on_a_folder_leaves_what_the_next_create_clears_away() {
     runtime().block_on(async {
         for act in ACTS {

@@ -13,13 +13,16 @@ mod memory_repo;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anatomy::{Repo, Role, dissect, manifest_key, pack_key};
 use memory_repo::*;
 use packvault::engine::Selection;
-use packvault::engine::restore::RestoreOptions;
+use packvault::engine::restore::{RestoreOptions, restore};
 use packvault::format::{BlobId, PackId};
+use packvault::profiles::msgvault::Msgvault;
+use packvault::repo::Repository;
 use packvault::{ErrorKind, Result};
 use packvault_storage::{Key, MemoryStorage};
 
@@ -448,6 +451,30 @@ fn a_lost_manifest_is_a_snapshot_less_and_breaks_the_chains_through_it() {
         for made in &scene.made {
             scene.judge(&scene.manifest_case("removed", &made.id, None), true).await;
         }
+    });
+}
+
+#[test]
+fn the_newest_snapshot_comes_back_beside_damaged_manifests_that_it_does_not_build_on() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let newest = &scene.made[3];
+        for made in &scene.made[..3] {
+            let storage = scene.with(&[(&manifest_key(&made.id), Some(b"damaged".to_vec()))]);
+            let (folder, repository) = (scratch(), Repository::open(shared(&storage)).await.unwrap());
+            let target = folder.path().join("target");
+            let options = RestoreOptions { target: target.clone(), ..RestoreOptions::default() };
+            let latest = Selection::Latest;
+            let report = restore(&repository, Arc::new(Msgvault), latest, options, &context()).await.unwrap();
+            assert_eq!(report.id, newest.id);
+            assert_same_files(&files_below(&target), &newest.files, &made.id);
+        }
+        let storage = scene.with(&[(&manifest_key(&newest.id), Some(b"damaged".to_vec()))]);
+        let (folder, repository) = (scratch(), Repository::open(shared(&storage)).await.unwrap());
+        let options = RestoreOptions { target: folder.path().join("target"), ..RestoreOptions::default() };
+        let latest = Selection::Latest;
+        let refused = restore(&repository, Arc::new(Msgvault), latest, options, &context()).await;
+        assert_eq!(refused.unwrap_err().kind(), ErrorKind::Damaged, "an older one is not taken instead");
     });
 }
 

@@ -20,7 +20,7 @@ use packvault::engine::{Selection, init};
 use packvault::progress::{Progress, Silent, Stage, Unit};
 use packvault::repo::Repository;
 use packvault::repo::locks::{Lock, LockRequest, STALE_AFTER};
-use packvault::{Cancel, ErrorKind, Location, Result};
+use packvault::{Cancel, ErrorKind, Result, location};
 use packvault_storage::{
     ErrorKind as StorageErrorKind, Fault, FaultStorage, MemoryStorage, Operation, Storage,
 };
@@ -485,7 +485,7 @@ fn of_ten_that_race_for_a_stale_lock_at_most_one_can_prove_that_it_holds_it() {
 }
 
 async fn open_local(root: &Path) -> Arc<dyn Storage> {
-    Location::Local(root.to_owned()).open(true).await.unwrap()
+    location::folder(root).await.unwrap()
 }
 
 /// A repository in a folder.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use packvault::archive::profile::ExtrasChoice;
 use packvault::engine::create::{CreateOptions, create};
+use packvault::location::Purpose;
 use packvault::{Error, ErrorKind, Result};
 
 use super::report::Exit;
@@ -94,7 +95,8 @@ pub struct Arguments {
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     arguments.refuse_unwanted_secrets()?;
     let archive = arguments.archive(session)?;
-    let repository = session.repository(Some(&archive)).await?;
+    let purpose = if arguments.dry_run { Purpose::Look } else { Purpose::Work };
+    let repository = session.repository(Some(&archive), purpose).await?;
     let paths = archive.paths();
     let options = arguments.options(&archive);
     let context = session.context(arguments.jobs);

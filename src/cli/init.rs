@@ -2,6 +2,8 @@
 
 use packvault::Result;
 use packvault::engine::init::init;
+use packvault::location::Purpose;
+use packvault::repo::locks;
 
 use super::report::Exit;
 use super::session::Session;
@@ -22,8 +24,10 @@ pub struct Arguments {}
 
 /// Makes the repository and says what to run next.
 pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let storage = session.location(None)?.open(true).await?;
+    let (location, storage) = session.storage(None, Purpose::Init).await?;
     let report = init(storage.as_ref()).await?;
-    session.show(&report, summary::init)?;
+    // What a server decides by itself is worth a line; on a disk it is always the same.
+    let exclusion = (!location.is_local()).then(|| locks::exclusion(storage.guarantees()));
+    session.show(&report, |report| summary::init(report, &location.to_string(), exclusion))?;
     Ok(Exit::Done)
 }

@@ -2,6 +2,7 @@
 
 use packvault::Result;
 use packvault::engine::list::list;
+use packvault::location::Purpose;
 
 use super::report::Exit;
 use super::session::Session;
@@ -22,7 +23,7 @@ pub struct Arguments {}
 
 /// Prints the snapshots.
 pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let rows = list(&session.repository(None).await?).await?;
+    let rows = list(&session.repository(None, Purpose::Look).await?).await?;
     session.show_always(&rows, |rows| table::snapshots(rows))?;
     let is_damaged = rows.iter().any(|row| row.problem.is_some());
     Ok(if is_damaged { Exit::Problems } else { Exit::Done })

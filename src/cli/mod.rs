@@ -11,6 +11,7 @@ mod hooks;
 mod init;
 mod interrupt;
 mod list;
+mod probe;
 mod render;
 mod report;
 mod restore;
@@ -23,6 +24,7 @@ mod table;
 mod text;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -31,6 +33,7 @@ use packvault::{Error, ErrorKind, Result};
 use render::Style;
 use report::Exit;
 use session::Session;
+use text::ByteSize;
 
 /// Returns the part of a command's help that lists its exit codes; `own` are lines for those between the
 /// common ones.
@@ -105,6 +108,15 @@ struct Globals {
     /// Print the result as JSON, and nothing else on standard output
     #[arg(long, global = true, help_heading = "Common options")]
     json: bool,
+    /// Send at most this many bytes per second to a server
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Common options")]
+    limit_upload: Option<ByteSize>,
+    /// Receive at most this many bytes per second from a server
+    #[arg(long, global = true, value_name = "SIZE", help_heading = "Common options")]
+    limit_download: Option<ByteSize>,
+    /// Where packs wait for their upload to a server; packvault's cache folder by default
+    #[arg(long, global = true, value_name = "FOLDER", help_heading = "Common options")]
+    spool: Option<PathBuf>,
     /// How progress looks, on standard error
     ///
     /// bars: one bar per stage, redrawn in place. plain: a line now and then. json: one object per line, with
@@ -113,6 +125,9 @@ struct Globals {
     #[arg(long, global = true, value_enum, default_value = "auto", hide_possible_values = true)]
     #[arg(value_name = "auto|bars|plain|json|none", help_heading = "Common options")]
     progress: Style,
+    /// Keep no copies of a far repository's manifests and indexes on this machine, and use none
+    #[arg(long, global = true, help_heading = "Common options")]
+    no_cache: bool,
     /// Print only errors, problems, and what was asked for
     #[arg(long, short, global = true, conflicts_with = "progress", help_heading = "Common options")]
     quiet: bool,
@@ -123,6 +138,7 @@ enum Command {
     Init(init::Arguments),
     Create(create::Arguments),
     List(list::Arguments),
+    Probe(probe::Arguments),
     Verify(verify::Arguments),
     Restore(restore::Arguments),
     Archive(archive::Arguments),
@@ -135,6 +151,7 @@ impl Command {
             Self::Init(_) => "init",
             Self::Create(_) => "create",
             Self::List(_) => "list",
+            Self::Probe(_) => "probe",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Archive(_) => "archive",
@@ -147,6 +164,7 @@ impl Command {
             Self::Init(arguments) => init::run(arguments, session).await,
             Self::Create(arguments) => create::run(arguments, session).await,
             Self::List(arguments) => list::run(arguments, session).await,
+            Self::Probe(arguments) => probe::run(arguments, session).await,
             Self::Verify(arguments) => verify::run(arguments, session).await,
             Self::Restore(arguments) => restore::run(arguments, session).await,
             Self::Archive(arguments) => archive::run(arguments, session),

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use packvault::location::Wire;
 use packvault::progress::{Progress, Stage, Unit};
 
 use super::report;
@@ -27,6 +28,9 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Before this, elapsed time is not worth showing.
 const ELAPSED_SHOWN_MIN: Duration = Duration::from_secs(1);
+
+/// Over how long a rate is taken.
+const RATE_OVER: Duration = Duration::from_secs(2);
 
 /// How progress is to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -51,6 +55,8 @@ pub(super) struct View<'a> {
     done: u64,
     step: Option<&'a str>,
     elapsed: Duration,
+    /// Of late, in bytes per second; for what passes to and from a server.
+    rate: Option<u64>,
 }
 
 /// Turns the numbers of the stages into output. Calls come one at a time.
@@ -81,6 +87,8 @@ type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
 struct State {
     running: Vec<Running>,
+    /// The line to a server, if there is one, and when it was first watched.
+    wire: Option<(Arc<Wire>, Duration)>,
     /// `None` when nothing is to be shown, or nothing any more.
     painter: Option<Box<dyn Painter>>,
 }
@@ -91,6 +99,25 @@ struct Running {
     total: Option<u64>,
     step: Option<String>,
     begun: Duration,
+    rate: Rate,
+}
+
+/// How fast a counter has moved of late.
+#[derive(Default)]
+struct Rate {
+    since: Duration,
+    done: u64,
+    per_second: Option<u64>,
+}
+
+impl Rate {
+    fn update(&mut self, now: Duration, done: u64) {
+        let seconds = now.saturating_sub(self.since);
+        if seconds >= RATE_OVER {
+            let moved = done.saturating_sub(self.done) as f64;
+            *self = Self { since: now, done, per_second: Some((moved / seconds.as_secs_f64()) as u64) };
+        }
+    }
 }
 
 impl Renderer {
@@ -112,7 +139,7 @@ impl Renderer {
     }
 
     fn new(painter: Option<Box<dyn Painter>>, clock: Clock) -> Self {
-        let state = State { running: Vec::new(), painter };
+        let state = State { running: Vec::new(), wire: None, painter };
         Self { counters: [const { AtomicU64::new(0) }; COUNTERS], state: Mutex::new(state), clock }
     }
 
@@ -122,6 +149,33 @@ impl Renderer {
         state.running.clear();
         if let Some(mut painter) = state.painter.take() {
             painter.close();
+        }
+    }
+
+    /// Shows what passes over the line, once an operation takes long enough to be watched.
+    pub fn watch_transfers(&self, wire: Arc<Wire>) {
+        let now = (self.clock)();
+        self.state().wire = Some((wire, now));
+    }
+
+    /// Moves the counters of both directions to what has passed.
+    fn follow_transfers(&self, now: Duration) {
+        let Some((wire, since)) = self.state().wire.clone() else { return };
+        let passed = wire.passed();
+        if now.saturating_sub(since) < ELAPSED_SHOWN_MIN {
+            return;
+        }
+        for (stage, bytes) in [(Stage::Sent, passed.sent), (Stage::Received, passed.received)] {
+            let is_running = self.state().running.iter().any(|running| running.stage == stage);
+            if bytes > 0 && !is_running {
+                self.begin(stage, Unit::Bytes, None);
+            }
+            if let Some(counter) = self.counter(stage) {
+                counter.store(bytes, Ordering::Relaxed);
+            }
+            if let Some(running) = self.state().running.iter_mut().find(|running| running.stage == stage) {
+                running.rate.update(now, bytes);
+            }
         }
     }
 
@@ -148,7 +202,8 @@ impl Renderer {
     /// Shows every running stage; returns whether there is still something to show to.
     fn tick(&self) -> bool {
         let now = (self.clock)();
-        let State { running, painter } = &mut *self.state();
+        self.follow_transfers(now);
+        let State { running, painter, .. } = &mut *self.state();
         let Some(painter) = painter else { return false };
         for stage in running {
             painter.tick(&self.view(stage, now));
@@ -164,6 +219,7 @@ impl Renderer {
             done: self.counter(running.stage).map_or(0, |counter| counter.load(Ordering::Relaxed)),
             step: running.step.as_deref(),
             elapsed: now.saturating_sub(running.begun),
+            rate: running.rate.per_second,
         }
     }
 
@@ -180,13 +236,20 @@ impl Renderer {
 impl Progress for Renderer {
     fn begin(&self, stage: Stage, unit: Unit, total: Option<u64>) {
         let now = (self.clock)();
-        let State { running, painter } = &mut *self.state();
+        let State { running, painter, .. } = &mut *self.state();
         let Some(painter) = painter else { return };
         running.retain(|running| running.stage != stage);
         if let Some(counter) = self.counter(stage) {
             counter.store(0, Ordering::Relaxed);
         }
-        let begun = Running { stage, unit, total, step: None, begun: now };
+        let begun = Running {
+            stage,
+            unit,
+            total,
+            step: None,
+            begun: now,
+            rate: Rate { since: now, ..Rate::default() },
+        };
         painter.begin(&self.view(&begun, now));
         running.push(begun);
     }
@@ -199,7 +262,7 @@ impl Progress for Renderer {
 
     fn step(&self, stage: Stage, name: &str) {
         let now = (self.clock)();
-        let State { running, painter } = &mut *self.state();
+        let State { running, painter, .. } = &mut *self.state();
         let running = running.iter_mut().find(|running| running.stage == stage);
         if let (Some(running), Some(painter)) = (running, painter) {
             running.step = Some(text::escape(name));
@@ -209,7 +272,7 @@ impl Progress for Renderer {
 
     fn end(&self, stage: Stage) {
         let now = (self.clock)();
-        let State { running, painter } = &mut *self.state();
+        let State { running, painter, .. } = &mut *self.state();
         let index = running.iter().position(|running| running.stage == stage);
         if let (Some(index), Some(painter)) = (index, painter) {
             let ended = running.remove(index);
@@ -239,7 +302,10 @@ impl View<'_> {
     /// Returns what the stage has done so far, and of how much: `120 MiB of 600 MiB`.
     fn amount(&self) -> String {
         match (self.unit, self.total) {
-            (Unit::Bytes, None) => text::size(self.done),
+            (Unit::Bytes, None) => match self.rate {
+                None => text::size(self.done),
+                Some(rate) => format!("{} at {}/s", text::size(self.done), text::size(rate)),
+            },
             (Unit::Bytes, Some(total)) if total == self.done => text::size(total),
             (Unit::Bytes, Some(total)) => format!("{} of {}", text::size(self.done), text::size(total)),
             (_, None) => format!("{}{}", count(self.done), self.noun()),
@@ -313,7 +379,7 @@ mod tests {
 
     #[test]
     fn every_stage_has_a_counter() {
-        assert!((Stage::Publish as usize) < COUNTERS);
+        assert!((Stage::Received as usize) < COUNTERS);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use packvault::Result;
 use packvault::engine::Selection;
 use packvault::engine::restore::{RestoreOptions, restore};
+use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
@@ -49,7 +50,7 @@ pub struct Arguments {
 
 /// Restores the snapshot and sums up what was proved.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let repository = session.repository(None).await?;
+    let repository = session.repository(None, Purpose::Work).await?;
     let selection = match &arguments.snapshot {
         None => Selection::Latest,
         Some(text) => Selection::One(select::snapshot(&repository, text).await?),

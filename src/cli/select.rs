@@ -20,8 +20,7 @@ pub async fn snapshot(repository: &Repository, text: &str) -> Result<SnapshotId>
     if let Ok(id) = SnapshotId::parse(text) {
         return Ok(id);
     }
-    let found = repository.find_snapshots().await?;
-    let ids: Vec<String> = found.into_iter().map(|snapshot| snapshot.name).collect();
+    let ids: Vec<String> = repository.list_snapshots().await?.names().map(str::to_owned).collect();
     let id = resolve(text, &ids)?;
     SnapshotId::parse(id)
         .map_err(|error| Error::caused(ErrorKind::Usage, "cannot use the name of the manifest", error))

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use packvault::engine::{self, Context};
-use packvault::repo::Repository;
+use packvault::location::{self, Opening, Purpose};
+use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
 
@@ -42,9 +43,32 @@ impl Session {
         self.settings.archive(given)
     }
 
-    /// Returns the repository the user means, which may depend on the archive.
-    pub fn location(&self, archive: Option<&Archive>) -> Result<Location> {
-        self.settings.repository(self.globals.repo.as_deref(), archive)
+    /// Returns where the repository lies that the user means, which may depend on the archive, and how it
+    /// is opened.
+    pub fn location(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<(Location, Opening)> {
+        let choice = self.settings.repository(self.globals.repo.as_deref(), archive)?;
+        let mut opening = self.settings.opening(&choice, purpose, self.cancel.clone(), self.progress())?;
+        let Globals { limit_upload, limit_download, spool, .. } = &self.globals;
+        opening.upload_max = limit_upload.map(|size| size.0).or(opening.upload_max);
+        opening.download_max = limit_download.map(|size| size.0).or(opening.download_max);
+        if let Some(spool) = spool {
+            opening.spool = spool.clone();
+        }
+        Ok((choice.location, opening))
+    }
+
+    /// Opens the storage on which the repository lies, or will lie, and shows what passes to and from it.
+    pub async fn storage(
+        &self,
+        archive: Option<&Archive>,
+        purpose: Purpose,
+    ) -> Result<(Location, Arc<dyn Storage>)> {
+        let (location, opening) = self.location(archive, purpose)?;
+        let opened = location.open(&opening).await?;
+        if let Some(wire) = opened.wire {
+            self.renderer.watch_transfers(wire);
+        }
+        Ok((location, opened.storage))
     }
 
     /// Returns the token that Ctrl-C cancels.
@@ -70,8 +94,24 @@ impl Session {
     }
 
     /// Opens the repository that the user means.
-    pub async fn repository(&self, archive: Option<&Archive>) -> Result<Repository> {
-        Repository::open(self.location(archive)?.open(false).await?).await
+    pub async fn repository(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<Repository> {
+        let (location, storage) = self.storage(archive, purpose).await?;
+        let repository = Repository::open(storage).await?;
+        Ok(match self.cache(&location, &repository).await {
+            Some(cache) => repository.cached(cache),
+            None => repository,
+        })
+    }
+
+    /// Returns where copies of the repository's manifests and indexes are kept, if they are: a repository
+    /// on this machine needs none, and a folder that others may write to as well is not used.
+    async fn cache(&self, location: &Location, repository: &Repository) -> Option<Arc<dyn Storage>> {
+        let folder = self.settings.spool();
+        if self.globals.no_cache || location.is_local() || folder == std::env::temp_dir() {
+            return None;
+        }
+        // Without the cache the command asks the store for more, and that is all.
+        location::folder(&folder.join(repository.config().repo_id.as_str())).await.ok()
     }
 
     /// Returns whether results are to be JSON.

@@ -15,10 +15,13 @@ use packvault::engine::report::{
 const LEFT_OUT_MAX: usize = 10;
 
 /// Returns what `init` made, and the command to run next.
-pub fn init(report: &InitReport) -> String {
-    let location = escape(&report.location);
+pub fn init(report: &InitReport, location: &str, exclusion: Option<&str>) -> String {
+    let location = escape(location);
     let mut text = format!("repository {} is ready\n", escape(&report.id));
     part(&mut text, "location", &location);
+    if let Some(exclusion) = exclusion {
+        part(&mut text, "locks", exclusion);
+    }
     part(&mut text, "next", &format!("packvault create --repo {}", text::shell_word(&location)));
     text
 }
@@ -149,7 +152,7 @@ fn restore_proof(text: &mut String, report: &RestoreReport) {
     part(text, "", &format!("{integrity}, {stats}"));
 }
 
-fn part(text: &mut String, name: &str, value: &str) {
+pub fn part(text: &mut String, name: &str, value: &str) {
     let _ = writeln!(text, "  {name:<11}  {value}");
 }
 
@@ -200,7 +203,8 @@ mod tests {
 
     #[test]
     fn init_says_what_to_run_next() {
-        let text = init(&InitReport { id: "0d6f".into(), location: "/mnt/my nas".into() });
+        let report = InitReport { id: "0d6f".into(), location: "/mnt/my nas".into() };
+        let text = init(&report, "/mnt/my nas", None);
         assert!(text.ends_with("  next         packvault create --repo '/mnt/my nas'\n"), "{text}");
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use packvault::Result;
 use packvault::engine::Selection;
 use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
@@ -32,6 +33,9 @@ pub struct Arguments {
     #[arg(long)]
     all: bool,
     /// Check that everything is there, without reading all of it
+    ///
+    /// Every pack must be there with the length that the index implies; only those that hold page maps, lists and
+    /// trees are opened.
     #[arg(long)]
     quick: bool,
     /// Also build the database of every snapshot aside, to see that attachments can be put where it expects
@@ -48,7 +52,7 @@ pub struct Arguments {
 
 /// Checks and prints every problem.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let repository = session.repository(None).await?;
+    let repository = session.repository(None, Purpose::Work).await?;
     let selection = match &arguments.snapshot {
         _ if arguments.all => Selection::All,
         None => Selection::Latest,

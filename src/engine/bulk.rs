@@ -1,37 +1,39 @@
 //! Reading many blobs: grouped by pack, in the order of their offsets, decoded by workers.
 //!
 //! Each blob is read once. Neighbours are fetched with one request; a blob too large for memory is fetched
-//! and decoded in pieces. What is in flight is bounded by the pipeline's budget.
+//! and decoded in pieces. Packs are opened ahead, and batches of one pack or of several are under way at once,
+//! so that the time a request takes to answer does not decide how fast reading is. What is in flight is bounded
+//! by the pipeline's budget in bytes, and by number.
+
+mod batches;
+mod fetcher;
+mod pieces;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use self::batches::Batch;
+use self::fetcher::Fetcher;
 use super::Context;
-use super::pipeline::{Pipeline, Reservation, Task, Worker};
+use super::pipeline::{Pipeline, Reservation, Worker};
 use crate::format::pack::Entry;
-use crate::format::{BlobId, PackId, StreamDecoder};
+use crate::format::{BlobId, PackId};
 use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes fetched with one request, gaps included.
-const BATCH_BYTES: u64 = 4 * 1024 * 1024;
-/// Unwanted bytes between two blobs that are fetched along rather than asked around.
-const GAP_BYTES_MAX: u64 = 64 * 1024;
-/// Blobs in one batch.
-const BATCH_BLOBS_MAX: usize = 4096;
-/// A blob up to this size, stored and raw, is decoded whole where its visitor can also take pieces.
-const WHOLE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// A blob whose visitor needs it whole is refused above this size: four times the largest page blob that
 /// a writer makes.
 const WHOLE_BYTES_LIMIT: u64 = 256 * 1024 * 1024;
-/// Bytes of a large blob fetched at a time.
-const PIECE_BYTES: u64 = 1024 * 1024;
-/// Batches of one pack that may be under way.
-const BATCHES_IN_FLIGHT: usize = 2;
+/// Packs that may be opened ahead of the one being read.
+const PACKS_AHEAD: usize = 16;
+/// Blobs of packs that are opened and not read yet; a pack with more is opened alone.
+const BLOBS_AHEAD_MAX: usize = 100_000;
+/// Batches, of one pack or several, that may be under way: being fetched, decoded, or waiting for either.
+const BATCHES_IN_FLIGHT: usize = 16;
 
 /// Takes the raw bytes of a blob that comes in pieces. They are provisional until `finish`.
 pub trait PieceSink: Send {
@@ -59,16 +61,6 @@ pub trait BlobVisitor: Send + Sync + 'static {
     fn done(&self, entry: &Entry);
 }
 
-/// What is fetched and decoded together.
-enum Batch {
-    /// Neighbours within one range of the pack.
-    Small(Range<u64>, Vec<Entry>),
-    /// One blob, fetched whole.
-    Whole(Entry),
-    /// One blob, fetched in pieces.
-    Pieces(Entry),
-}
-
 /// Reads every blob once and hands it to the visitor. The order is by pack, then by offset.
 pub async fn read<V: BlobVisitor>(
     context: &Context,
@@ -91,10 +83,7 @@ pub async fn read<V: BlobVisitor>(
         .map(|group| group.iter().map(|(_, _, id)| *id).collect())
         .collect();
     drop(wanted);
-    let reading = stream::iter(groups.into_iter().map(Ok::<_, Error>))
-        .try_for_each_concurrent(pipeline.jobs().max(2), |group| async move {
-            read_group(context, pipeline, store, group, visitor).await
-        });
+    let reading = read_groups(context, pipeline, store, groups, visitor);
     let outcome = tokio::select! {
         outcome = reading => outcome,
         () = context.cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
@@ -104,35 +93,75 @@ pub async fn read<V: BlobVisitor>(
     outcome
 }
 
-async fn read_group<V: BlobVisitor>(
+/// What is wanted of one pack, and what of it cannot be had.
+struct Group {
+    pack: Option<PackId>,
+    batches: Vec<Batch>,
+    failures: Vec<BlobFailure>,
+    /// Held until the last batch is done with.
+    room: Arc<OwnedSemaphorePermit>,
+}
+
+async fn read_groups<V: BlobVisitor>(
     context: &Context,
     pipeline: &Pipeline,
     store: &Arc<BlobStore>,
-    group: Vec<BlobId>,
+    groups: Vec<Vec<BlobId>>,
     visitor: &Arc<V>,
 ) -> Result<()> {
-    let mut pack = None;
-    let mut entries = Vec::with_capacity(group.len());
-    for id in &group {
-        match locate(store, id, visitor.as_ref()).await {
-            Ok((found, entry)) => {
-                pack = Some(found);
-                entries.push(entry);
+    let fetcher = Fetcher::new(store.clone());
+    let room = Arc::new(Semaphore::new(BLOBS_AHEAD_MAX));
+    // Room is taken in the order in which it is given back, so no group waits for one behind it.
+    let opened = stream::iter(groups)
+        .then(|blobs| {
+            let wanted = blobs.len().min(BLOBS_AHEAD_MAX) as u32;
+            let room = room.clone().acquire_many_owned(wanted);
+            async move { (blobs, Arc::new(room.await.expect("the semaphore is never closed"))) }
+        })
+        .map(|(blobs, room)| open_group(store, blobs, room, visitor.as_ref()))
+        .buffered(PACKS_AHEAD);
+    let batches = opened.map(|group| {
+        group.failures.into_iter().try_for_each(|failure| visitor.failed(failure))?;
+        let (pack, room) = (group.pack, group.room);
+        let batches = group.batches.into_iter().filter_map(move |batch| Some((pack?, batch, room.clone())));
+        Ok::<_, Error>(stream::iter(batches.map(Ok)))
+    });
+    batches
+        .try_flatten()
+        .try_for_each_concurrent(BATCHES_IN_FLIGHT, |(pack, batch, room)| {
+            let fetcher = &fetcher;
+            async move {
+                context.cancel.check()?;
+                read_batch(pipeline, fetcher, pack, batch, visitor).await?;
+                drop(room);
+                Ok(())
             }
-            Err(failure) => visitor.failed(failure)?,
-        }
-    }
-    let Some(pack) = pack else { return Ok(()) };
-    stream::iter(batches(entries, visitor.as_ref()).into_iter().map(Ok::<_, Error>))
-        .try_for_each_concurrent(BATCHES_IN_FLIGHT, |batch| async move {
-            context.cancel.check()?;
-            read_batch(pipeline, store, pack, batch, visitor).await
         })
         .await
 }
 
+async fn open_group<V: BlobVisitor>(
+    store: &BlobStore,
+    blobs: Vec<BlobId>,
+    room: Arc<OwnedSemaphorePermit>,
+    visitor: &V,
+) -> Group {
+    let (mut pack, mut failures) = (None, Vec::new());
+    let mut entries = Vec::with_capacity(blobs.len());
+    for id in &blobs {
+        match locate(store, id, visitor).await {
+            Ok((found, entry)) => {
+                pack = Some(found);
+                entries.push(entry);
+            }
+            Err(failure) => failures.push(failure),
+        }
+    }
+    Group { pack, batches: batches::cut(entries, visitor), failures, room }
+}
+
 async fn locate<V: BlobVisitor>(
-    store: &Arc<BlobStore>,
+    store: &BlobStore,
     id: &BlobId,
     visitor: &V,
 ) -> std::result::Result<(PackId, Entry), BlobFailure> {
@@ -146,40 +175,9 @@ async fn locate<V: BlobVisitor>(
     Ok((pack, entry))
 }
 
-/// Cuts the entries of one pack, ordered by offset, into batches.
-fn batches<V: BlobVisitor>(entries: Vec<Entry>, visitor: &V) -> Vec<Batch> {
-    let mut batches = Vec::new();
-    let mut open: Option<(Range<u64>, Vec<Entry>)> = None;
-    for entry in entries {
-        let size = entry.raw_bytes.max(entry.stored_bytes);
-        if size > WHOLE_BYTES_MAX {
-            let pieces = visitor.takes_pieces(&entry.id);
-            batches.push(if pieces { Batch::Pieces(entry) } else { Batch::Whole(entry) });
-            continue;
-        }
-        let end = entry.offset + entry.stored_bytes;
-        match &mut open {
-            Some((range, together))
-                if entry.offset <= range.end.saturating_add(GAP_BYTES_MAX)
-                    && end - range.start <= BATCH_BYTES
-                    && together.len() < BATCH_BLOBS_MAX =>
-            {
-                range.end = range.end.max(end);
-                together.push(entry);
-            }
-            _ => {
-                let next = (entry.offset..end, vec![entry]);
-                batches.extend(open.replace(next).map(|(range, together)| Batch::Small(range, together)));
-            }
-        }
-    }
-    batches.extend(open.map(|(range, together)| Batch::Small(range, together)));
-    batches
-}
-
 async fn read_batch<V: BlobVisitor>(
     pipeline: &Pipeline,
-    store: &Arc<BlobStore>,
+    fetcher: &Fetcher,
     pack: PackId,
     batch: Batch,
     visitor: &Arc<V>,
@@ -187,20 +185,20 @@ async fn read_batch<V: BlobVisitor>(
     match batch {
         Batch::Small(range, entries) => {
             let reservation = pipeline.reserve(range.end - range.start).await;
-            read_together(pipeline, store, pack, range, entries, visitor, reservation).await
+            read_together(pipeline, fetcher, pack, range, entries, visitor, reservation).await
         }
         Batch::Whole(entry) => {
             let reservation = pipeline.reserve(entry.stored_bytes + entry.raw_bytes).await;
             let range = entry.offset..entry.offset + entry.stored_bytes;
-            read_together(pipeline, store, pack, range, vec![entry], visitor, reservation).await
+            read_together(pipeline, fetcher, pack, range, vec![entry], visitor, reservation).await
         }
-        Batch::Pieces(entry) => read_pieces(pipeline, store, pack, entry, visitor).await,
+        Batch::Pieces(entry) => pieces::read(pipeline, fetcher, pack, entry, visitor).await,
     }
 }
 
 async fn read_together<V: BlobVisitor>(
     pipeline: &Pipeline,
-    store: &Arc<BlobStore>,
+    fetcher: &Fetcher,
     pack: PackId,
     range: Range<u64>,
     entries: Vec<Entry>,
@@ -208,7 +206,7 @@ async fn read_together<V: BlobVisitor>(
     reservation: Reservation,
 ) -> Result<()> {
     let start = range.start;
-    let bytes = match store.fetch_range(&pack, range).await {
+    let bytes = match fetcher.fetch(&pack, range).await {
         Ok(bytes) => bytes,
         Err(error) => {
             let message = error.chain();
@@ -248,86 +246,5 @@ fn visit<V: BlobVisitor>(
         }
     }
     visitor.done(entry);
-    Ok(())
-}
-
-/// A blob on its way through a worker, piece by piece.
-struct Decoding {
-    decoder: StreamDecoder,
-    sink: Box<dyn PieceSink>,
-}
-
-/// How taking a piece can fail: the blob is damaged, or the sink cannot go on.
-enum PieceFailure {
-    Blob(Error),
-    Sink(Error),
-}
-
-async fn read_pieces<V: BlobVisitor>(
-    pipeline: &Pipeline,
-    store: &Arc<BlobStore>,
-    pack: PackId,
-    entry: Entry,
-    visitor: &Arc<V>,
-) -> Result<()> {
-    let _reservation = pipeline.reserve(2 * PIECE_BYTES).await;
-    match read_pieces_until(pipeline, store, pack, &entry, visitor).await {
-        Ok(()) => visitor.done(&entry),
-        Err(PieceFailure::Sink(error)) => return Err(error),
-        Err(PieceFailure::Blob(error)) if error.kind() == ErrorKind::Interrupted => return Err(error),
-        Err(PieceFailure::Blob(error)) => {
-            visitor.failed(BlobFailure { blob: entry.id, pack: Some(pack), error })?;
-            visitor.done(&entry);
-        }
-    }
-    Ok(())
-}
-
-async fn read_pieces_until<V: BlobVisitor>(
-    pipeline: &Pipeline,
-    store: &Arc<BlobStore>,
-    pack: PackId,
-    entry: &Entry,
-    visitor: &Arc<V>,
-) -> std::result::Result<(), PieceFailure> {
-    let damaged = |error| PieceFailure::Blob(format_error("its stored bytes are damaged", error));
-    let mut decoding = Decoding {
-        decoder: StreamDecoder::new(entry).map_err(damaged)?,
-        sink: visitor.pieces(entry).map_err(PieceFailure::Sink)?,
-    };
-    let end = entry.offset + entry.stored_bytes;
-    let mut fetched = store.fetch_range(&pack, entry.offset..end.min(entry.offset + PIECE_BYTES)).await;
-    let mut position = end.min(entry.offset + PIECE_BYTES);
-    loop {
-        let piece = fetched.map_err(PieceFailure::Blob)?;
-        let mut moved = decoding;
-        let decoded: Task<_> = pipeline.start(move |_| Ok(take_piece(&mut moved, &piece).map(|()| moved)));
-        // The next piece is fetched while this one is decoded.
-        let next = position..end.min(position + PIECE_BYTES);
-        position = next.end;
-        let last = next.is_empty();
-        fetched = if last { Ok(Bytes::new()) } else { store.fetch_range(&pack, next).await };
-        decoding = decoded.await.map_err(PieceFailure::Blob)??;
-        if last {
-            break;
-        }
-    }
-    let Decoding { decoder, sink } = decoding;
-    let finished = pipeline.run(move |_| {
-        Ok(match decoder.finish() {
-            Ok(()) => sink.finish().map_err(PieceFailure::Sink),
-            Err(error) => Err(PieceFailure::Blob(format_error("its stored bytes are damaged", error))),
-        })
-    });
-    finished.await.map_err(PieceFailure::Blob)?
-}
-
-fn take_piece(decoding: &mut Decoding, piece: &[u8]) -> std::result::Result<(), PieceFailure> {
-    let damaged = |error| PieceFailure::Blob(format_error("its stored bytes are damaged", error));
-    let Decoding { decoder, sink } = decoding;
-    let mut rest = decoder.accept(piece).map_err(damaged)?;
-    while let Some(raw) = decoder.next_raw(&mut rest).map_err(damaged)? {
-        sink.accept(raw).map_err(PieceFailure::Sink)?;
-    }
     Ok(())
 }

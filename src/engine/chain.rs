@@ -5,7 +5,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::Arc;
+
+use futures::{StreamExt, stream};
 
 use super::metadata::MetadataReader;
 use crate::format::{
@@ -17,7 +20,10 @@ use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Steps with a non-zero depth after which a chain is given up.
-const STEPS_MAX: usize = 30;
+pub(super) const STEPS_MAX: usize = 30;
+
+/// Objects of one chain read at once.
+const READS_IN_FLIGHT: usize = 8;
 
 /// The page sizes of SQLite lie in here; all are powers of two.
 const PAGE_SIZES: RangeInclusive<u32> = 512..=65536;
@@ -157,8 +163,10 @@ pub struct LoadedMap {
 /// Reads the objects of a chain newest first until a keyframe, and applies them oldest first.
 pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
     let mut deltas = Vec::new();
-    for link in links {
-        let object = read_map(reader, link).await?;
+    let objects = stream::iter(links).map(async |link| (link, read_map(reader, link).await));
+    let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
+    while let Some((link, object)) = objects.next().await {
+        let object = object?;
         if object.kind == PageMapKind::Delta {
             deltas.push((link, object));
             continue;
@@ -178,8 +186,10 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
 /// The same for page hashes.
 pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
     let mut deltas = Vec::new();
-    for link in links {
-        match read_hashes(reader, link).await? {
+    let objects = stream::iter(links).map(async |link| (link, read_hashes(reader, link).await));
+    let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
+    while let Some((link, object)) = objects.next().await {
+        match object? {
             PageHashObject::Delta(delta) => deltas.push((link, delta)),
             PageHashObject::Keyframe(mut hashes) => {
                 for (link, delta) in deltas.into_iter().rev() {
@@ -192,6 +202,12 @@ pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainR
         }
     }
     Err(no_keyframe("page-hash"))
+}
+
+/// Reads both chains of a snapshot.
+pub async fn load_both(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<(PageMap, PageHashes)> {
+    let (map, hashes) = tokio::join!(load_map(reader, links), load_hashes(reader, links));
+    Ok((map?.map, hashes?))
 }
 
 fn broken_at(id: &BlobId, what: &str, error: crate::format::FormatError) -> ChainFailure {
@@ -241,8 +257,8 @@ impl RollingMaps {
         let maps = match applied {
             Some(maps) => maps,
             None => {
-                let map = load_map(reader, &links).await?.map;
-                let hashes = Arc::new(load_hashes(reader, &links).await?);
+                let (map, hashes) = load_both(reader, &links).await?;
+                let hashes = Arc::new(hashes);
                 let objects = links.iter().flat_map(|link| [link.page_map, link.page_hashes]).collect();
                 Maps { map, hashes, objects, changed: None }
             }
@@ -263,8 +279,8 @@ async fn apply(
     link: &ChainLink,
     mut maps: Maps,
 ) -> ChainResult<Option<Maps>> {
-    let map = read_map(reader, link).await?;
-    let hashes = read_hashes(reader, link).await?;
+    let (map, hashes) = tokio::join!(read_map(reader, link), read_hashes(reader, link));
+    let (map, hashes) = (map?, hashes?);
     let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
     maps.map.apply(&map).map_err(|error| broken_at(&link.page_map, "page map", error))?;
     Arc::make_mut(&mut maps.hashes)

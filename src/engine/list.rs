@@ -10,9 +10,10 @@ use crate::{ErrorKind, Result};
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
-    let found = repository.find_snapshots().await?;
+    let files = repository.list_snapshots().await?;
+    let found = repository.read_snapshots(&files).await;
     let mut rows = found.into_iter().map(row).collect::<Result<Vec<ListRow>>>()?;
-    let mut notes = repository.find_notes().await?;
+    let mut notes = repository.read_notes(&files).await?;
     for row in &mut rows {
         row.source_problems = notes.remove(&row.id).unwrap_or_default();
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::pipeline::Pipeline;
+use super::read_ahead::ReadAhead;
 use crate::format::{BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree};
 use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
@@ -25,17 +26,25 @@ pub type BlobResult<T> = std::result::Result<T, BlobFailure>;
 pub struct MetadataReader {
     store: Arc<BlobStore>,
     pipeline: Pipeline,
+    ahead: Arc<ReadAhead>,
 }
 
 impl MetadataReader {
     /// Makes a reader over a blob store.
     pub fn new(store: Arc<BlobStore>, pipeline: Pipeline) -> Self {
-        Self { store, pipeline }
+        let ahead = Arc::new(ReadAhead::new(store.clone(), pipeline.clone()));
+        Self { store, pipeline, ahead }
     }
 
     /// Returns the store below.
     pub fn store(&self) -> &Arc<BlobStore> {
         &self.store
+    }
+
+    /// Says what will be read from now on, and in which order, so that it is fetched ahead. A blob that is
+    /// passed over costs nothing but its bytes.
+    pub fn expect(&self, ids: impl IntoIterator<Item = BlobId>) {
+        self.ahead.expect(ids);
     }
 
     /// Reads a blob and proves it against its id.
@@ -44,13 +53,22 @@ impl MetadataReader {
     }
 
     async fn read_bounded(&self, id: &BlobId, bytes_max: u64) -> BlobResult<Vec<u8>> {
-        let (pack, entry) = self.store.locate(id).await?;
+        let ahead = self.ahead.take(id);
+        let located = match ahead {
+            Some(fetched) => fetched.await.map_err(|error| self.lost(id, error))?,
+            None => self.store.locate(id).await.map(|(pack, entry)| (pack, entry, None)),
+        };
+        let (pack, entry, fetched) = located?;
         let fail = |error| BlobFailure { blob: *id, pack: Some(pack), error };
         if entry.raw_bytes.max(entry.stored_bytes) > bytes_max {
             let message = format!("it has {} bytes, too many for metadata", entry.raw_bytes);
             return Err(fail(Error::new(ErrorKind::Damaged, message)));
         }
-        let stored = self.store.fetch(&pack, &entry).await.map_err(fail)?;
+        let _until_decoded = self.pipeline.reserve(entry.stored_bytes + entry.raw_bytes).await;
+        let stored = match fetched {
+            Some(stored) => stored,
+            None => self.store.fetch(&pack, &entry).await.map_err(fail)?,
+        };
         let decoded = self.pipeline.run(move |worker| {
             let mut raw = Vec::new();
             worker
@@ -89,6 +107,10 @@ impl MetadataReader {
             pack: self.store.pack_of(id),
             error: format_error(format!("it is no usable {what}"), error),
         })
+    }
+
+    fn lost(&self, id: &BlobId, error: Error) -> BlobFailure {
+        BlobFailure { blob: *id, pack: self.store.pack_of(id), error }
     }
 
     /// Reads one attachment list.

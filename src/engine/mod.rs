@@ -12,6 +12,7 @@ pub mod list;
 mod metadata;
 mod page_writer;
 pub mod pipeline;
+mod read_ahead;
 pub mod report;
 pub mod restore;
 pub mod verify;

@@ -109,6 +109,14 @@ impl Pipeline {
         self.start(work).await
     }
 
+    /// Starts reading; it goes on whether or not its result is asked for.
+    pub fn fetch<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Task<T> {
+        Task(tokio::spawn(read))
+    }
+
     /// Waits until so many bytes of the budget are free, and takes them.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let units = bytes.min(BUDGET_BYTES).div_ceil(BUDGET_UNIT_BYTES) as u32;

@@ -59,6 +59,8 @@ fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<ListedAttachment> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::format::FormatErrorKind;
     use crate::format::object::tests::reseal;
@@ -94,5 +96,24 @@ mod tests {
     #[should_panic(expected = "2^63")]
     fn a_negative_size_is_not_written() {
         encode(&[ListedAttachment { id: BlobId::of(b""), bytes: 1 << 63 }]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_list_reads_back(
+            items in proptest::collection::vec((any::<[u8; 32]>(), 0u64..1 << 63), 0..30)
+        ) {
+            let list: Vec<_> =
+                items.into_iter().map(|(id, bytes)| ListedAttachment { id: BlobId::from_bytes(id), bytes }).collect();
+            prop_assert_eq!(decode(&encode(&list)).unwrap(), list);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), count in 0u32..6) {
+            let object = reseal([&b"MVAL\x01\0"[..], &count.to_le_bytes(), &bytes, &[0; 32]].concat());
+            if let Ok(list) = decode(&object) {
+                prop_assert_eq!(encode(&list), object);
+            }
+        }
     }
 }

@@ -223,8 +223,7 @@ pub fn float(value: f64) -> String {
     if magnitude != 0.0 && !(1e-6..1e21).contains(&magnitude) {
         return exponent_form(value, 1);
     }
-    // The standard form is the shortest that reads back, never with an exponent, never with `.0`.
-    format!("{value}")
+    plain_form(value)
 }
 
 /// Returns a float as the format shows REAL values of a date range: the shortest digits, with an exponent of
@@ -237,14 +236,37 @@ pub fn go_g_float(value: f64) -> String {
         return if value > 0.0 { "+Inf" } else { "-Inf" }.to_owned();
     }
     let exponent = shortest(value).1;
-    if value != 0.0 && !(-4..6).contains(&exponent) { exponent_form(value, 2) } else { format!("{value}") }
+    if value != 0.0 && !(-4..6).contains(&exponent) { exponent_form(value, 2) } else { plain_form(value) }
 }
 
-/// Returns mantissa and decimal exponent of the shortest text that reads back.
+/// Returns mantissa and decimal exponent of the shortest text that reads back; of two such texts that are as
+/// near, the one whose last digit is even.
 fn shortest(value: f64) -> (String, i32) {
     let text = format!("{value:e}");
+    let digits = text.bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+    // The standard shortest form rounds a half up; the form of given precision rounds it to even.
+    let rounded = format!("{value:.precision$e}", precision = digits.saturating_sub(1));
+    let text = if rounded.parse() == Ok(value) { rounded } else { text };
     let (mantissa, exponent) = text.split_once('e').expect("the exponent form has an exponent");
     (mantissa.to_owned(), exponent.parse().expect("the exponent is an integer"))
+}
+
+/// Returns the shortest text without an exponent, and without a point where nothing follows it.
+fn plain_form(value: f64) -> String {
+    let (mantissa, exponent) = shortest(value);
+    let sign = if mantissa.starts_with('-') { "-" } else { "" };
+    let digits: String = mantissa.chars().filter(char::is_ascii_digit).collect();
+    match usize::try_from(exponent) {
+        Ok(exponent) if exponent < digits.len() - 1 => {
+            let (whole, fraction) = digits.split_at(exponent + 1);
+            format!("{sign}{whole}.{fraction}")
+        }
+        Ok(exponent) => format!("{sign}{digits:0<width$}", width = exponent + 1),
+        Err(_) => {
+            let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
+            format!("{sign}0.{zeros}{digits}")
+        }
+    }
 }
 
 fn exponent_form(value: f64, exponent_digits_min: usize) -> String {
@@ -278,6 +300,11 @@ mod tests {
             (1.25e300, "1.25e+300"),
             (f64::MIN_POSITIVE, "2.2250738585072014e-308"),
             (5e-324, "5e-324"),
+            (563000000000000.25, "563000000000000.2"),
+            (563000000000000.75, "563000000000000.8"),
+            (-1700000000000000.25, "-1700000000000000.2"),
+            (5.684341886080802e-14, "5.684341886080802e-14"),
+            (9007199254740993.0, "9007199254740992"),
         ] {
             assert_eq!(float(value), text);
         }
@@ -299,6 +326,7 @@ mod tests {
             (0.00001, "1e-05"),
             (2e30, "2e+30"),
             (1e100, "1e+100"),
+            (563000000000000.25, "5.630000000000002e+14"),
         ] {
             assert_eq!(go_g_float(value), text);
         }

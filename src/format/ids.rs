@@ -256,6 +256,8 @@ fn write_hex(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const PACK: &str = "01kwvve8k3wz72j3vhy0dphk55";
@@ -332,6 +334,24 @@ mod tests {
             ["", &good.to_uppercase(), &format!("{good}\n"), &good.replace('-', ""), "../../etc/passwd"]
         {
             assert!(RepoId::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_id_reads_back(hash in any::<[u8; 32]>(), ulid in any::<[u8; 16]>()) {
+            let blob = BlobId::from_bytes(hash);
+            prop_assert_eq!(BlobId::parse(&blob.to_string()).unwrap(), blob);
+            let (pack, index) = (PackId::from_bytes(ulid), IndexId::from_bytes(ulid));
+            prop_assert_eq!(PackId::parse(&pack.to_string()).unwrap(), pack);
+            prop_assert_eq!(IndexId::parse(&index.to_string()).unwrap(), index);
+            prop_assert_eq!(pack.to_string(), ulid::Ulid::from_bytes(ulid).to_string().to_lowercase());
+        }
+
+        #[test]
+        fn ids_sort_as_their_texts_do(left in any::<[u8; 16]>(), right in any::<[u8; 16]>()) {
+            let (left, right) = (PackId::from_bytes(left), PackId::from_bytes(right));
+            prop_assert_eq!(left.cmp(&right), left.to_string().cmp(&right.to_string()));
         }
     }
 }

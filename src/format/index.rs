@@ -89,6 +89,8 @@ fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<IndexEntry> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::format::FormatErrorKind;
     use crate::format::object::tests::reseal;
@@ -152,6 +154,38 @@ mod tests {
             altered[position] ^= 0x40;
             assert_eq!(decode(&altered).unwrap_err().kind(), FormatErrorKind::Checksum);
             assert!(decode(&file[..position]).is_err());
+        }
+    }
+
+    /// Entries of any kind, one for each of some blobs.
+    fn listed() -> impl Strategy<Value = Vec<IndexEntry>> {
+        let place = (any::<[u8; 16]>(), any::<u64>(), any::<u64>(), 0u8..4);
+        proptest::collection::btree_map(any::<[u8; 32]>(), place, 0..30).prop_map(|places| {
+            let entry = |(id, (pack, offset, stored_bytes, bits))| IndexEntry {
+                id: BlobId::from_bytes(id),
+                pack: PackId::from_bytes(pack),
+                offset,
+                stored_bytes,
+                flags: BlobFlags::parse(bits).unwrap(),
+            };
+            places.into_iter().map(entry).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_index_reads_back(entries in listed()) {
+            let file = encode(&entries);
+            prop_assert_eq!(file.len(), 42 + 65 * entries.len());
+            prop_assert_eq!(decode(&file).unwrap(), entries);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), count in 0u32..4) {
+            let object = reseal([&b"MVIX\x01\0"[..], &count.to_le_bytes(), &bytes, &[0; 32]].concat());
+            if let Ok(entries) = decode(&object) {
+                prop_assert_eq!(encode(&entries), object);
+            }
         }
     }
 }

@@ -59,6 +59,8 @@ impl LockRecord {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const EXAMPLE: &str =
@@ -79,6 +81,19 @@ mod tests {
         assert_eq!(LockRecord::decode(br#"{"more":1,"pid":-7}"#).unwrap().pid, -7);
         for bad in ["", "garbage", "{", "[]", r#"{"pid":"1"}"#, "{} {}"] {
             assert!(LockRecord::decode(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_reads_back(
+            hostname in any::<String>(),
+            pid in any::<i64>(),
+            operation in any::<String>(),
+            acquired_at in any::<String>(),
+        ) {
+            let record = LockRecord { hostname, pid, operation, acquired_at };
+            prop_assert_eq!(LockRecord::decode(&record.encode()).unwrap(), record);
         }
     }
 }

@@ -173,12 +173,12 @@ pub fn encode_footer(entries: &[Entry]) -> Vec<u8> {
 }
 
 /// Returns the size of a plain pack whose frames end at the given offset.
-pub fn expected_file_bytes(frames_end: u64, entry_count: u64) -> u64 {
+pub const fn expected_file_bytes(frames_end: u64, entry_count: u64) -> u64 {
     // An index may claim any offset; what no file can have must not wrap into what one has.
     frames_end.saturating_add(region_bytes(entry_count) + TRAILER_BYTES as u64)
 }
 
-fn region_bytes(entry_count: u64) -> u64 {
+const fn region_bytes(entry_count: u64) -> u64 {
     COUNT_BYTES as u64 + entry_count * ENTRY_BYTES as u64
 }
 

@@ -139,6 +139,8 @@ fn quote(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const FIXTURE: &str = "repo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"\nformat_version = 1\n\
@@ -216,5 +218,20 @@ mod tests {
         config.created_at = "\"\\\n\r\t\u{1}\u{7f}é".to_owned();
         let text = String::from_utf8(config.encode()).unwrap();
         assert_eq!(parse(&text).unwrap(), config);
+    }
+
+    proptest! {
+        #[test]
+        fn every_configuration_reads_back(
+            repo_id in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+            (format_version, min_reader_version, page_size) in (any::<i64>(), i64::MIN..=4, any::<i64>()),
+            created_at in any::<String>(),
+        ) {
+            let repo_id = RepoId::parse(&repo_id).unwrap();
+            let encryption = ENCRYPTION_NONE.to_owned();
+            let config =
+                RepoConfig { repo_id, format_version, min_reader_version, encryption, created_at, page_size };
+            prop_assert_eq!(RepoConfig::parse(&config.encode(), 4).unwrap(), config);
+        }
     }
 }

@@ -59,6 +59,8 @@ fn matches_shape(text: &[u8], shape: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -91,6 +93,16 @@ mod tests {
             "２026-07-06T13:56:16Z",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        /// Years 0000 to 9999: what four digits can hold.
+        #[test]
+        fn every_second_of_a_four_digit_year_reads_back(second in -62_167_219_200i64..=253_402_207_200) {
+            let time = Timestamp::from_second(second).unwrap();
+            prop_assert_eq!(parse(&format(time)).unwrap(), time);
+            prop_assert_eq!(format_compact(time), format(time).replace(['-', ':'], ""));
         }
     }
 }

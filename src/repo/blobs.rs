@@ -3,12 +3,13 @@
 //! Nothing here is decoded: the bytes that come back are as stored, and the engine's pipeline checks CRC,
 //! length and hash before anything uses them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use tokio::sync::OnceCell;
 
 use super::indexes::{IndexUnion, format_error};
 use super::packs::pack_key;
@@ -20,8 +21,17 @@ use crate::{Error, ErrorKind, Result};
 /// Packs whose footer is kept at hand (section 11).
 const OPEN_PACKS_MAX: usize = 64;
 
-/// Bytes read from the end of a pack in the hope that the footer is among them: 1,000 entries.
-const TAIL_BYTES: u64 = 64 * 1024;
+/// Entries of all footers that are kept at hand, the last one's aside: about 20 MiB.
+const OPEN_ENTRIES_MAX: usize = 200_000;
+
+/// Bytes read from the end of a pack at least: what lies before a short footer (lists, trees) comes along.
+const TAIL_BYTES_MIN: u64 = 64 * 1024;
+
+/// Bytes read from the end of a pack at most on the word of an index: the footer of the fullest pack.
+const TAIL_BYTES_MAX: u64 = pack::expected_file_bytes(0, pack::ENTRIES_MAX as u64);
+
+/// A pack up to this length is read whole when it is opened.
+const SMALL_PACK_BYTES_MAX: u64 = 256 * 1024;
 
 /// Why a blob cannot be had, with the names that a report needs.
 #[derive(Debug)]
@@ -49,31 +59,36 @@ impl From<BlobFailure> for Error {
     }
 }
 
-/// A pack whose footer has been read and checked.
+/// A pack whose header and footer have been read and checked.
 #[derive(Debug)]
-pub struct OpenedPack {
-    /// The pack's id.
-    pub id: PackId,
-    /// Its entries.
-    pub footer: Footer,
+struct OpenedPack {
+    footer: Footer,
+    /// The end of the pack, which was read for the footer; all of a small one.
+    tail: Bytes,
+    tail_start: u64,
 }
 
 /// A pack as it was found: opened, or why it cannot be.
 type Opened = std::result::Result<Arc<OpenedPack>, String>;
+
+/// A pack that is being opened, or was: of several that want it, one reads.
+type Opening = Arc<OnceCell<Opened>>;
 
 /// Finds and fetches blobs by id.
 #[derive(Debug)]
 pub struct BlobStore {
     repository: Repository,
     union: Arc<IndexUnion>,
+    /// The length of every pack, as one listing gave it.
+    lengths: HashMap<PackId, u64>,
     /// The most recently used last. A failed open is kept too, so that a damaged pack is read once.
-    opened: Mutex<VecDeque<(PackId, Opened)>>,
+    opened: Mutex<VecDeque<(PackId, Opening)>>,
 }
 
 impl BlobStore {
-    /// Makes a store over the repository's packs.
-    pub fn new(repository: Repository, union: Arc<IndexUnion>) -> Self {
-        Self { repository, union, opened: Mutex::default() }
+    /// Makes a store over the repository's packs, whose lengths [`Repository::pack_lengths`] returned.
+    pub fn new(repository: Repository, union: Arc<IndexUnion>, lengths: HashMap<PackId, u64>) -> Self {
+        Self { repository, union, lengths, opened: Mutex::default() }
     }
 
     /// Returns the index union.
@@ -84,6 +99,12 @@ impl BlobStore {
     /// Returns the pack in which the index places the blob.
     pub fn pack_of(&self, id: &BlobId) -> Option<PackId> {
         self.union.get(id).map(|location| location.pack)
+    }
+
+    /// Tells whether the pack lies in the repository with the very length that the index implies.
+    pub fn has_implied_length(&self, pack: &PackId) -> bool {
+        let found = self.lengths.get(pack).copied();
+        found.is_some() && found == self.union.implied_pack_bytes(pack)
     }
 
     /// Resolves the blob: indexed, pack opens, the footer has it where the index says (section 11).
@@ -111,8 +132,11 @@ impl BlobStore {
         self.fetch_range(pack, entry.offset..entry.offset + entry.stored_bytes).await
     }
 
-    /// Reads a range of a pack.
+    /// Reads a range of a pack; without a request if it was read when the pack was opened.
     pub async fn fetch_range(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes> {
+        if let Some(kept) = self.kept(pack, &range) {
+            return Ok(kept);
+        }
         self.repository
             .storage
             .read_range(&pack_key(pack), range)
@@ -120,50 +144,69 @@ impl BlobStore {
             .map_err(|error| storage_error(format!("cannot read pack {pack}"), error))
     }
 
+    fn kept(&self, pack: &PackId, range: &Range<u64>) -> Option<Bytes> {
+        let opened = self.opened.lock().expect("no holder of the footers panics");
+        let (_, opening) = opened.iter().rev().find(|(known, _)| known == pack)?;
+        let found = opening.get()?.as_ref().ok()?;
+        let start = usize::try_from(range.start.checked_sub(found.tail_start)?).ok()?;
+        let end = usize::try_from(range.end.checked_sub(found.tail_start)?).ok()?;
+        (start <= end && end <= found.tail.len()).then(|| found.tail.slice(start..end))
+    }
+
     /// Opens the pack, or remembers having done so.
-    pub async fn open_pack(&self, id: &PackId) -> Result<Arc<OpenedPack>> {
-        if let Some(known) = self.recall(id) {
-            return share(known);
-        }
-        let read = self.read_footer(id).await;
-        // Only damage is remembered: what failed on the way may succeed the next time.
-        let outcome = match read {
-            Ok(footer) => Ok(Arc::new(OpenedPack { id: *id, footer })),
-            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) => {
-                return Err(error);
-            }
-            Err(error) => Err(error.chain()),
-        };
-        let mut opened = self.opened.lock().expect("no holder of the footers panics");
-        opened.push_back((*id, outcome.clone()));
-        if opened.len() > OPEN_PACKS_MAX {
-            opened.pop_front();
-        }
-        drop(opened);
-        share(outcome)
+    async fn open_pack(&self, id: &PackId) -> Result<Arc<OpenedPack>> {
+        let opening = self.opening(id);
+        let opened = opening.get_or_try_init(async || match self.read_ends(id).await {
+            Ok(opened) => Ok(Ok(Arc::new(opened))),
+            // Only damage is remembered: what failed on the way may succeed the next time.
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) => Err(error),
+            Err(error) => Ok(Err(error.chain())),
+        });
+        opened.await?.clone().map_err(|message| Error::new(ErrorKind::Damaged, message))
     }
 
-    fn recall(&self, id: &PackId) -> Option<Opened> {
+    fn opening(&self, id: &PackId) -> Opening {
         let mut opened = self.opened.lock().expect("no holder of the footers panics");
-        let position = opened.iter().rposition(|(known, _)| known == id)?;
-        let found = opened.remove(position).expect("the position was just found");
-        let outcome = found.1.clone();
+        let known = opened.iter().rposition(|(known, _)| known == id);
+        let found =
+            known.and_then(|position| opened.remove(position)).unwrap_or_else(|| (*id, Opening::default()));
+        let opening = found.1.clone();
         opened.push_back(found);
-        Some(outcome)
+        let entries = |opening: &Opening| match opening.get() {
+            Some(Ok(opened)) => opened.footer.entries().len(),
+            _ => 0,
+        };
+        let mut kept: usize = opened.iter().map(|(_, opening)| entries(opening)).sum();
+        while opened.len() > 1 && (opened.len() > OPEN_PACKS_MAX || kept > OPEN_ENTRIES_MAX) {
+            kept -= opened.pop_front().map_or(0, |(_, opening)| entries(&opening));
+        }
+        opening
     }
 
-    /// The open checks of section 2.5.
-    async fn read_footer(&self, id: &PackId) -> Result<Footer> {
+    /// The open checks of section 2.5, with one call: where the footer lies follows from the length of the
+    /// pack and the number of its blobs in the index. Where the index is wrong about it, there is a second.
+    async fn read_ends(&self, id: &PackId) -> Result<OpenedPack> {
         let storage = &self.repository.storage;
         let key = pack_key(id);
         let cannot_open = |error| storage_error(format!("cannot open pack {id}"), error);
         let damaged = |error| format_error(format!("cannot use pack {id}"), error);
-        let file_bytes = storage.stat(&key).await.map_err(cannot_open)?.size_bytes;
-        let tail_start = file_bytes.saturating_sub(TAIL_BYTES);
-        let ranges = [0..file_bytes.min(pack::HEADER_BYTES as u64), tail_start..file_bytes];
-        let parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?;
-        pack::check_header(&parts[0]).and_then(pack::Header::require_plain).map_err(damaged)?;
-        let tail = &parts[1];
+        let file_bytes = match self.lengths.get(id) {
+            Some(length) => *length,
+            // A listing may have left it out; if it is not there, the store says so in its own words.
+            None => storage.stat(&key).await.map_err(cannot_open)?.size_bytes,
+        };
+        let tail_start = self.tail_start(id, file_bytes);
+        let header_bytes = file_bytes.min(pack::HEADER_BYTES as u64);
+        let (header, tail) = if tail_start == 0 {
+            let whole = storage.read_range(&key, 0..file_bytes).await.map_err(cannot_open)?;
+            (whole.slice(..header_bytes as usize), whole)
+        } else {
+            let ranges = [0..header_bytes, tail_start..file_bytes];
+            let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?;
+            let tail = parts.pop().unwrap_or_default();
+            (parts.pop().unwrap_or_default(), tail)
+        };
+        pack::check_header(&header).and_then(pack::Header::require_plain).map_err(damaged)?;
         let trailer_start = tail.len().saturating_sub(pack::TRAILER_BYTES);
         let trailer = Trailer::parse(&tail[trailer_start..], file_bytes).map_err(damaged)?;
         let region = trailer.footer_offset()..trailer.footer_offset() + trailer.region_bytes();
@@ -171,13 +214,20 @@ impl BlobStore {
             let skip = (region.start - tail_start) as usize;
             Footer::parse(&tail[skip..skip + trailer.region_bytes() as usize], &trailer, file_bytes)
         } else {
-            let bytes = self.fetch_range(id, region).await?;
+            let bytes = storage.read_range(&key, region).await.map_err(cannot_open)?;
             Footer::parse(&bytes, &trailer, file_bytes)
         };
-        footer.map_err(damaged)
+        // A footer of that size is not kept twice.
+        let tail = if tail.len() as u64 <= SMALL_PACK_BYTES_MAX { tail } else { Bytes::new() };
+        Ok(OpenedPack { footer: footer.map_err(damaged)?, tail, tail_start })
     }
-}
 
-fn share(outcome: Opened) -> Result<Arc<OpenedPack>> {
-    outcome.map_err(|message| Error::new(ErrorKind::Damaged, message))
+    /// Returns from where on the pack is read when it is opened.
+    fn tail_start(&self, id: &PackId, file_bytes: u64) -> u64 {
+        if file_bytes <= SMALL_PACK_BYTES_MAX {
+            return 0;
+        }
+        let footer = pack::expected_file_bytes(0, self.union.pack_entries(id));
+        file_bytes.saturating_sub(footer.clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX))
+    }
 }

@@ -1,17 +1,24 @@
 //! `config.toml`: what makes a folder a repository (section 1.2).
 //!
-//! Written last by init and create-only, so that of two inits one wins; replaced in one step when a
-//! create meets another page size.
+//! Written last by init and create-only, so that of two inits one wins; where the storage cannot decide
+//! that, under the exclusive lock. Replaced in one step when a create meets another page size.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix, Storage};
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Prefix, Storage};
 
+use super::locks::{self, LockRequest};
 use super::{Repository, key, storage_error};
 use crate::format::{RepoConfig, RepoId, SUPPORTED_READER_LEVEL};
-use crate::{Error, ErrorKind, Result};
+use crate::progress::Silent;
+use crate::{Cancel, Error, ErrorKind, Result};
 
 /// The largest configuration that is read; ours has 164 bytes.
 const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+/// How long an init waits for another one, on a store where only a lock can tell which of them won.
+const INIT_WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn config_key() -> Key {
     key("config.toml".to_owned())
@@ -20,23 +27,19 @@ fn config_key() -> Key {
 /// Reads and checks the configuration.
 pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
     let place = storage.location();
-    let meta = match storage.stat(&config_key()).await {
-        Ok(meta) => meta,
+    let bytes = match storage.read_start(&config_key(), CONFIG_BYTES_MAX + 1).await {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == StorageErrorKind::NotFound => {
             return Err(Error::new(ErrorKind::NoRepository, format!("no repository at {place}")));
         }
         Err(error) => return Err(storage_error(format!("cannot open the repository at {place}"), error)),
     };
-    if meta.size_bytes > CONFIG_BYTES_MAX {
+    if bytes.len() as u64 > CONFIG_BYTES_MAX {
         return Err(Error::new(
             ErrorKind::Damaged,
-            format!("config.toml of the repository at {place} has {} bytes", meta.size_bytes),
+            format!("config.toml of the repository at {place} has more than {CONFIG_BYTES_MAX} bytes"),
         ));
     }
-    let bytes = storage
-        .read(&config_key())
-        .await
-        .map_err(|error| storage_error(format!("cannot open the repository at {place}"), error))?;
     RepoConfig::parse(&bytes, SUPPORTED_READER_LEVEL)
         .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
 }
@@ -46,7 +49,7 @@ pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
 const FOLDERS: [&str; 6] = ["snapshots", "packs", "indexes", "locks", "staging", "keys"];
 
 /// Makes a repository where none is. `config.toml` comes last: only with it there is one.
-pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp) -> Result<RepoConfig> {
+pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp, hostname: &str) -> Result<RepoConfig> {
     let place = storage.location();
     let taken = || {
         let message = format!("a repository exists already at {place}; nothing was changed");
@@ -60,16 +63,61 @@ pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp) -> Result<
     let config = RepoConfig::new(id, created_at);
     for folder in FOLDERS {
         let prefix = Prefix::folder(folder).expect("a plain word is a key");
-        storage
-            .make_folder(&prefix)
-            .await
-            .map_err(|error| storage_error(format!("cannot make a repository at {place}"), error))?;
+        storage.make_folder(&prefix).await.map_err(|error| cannot_make(storage, error))?;
     }
-    match storage.create(&config_key(), Bytes::from(config.encode())).await {
-        Ok(()) => Ok(config),
-        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(taken()),
-        Err(error) => Err(storage_error(format!("cannot make a repository at {place}"), error)),
+    let bytes = Bytes::from(config.encode());
+    let guarantees = storage.guarantees();
+    // Without renames, servers differ so much that two clients may have been told different things of this
+    // one: both must go the same way.
+    let is_ours = match guarantees.create_only && guarantees.rename {
+        true => publish(storage, bytes).await?,
+        false => publish_alone(storage, bytes, hostname).await?,
+    };
+    if is_ours { Ok(config) } else { Err(taken()) }
+}
+
+/// Writes the configuration, and returns whether it is ours.
+async fn publish(storage: &dyn Storage, bytes: Bytes) -> Result<bool> {
+    match storage.create(&config_key(), bytes).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(cannot_make(storage, error)),
     }
+}
+
+/// The same on a store that may tell several writers that they won: under the exclusive lock, and read back.
+async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str) -> Result<bool> {
+    let request = LockRequest {
+        operation: "init",
+        hostname: hostname.to_owned(),
+        force: false,
+        progress: Arc::new(Silent),
+        cancel: Cancel::new(),
+    };
+    let begun = tokio::time::Instant::now();
+    loop {
+        let work = async {
+            if !publish(storage, bytes.clone()).await? {
+                return Ok(false);
+            }
+            let found = storage.read(&config_key()).await.map_err(|error| cannot_make(storage, error))?;
+            Ok(found == bytes)
+        };
+        match locks::alone(storage, &request, work).await {
+            // Whoever holds the lock makes the repository, or has died.
+            Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < INIT_WAIT_MAX => {
+                locks::pause().await;
+            }
+            result => return result,
+        }
+        if storage.stat(&config_key()).await.is_ok() {
+            return Ok(false);
+        }
+    }
+}
+
+fn cannot_make(storage: &dyn Storage, error: StorageError) -> Error {
+    storage_error(format!("cannot make a repository at {}", storage.location()), error)
 }
 
 impl Repository {

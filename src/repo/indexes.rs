@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::{Key, Prefix};
+use packvault_storage::{Key, ObjectMeta, Prefix};
+use tokio::sync::Semaphore;
 
 use super::{Repository, key, storage_error};
 use crate::format::index::{self, IndexEntry};
@@ -17,7 +18,12 @@ const SUFFIX: &str = ".mvidx";
 const INDEX_BYTES_MAX: u64 = 1 << 30;
 
 /// Index files read at once.
-const READS_IN_FLIGHT: usize = 4;
+const READS_IN_FLIGHT: usize = 16;
+
+/// Bytes of index files in memory at once; a larger file is read alone.
+const BYTES_IN_FLIGHT: u64 = 64 * 1024 * 1024;
+/// They are counted in pieces of this size, for the counter has 32 bits.
+const UNIT_BYTES: u64 = 1024;
 
 /// Where one blob lies, as the index says; the pack's footer is the authority for the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,45 +137,50 @@ impl Repository {
 
     /// Reads the union of all index files that can be read, and says which cannot.
     pub async fn find_indexes(&self) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
-        let prefix = Prefix::folder("indexes").expect("a plain word is a key");
-        let mut files: Vec<(Key, u64)> = self
+        let folder = Prefix::folder("indexes").expect("a plain word is a key");
+        let mut files: Vec<(Key, ObjectMeta)> = self
             .storage
-            .list(&prefix)
+            .list(&folder)
             .try_filter_map(async |object| {
                 let wanted = object.key.name().ends_with(SUFFIX) && object.key.parts().count() == 2;
-                Ok(wanted.then_some((object.key, object.meta.size_bytes)))
+                Ok(wanted.then_some((object.key, object.meta)))
             })
             .try_collect()
             .await
             .map_err(|error| storage_error("cannot list the indexes", error))?;
-        files.sort();
+        files.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut union = IndexUnion::default();
         let mut damaged = Vec::new();
-        let mut reads = futures::stream::iter(files)
-            .map(async |(key, file_bytes)| (self.read_index(&key, file_bytes).await, key))
+        let room = Semaphore::new((BYTES_IN_FLIGHT / UNIT_BYTES) as usize);
+        // Room is taken in the order of the names, in which it is given back, so nobody waits for himself.
+        let reads = futures::stream::iter(&files)
+            .then(async |(key, meta)| {
+                let units = meta.size_bytes.min(BYTES_IN_FLIGHT).div_ceil(UNIT_BYTES) as u32;
+                (key, meta, room.acquire_many(units).await)
+            })
+            .map(async |(key, meta, room)| (self.read_index(key, meta).await, key, room))
             .buffered(READS_IN_FLIGHT);
-        while let Some((entries, key)) = reads.next().await {
+        let mut reads = std::pin::pin!(reads);
+        while let Some((entries, key, _room)) = reads.next().await {
             match entries {
                 Ok(entries) => union.add(&entries),
                 Err(error) => damaged.push(DamagedIndex { name: key.name().to_owned(), error }),
             }
         }
+        self.tidy_cache(&folder, files.iter().map(|(key, _)| key)).await;
         Ok((union, damaged))
     }
 
-    async fn read_index(&self, key: &Key, file_bytes: u64) -> Result<Vec<IndexEntry>> {
-        if file_bytes > INDEX_BYTES_MAX {
+    async fn read_index(&self, key: &Key, meta: &ObjectMeta) -> Result<Vec<IndexEntry>> {
+        if meta.size_bytes > INDEX_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Damaged,
-                format!("index {} has {file_bytes} bytes, more than any writer makes", key.name()),
+                format!("index {} has {} bytes, more than any writer makes", key.name(), meta.size_bytes),
             ));
         }
-        let bytes = self
-            .storage
-            .read_range(key, 0..file_bytes)
-            .await
-            .map_err(|error| storage_error(format!("cannot read index {}", key.name()), error))?;
-        index::decode(&bytes).map_err(|error| format_error(format!("cannot use index {}", key.name()), error))
+        let read = self.read_listed(key, meta, index::decode).await;
+        read.map_err(|error| storage_error(format!("cannot read index {}", key.name()), error))?
+            .map_err(|error| format_error(format!("cannot use index {}", key.name()), error))
     }
 
     /// Publishes the index of one run. The packs it names must be durable before.

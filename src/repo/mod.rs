@@ -4,6 +4,7 @@
 //! engine's pipeline does), and it knows nothing of live archives.
 
 pub mod blobs;
+mod cache;
 pub mod config;
 pub mod indexes;
 pub mod locks;
@@ -30,13 +31,14 @@ pub struct Repository {
     storage: Arc<dyn Storage>,
     config: RepoConfig,
     ulids: Arc<UlidSource>,
+    cache: Option<cache::ObjectCache>,
 }
 
 impl Repository {
     /// Opens the repository that lies on the storage; the checks of section 1.2 in their order.
     pub async fn open(storage: Arc<dyn Storage>) -> Result<Self> {
         let config = config::read(storage.as_ref()).await?;
-        Ok(Self { storage, config, ulids: Arc::default() })
+        Ok(Self { storage, config, ulids: Arc::default(), cache: None })
     }
 
     /// Returns the storage below.

@@ -12,9 +12,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
+use packvault_storage::{ErrorKind as StorageErrorKind, Key};
 use serde::{Deserialize, Serialize};
 
+use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
 use crate::Result;
 
@@ -45,21 +46,14 @@ impl Repository {
 
     /// Returns what was wrong with the source of each snapshot that has a note, by the snapshot's name. A
     /// note that cannot be understood says so itself.
-    pub async fn find_notes(&self) -> Result<BTreeMap<String, Vec<String>>> {
-        let prefix = Prefix::folder("snapshots").expect("a plain word is a key");
-        let names: Vec<(String, Key, u64)> = self
-            .storage
-            .list(&prefix)
-            .try_filter_map(async |object| {
-                let rest = object.key.as_str().strip_prefix("snapshots/").unwrap_or_default();
-                let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/')).map(str::to_owned);
-                Ok(name.map(|name| (name, object.key.clone(), object.meta.size_bytes)))
-            })
-            .try_collect()
-            .await
-            .map_err(|error| storage_error("cannot list the notes of the snapshots", error))?;
+    pub async fn read_notes(&self, files: &SnapshotFiles) -> Result<BTreeMap<String, Vec<String>>> {
+        let names = files.others.iter().filter_map(|object| {
+            let rest = object.key.as_str().strip_prefix("snapshots/")?;
+            let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'))?;
+            Some((name.to_owned(), &object.key, object.meta.size_bytes))
+        });
         let notes = futures::stream::iter(names)
-            .map(async |(name, key, bytes)| Ok((name, self.read_note(&key, bytes).await?)))
+            .map(async |(name, key, bytes)| Ok((name, self.read_note(key, bytes).await?)))
             .buffered(READS_IN_FLIGHT);
         notes.try_collect().await
     }

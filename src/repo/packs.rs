@@ -2,7 +2,8 @@
 //!
 //! Order that keeps a snapshot whole: the bytes of a pack, then its footer, then its seal; the index of a
 //! run is published only after [`PackWriter::finish`] has seen every seal return. Sealing one pack runs
-//! beside filling the next, with a bound on how many are under way.
+//! beside filling the next: a few at once where a seal is work for a disk, any number where packs wait in a
+//! spool for a line to a server, for then the spool bounds them and nobody may wait for the line.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,8 +21,12 @@ use crate::{Error, ErrorKind, Result};
 /// The extension of msgvault's packs.
 pub const PACK_SUFFIX: &str = ".mvpack";
 
-/// Packs whose seal may be under way while the next is filled.
-const SEALS_IN_FLIGHT: usize = 2;
+/// Packs whose seal may be under way while the next is filled, where a seal waits for a disk. Such a pack
+/// takes no memory but for its entries.
+const SEALS_IN_FLIGHT: usize = 8;
+
+/// The same where packs wait in a spool, which has a bound of its own, in bytes.
+const SPOOLED_SEALS_IN_FLIGHT: usize = 16 * 1024;
 
 /// Returns where the pack lies.
 pub(super) fn pack_key(id: &PackId) -> Key {
@@ -128,23 +133,14 @@ impl PackWriter {
     }
 
     /// Seals the last pack and waits until every pack is durable.
-    pub async fn finish(mut self) -> Result<WrittenPacks> {
-        let sealed = self.finish_all().await;
-        match sealed {
-            Ok(()) => Ok(std::mem::take(&mut self.written)),
-            Err(error) => {
-                self.abandon().await;
-                Err(error)
-            }
-        }
-    }
-
-    async fn finish_all(&mut self) -> Result<()> {
+    ///
+    /// On failure the writer is to be abandoned, which tells what is durable all the same.
+    pub async fn finish(&mut self) -> Result<WrittenPacks> {
         self.seal_open_pack().await?;
         while !self.sealing.is_empty() {
             self.await_oldest_seal().await?;
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.written))
     }
 
     async fn await_oldest_seal(&mut self) -> Result<()> {
@@ -158,13 +154,17 @@ impl PackWriter {
         sealed
     }
 
-    /// Gives up: discards the open pack and waits for seals that are under way, so that nothing is
-    /// written after this returns. Returns the packs that are durable all the same.
+    /// Gives up: discards the open pack, waits for the seals that are under way on a disk, and gives up those
+    /// that wait for a line, so that nothing is written after this returns. Returns the packs that are durable all the same.
     pub async fn abandon(mut self) -> WrittenPacks {
         if let Some(pack) = self.open.take() {
             self.written.forget(pack.id);
             // What cannot be discarded now is swept by the next create.
             let _ = pack.staged.discard().await;
+        }
+        if self.repository.storage.is_spooled() {
+            // Those that are through already stay so.
+            self.sealing.iter().for_each(|(_, seal)| seal.abort());
         }
         while !self.sealing.is_empty() {
             // Why a seal failed is not asked any more; its pack is not among the durable ones.
@@ -224,7 +224,9 @@ impl PackWriter {
 
     async fn seal_open_pack(&mut self) -> Result<()> {
         let Some(pack) = self.open.take() else { return Ok(()) };
-        while self.sealing.len() >= SEALS_IN_FLIGHT {
+        let spooled = self.repository.storage.is_spooled();
+        let seals_max = if spooled { SPOOLED_SEALS_IN_FLIGHT } else { SEALS_IN_FLIGHT };
+        while self.sealing.len() >= seals_max {
             self.await_oldest_seal().await?;
         }
         self.written.packs.push(pack.id);

@@ -1,12 +1,14 @@
 //! `snapshots/`: manifests. A snapshot exists if and only if its manifest does, so it is written last.
+//!
+//! One listing tells the names and lengths of all files; each is then read with one request.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta, Prefix};
 
 use super::indexes::format_error;
 use super::{Repository, key, storage_error};
-use crate::format::{Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
+use crate::format::{FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".mvmanifest";
@@ -28,38 +30,74 @@ pub struct FoundSnapshot {
     pub manifest: Result<Manifest>,
 }
 
+/// The files of `snapshots/`, as one listing showed them.
+#[derive(Debug, Default)]
+pub struct SnapshotFiles {
+    /// Each manifest's name without the suffix (not always an id), oldest first.
+    manifests: Vec<(String, ObjectMeta)>,
+    /// Every other file.
+    pub(super) others: Vec<ListedObject>,
+}
+
+impl SnapshotFiles {
+    /// Returns the names of all manifests without the suffix, oldest first.
+    pub fn names(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.manifests.iter().map(|(name, _)| name.as_str())
+    }
+
+    fn position(&self, name: &str) -> Option<usize> {
+        self.manifests.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()
+    }
+}
+
+fn folder() -> Prefix {
+    Prefix::folder("snapshots").expect("a plain word is a key")
+}
+
 fn manifest_key(id: &SnapshotId) -> Key {
     key(format!("snapshots/{id}{SUFFIX}"))
 }
 
 impl Repository {
+    /// Lists the files of all snapshots.
+    pub async fn list_snapshots(&self) -> Result<SnapshotFiles> {
+        let mut files = SnapshotFiles::default();
+        let mut listing = self.storage.list(&folder());
+        let failed = |error| storage_error("cannot list the snapshots", error);
+        while let Some(object) = listing.try_next().await.map_err(failed)? {
+            let rest = object.key.as_str().strip_prefix("snapshots/").unwrap_or_default();
+            match rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/')) {
+                Some(name) => files.manifests.push((name.to_owned(), object.meta)),
+                None => files.others.push(object),
+            }
+        }
+        files.manifests.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(files)
+    }
+
     /// Reads every manifest, oldest first (by name), and keeps going past damaged ones.
     pub async fn find_snapshots(&self) -> Result<Vec<FoundSnapshot>> {
-        let prefix = Prefix::folder("snapshots").expect("a plain word is a key");
-        let mut names: Vec<(String, u64)> = self
-            .storage
-            .list(&prefix)
-            .try_filter_map(async |object| {
-                let rest = object.key.as_str().strip_prefix("snapshots/").unwrap_or_default();
-                let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'));
-                Ok(name.map(|name| (name.to_owned(), object.meta.size_bytes)))
-            })
-            .try_collect()
-            .await
-            .map_err(|error| storage_error("cannot list the snapshots", error))?;
-        names.sort();
-        let found = futures::stream::iter(names)
-            .map(async |(name, file_bytes)| {
-                let manifest = match SnapshotId::parse(&name) {
-                    Ok(id) => self.load_sized(&id, file_bytes).await,
-                    Err(error) => Err(format_error(format!("manifest {name}{SUFFIX} is misnamed"), error)),
-                };
-                FoundSnapshot { name, file_bytes, manifest }
+        let files = self.list_snapshots().await?;
+        Ok(self.read_snapshots(&files).await)
+    }
+
+    /// Reads every manifest of the listing, oldest first (by name).
+    pub async fn read_snapshots(&self, files: &SnapshotFiles) -> Vec<FoundSnapshot> {
+        let found = futures::stream::iter(&files.manifests)
+            .map(async |(name, meta)| FoundSnapshot {
+                name: name.clone(),
+                file_bytes: meta.size_bytes,
+                manifest: self.load_named(name, meta).await,
             })
             .buffered(READS_IN_FLIGHT)
             .collect()
             .await;
-        Ok(found)
+        if self.cache.is_some() {
+            let ids = files.names().filter_map(|name| SnapshotId::parse(name).ok());
+            let keys: Vec<Key> = ids.map(|id| manifest_key(&id)).collect();
+            self.tidy_cache(&folder(), keys.iter()).await;
+        }
+        found
     }
 
     /// Reads every manifest, oldest first; one that cannot be read is an error, as in the reference
@@ -71,7 +109,7 @@ impl Repository {
     /// Reads one manifest and checks it as section 6.4 says.
     pub async fn load_snapshot(&self, id: &SnapshotId) -> Result<Manifest> {
         match self.storage.stat(&manifest_key(id)).await {
-            Ok(meta) => self.load_sized(id, meta.size_bytes).await,
+            Ok(meta) => self.load_sized(id, &meta).await,
             Err(error) if error.kind() == StorageErrorKind::NotFound => {
                 Err(Error::new(ErrorKind::NotFound, format!("no snapshot {id} in the repository")))
             }
@@ -79,18 +117,53 @@ impl Repository {
         }
     }
 
-    async fn load_sized(&self, id: &SnapshotId, file_bytes: u64) -> Result<Manifest> {
-        if file_bytes > MANIFEST_BYTES_MAX {
+    /// Reads the manifest of that name, which the listing may show.
+    pub async fn load_listed_snapshot(&self, files: &SnapshotFiles, name: &str) -> Result<Manifest> {
+        match files.position(name) {
+            Some(position) => self.load_named(name, &files.manifests[position].1).await,
+            None => {
+                let id = SnapshotId::parse(name).map_err(|error| misnamed(name, error))?;
+                self.load_snapshot(&id).await
+            }
+        }
+    }
+
+    /// Reads the manifests of so many snapshots just before the one of that name: most often the
+    /// ancestors it needs. One that cannot be read is left out.
+    pub async fn load_snapshots_before(
+        &self,
+        files: &SnapshotFiles,
+        name: &str,
+        count: usize,
+    ) -> Vec<Manifest> {
+        let end = files.position(name).unwrap_or_default();
+        let before = &files.manifests[end.saturating_sub(count)..end];
+        futures::stream::iter(before)
+            .map(async |(name, meta)| self.load_named(name, meta).await.ok())
+            .buffered(READS_IN_FLIGHT)
+            .filter_map(async |manifest| manifest)
+            .collect()
+            .await
+    }
+
+    async fn load_named(&self, name: &str, meta: &ObjectMeta) -> Result<Manifest> {
+        let id = SnapshotId::parse(name).map_err(|error| misnamed(name, error))?;
+        self.load_sized(&id, meta).await
+    }
+
+    async fn load_sized(&self, id: &SnapshotId, meta: &ObjectMeta) -> Result<Manifest> {
+        if meta.size_bytes > MANIFEST_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Damaged,
-                format!("manifest of snapshot {id} has {file_bytes} bytes, more than any writer makes"),
+                format!(
+                    "manifest of snapshot {id} has {} bytes, more than any writer makes",
+                    meta.size_bytes
+                ),
             ));
         }
-        let bytes =
-            self.storage.read_range(&manifest_key(id), 0..file_bytes).await.map_err(|error| {
-                storage_error(format!("cannot read the manifest of snapshot {id}"), error)
-            })?;
-        Manifest::load(id, &bytes, SUPPORTED_READER_LEVEL)
+        let decode = |bytes: &[u8]| Manifest::load(id, bytes, SUPPORTED_READER_LEVEL);
+        let read = self.read_listed(&manifest_key(id), meta, decode).await;
+        read.map_err(|error| storage_error(format!("cannot read the manifest of snapshot {id}"), error))?
             .map_err(|error| format_error(format!("cannot use the manifest of snapshot {id}"), error))
     }
 
@@ -103,4 +176,8 @@ impl Repository {
             .await
             .map_err(|error| storage_error(format!("cannot publish the manifest of snapshot {id}"), error))
     }
+}
+
+fn misnamed(name: &str, error: FormatError) -> Error {
+    format_error(format!("manifest {name}{SUFFIX} is misnamed"), error)
 }

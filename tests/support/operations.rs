@@ -10,9 +10,10 @@ use packvault::engine::restore::RestoreOptions;
 use packvault::engine::verify::VerifyOptions;
 use packvault::engine::{self, Context, Selection};
 use packvault::format::{Manifest, SnapshotId};
+use packvault::location::{Opening, Purpose};
 use packvault::profiles::msgvault::Msgvault;
 use packvault::progress::Silent;
-use packvault::repo::Repository;
+use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Location, Result};
 use tokio::runtime::Runtime;
 
@@ -35,16 +36,19 @@ pub fn context(jobs: usize) -> Context {
 /// Makes a repository in a folder that does not exist.
 pub fn init(path: &Path) -> PathBuf {
     block_on(async {
-        let storage = Location::Local(path.to_owned()).open(true).await.unwrap();
+        let storage = storage(path, Purpose::Init).await;
         engine::init::init(storage.as_ref()).await.unwrap();
     });
     path.to_owned()
 }
 
 pub fn open(path: &Path) -> Repository {
-    block_on(async {
-        Repository::open(Location::Local(path.to_owned()).open(false).await.unwrap()).await.unwrap()
-    })
+    block_on(async { Repository::open(storage(path, Purpose::Work).await).await.unwrap() })
+}
+
+async fn storage(path: &Path, purpose: Purpose) -> Arc<dyn Storage> {
+    let opening = Opening::new(purpose, std::env::temp_dir());
+    Location::Local(path.to_owned()).open(&opening).await.unwrap().storage
 }
 
 /// Returns where the parts of an archive lie that has everything in its home.

@@ -22,8 +22,8 @@ use packvault::engine::{Context, Selection, init};
 use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
-use packvault::{Error, ErrorKind, Location, Result};
-use packvault_storage::{FaultStorage, MemoryStorage, Prefix, Storage};
+use packvault::{Error, ErrorKind, Result, location};
+use packvault_storage::{FaultStorage, Guarantees, MemoryStorage, Prefix, Storage};
 
 use crate::memory_repo::*;
 
@@ -72,9 +72,9 @@ pub const ACTS: [Act; 11] = [
 /// Public modules of the engine that are no operations.
 pub const NO_OPERATIONS: [&str; 2] = ["pipeline", "report"];
 
-/// Commands that do nothing with a user's repository: one prints text, the other runs the operations above
-/// in a folder of its own.
-pub const NO_REPOSITORY: [&str; 2] = ["archive", "demo"];
+/// Commands that do nothing with a user's repository: one prints text, one runs the operations above in a
+/// folder of its own, one asks a server on scratch objects.
+pub const NO_REPOSITORY: [&str; 3] = ["archive", "demo", "probe"];
 
 impl Act {
     /// Returns the operation's name: its module in the engine, and its command.
@@ -124,12 +124,26 @@ pub fn in_memory() -> Ground {
     })
 }
 
+/// Storage in memory that has no renames, and whose creates look first and write then.
+pub fn in_lesser_memory() -> Ground {
+    Arc::new(|| {
+        Box::pin(async {
+            let storage = MemoryStorage::new();
+            let clock = storage.clone();
+            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
+            let less = Guarantees { create_only: false, rename: false, ..Guarantees::all() };
+            let lesser = Arc::new(storage.with_guarantees(less));
+            Plot { storage: lesser, age_locks: Some(age_locks), kept: Box::new(()) }
+        })
+    })
+}
+
 /// A folder on this machine.
 pub fn in_a_folder() -> Ground {
     Arc::new(|| {
         Box::pin(async {
             let folder = scratch();
-            let storage = Location::Local(folder.path().to_owned()).open(true).await.unwrap();
+            let storage = location::folder(folder.path()).await.unwrap();
             let locks = folder.path().join("locks");
             let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || age_files(&locks));
             Plot { storage, age_locks: Some(age_locks), kept: Box::new(folder) }

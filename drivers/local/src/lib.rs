@@ -115,6 +115,11 @@ impl Storage for LocalStorage {
         self.run(Operation::Read, key.clone(), move |client, key| read::read_range(client, key, &range)).await
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        self.run(Operation::Read, key.clone(), move |client, key| read::read_start(client, key, bytes_max))
+            .await
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let ranges = ranges.to_vec();
         self.run(Operation::Read, key.clone(), move |client, key| read::read_ranges(client, key, &ranges))

@@ -31,6 +31,14 @@ pub(crate) fn read_range(client: &Client, key: &Key, range: &Range<u64>) -> Resu
     read_exactly(step, &file, range.start, len)
 }
 
+/// Reads the object up to a length.
+pub(crate) fn read_start(client: &Client, key: &Key, bytes_max: u64) -> Result<Bytes> {
+    let step = Step::new(Operation::Read, key.as_str());
+    let (file, size_bytes) = open_sized(client, step, key)?;
+    let len = range_bytes(key, &(0..size_bytes.min(bytes_max)), size_bytes)?;
+    read_exactly(step, &file, 0, len)
+}
+
 /// Reads the ranges from one open file, so that all of them are of the same object.
 pub(crate) fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
     let step = Step::new(Operation::Read, key.as_str());

@@ -181,6 +181,7 @@ pub fn rules() -> Vec<Rule> {
             a_range_returns_exactly_its_bytes
             a_range_beyond_the_end_is_short
             a_huge_range_is_refused_at_once
+            the_start_of_an_object_is_as_much_as_there_is
             ranges_come_in_the_order_asked_for
             one_short_range_fails_all_ranges
             an_empty_object_is_an_object

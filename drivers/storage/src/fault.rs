@@ -263,6 +263,10 @@ impl Storage for FaultStorage {
         self.call(Operation::Read, key.to_string(), || self.inner.read_range(key, range)).await
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        self.call(Operation::Read, key.to_string(), || self.inner.read_start(key, bytes_max)).await
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         self.call(Operation::Read, key.to_string(), || self.inner.read_ranges(key, ranges)).await
     }

@@ -87,6 +87,15 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     /// length is checked before anything is allocated ([`range_bytes`]).
     async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes>;
 
+    /// Returns the first bytes of the object: all of them, or `bytes_max` of a longer one.
+    ///
+    /// For a small object whose length is not known, from a server that may hold anything there. A driver
+    /// that can do it with one request should.
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        let size_bytes = self.stat(key).await?.size_bytes;
+        self.read_range(key, 0..size_bytes.min(bytes_max)).await
+    }
+
     /// Returns the bytes of each range, in the order asked for, with [`Storage::read_range`]'s promise.
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>>;
 

@@ -57,6 +57,11 @@ impl Storage for LimitStorage {
         self.inner.read_range(key, range).await
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        let _place = place(&self.places).await;
+        self.inner.read_start(key, bytes_max).await
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let _place = place(&self.places).await;
         self.inner.read_ranges(key, ranges).await

@@ -214,6 +214,11 @@ impl Storage for MemoryStorage {
         self.state().object(Operation::Read, key)?.slice(key, &range)
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        let whole = self.read(key).await?;
+        Ok(whole.slice(..usize::try_from(bytes_max).unwrap_or(usize::MAX).min(whole.len())))
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let state = self.state();
         let object = state.object(Operation::Read, key)?;

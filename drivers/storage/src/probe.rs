@@ -25,6 +25,17 @@ pub enum Answer {
     Told,
 }
 
+impl Answer {
+    /// Returns the word a user sees.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Yes => "yes",
+            Self::No => "no",
+            Self::Told => "",
+        }
+    }
+}
+
 /// Everything one probe found out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProbeReport {

@@ -172,6 +172,10 @@ impl Storage for RecordStorage {
         self.log.record(Operation::Read, key, self.inner.read_range(key, range).await, read)
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        self.log.record(Operation::Read, key, self.inner.read_start(key, bytes_max).await, read)
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let found = self.inner.read_ranges(key, ranges).await;
         self.log.record(Operation::Read, key, found, |found| {

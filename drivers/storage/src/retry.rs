@@ -159,6 +159,11 @@ impl Storage for RetryStorage {
         self.again(Effect::Reads, what, || self.inner.read_range(key, range.clone())).await
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        let what = (Operation::Read, key.as_str());
+        self.again(Effect::Reads, what, || self.inner.read_start(key, bytes_max)).await
+    }
+
     async fn read_ranges(&self, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let what = (Operation::Read, key.as_str());
         self.again(Effect::Reads, what, || self.inner.read_ranges(key, ranges)).await

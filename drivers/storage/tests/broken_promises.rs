@@ -22,6 +22,7 @@ enum Breach {
     CreateChecksFirst,
     ReplaceRemovesFirst,
     RangesAreCut,
+    StartHasNoEnd,
     ListLosesOne,
     ListIgnoresFolders,
     ListShowsUploads,
@@ -62,6 +63,13 @@ impl Storage for Broken {
                 Ok(whole.slice((range.start as usize).min(end)..end))
             }
             _ => self.memory.read_range(key, range).await,
+        }
+    }
+
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        match self.breach {
+            Breach::StartHasNoEnd => self.memory.read(key).await,
+            _ => self.memory.read_start(key, bytes_max).await,
         }
     }
 
@@ -214,6 +222,7 @@ async fn the_list_notices_each_broken_promise() {
         (CreateChecksFirst, "create_has_one_winner"),
         (ReplaceRemovesFirst, "replace_shows_old_or_new_at_any_instant"),
         (RangesAreCut, "a_range_beyond_the_end_is_short"),
+        (StartHasNoEnd, "the_start_of_an_object_is_as_much_as_there_is"),
         (ListLosesOne, "a_list_shows_everything_published_before"),
         (ListIgnoresFolders, "a_list_keeps_to_its_prefix"),
         (ListShowsUploads, "a_list_leaves_out_unfinished_uploads"),

@@ -112,6 +112,7 @@ async fn inherited_lists(
     let captured: HashSet<(BlobId, u64)> =
         captured.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
     let mut listed = HashSet::new();
+    reader.expect(lists.iter().filter_map(|list| BlobId::parse(list).ok()));
     for list in &lists {
         let Some(id) = BlobId::parse(list).ok().filter(|id| known.contains(id)) else { return Ok(None) };
         let entries = match reader.attachment_list(&id).await {

@@ -4,13 +4,11 @@
 //! must exist with the length that the index implies; otherwise the blob is stored again. So it is when
 //! reading a blob of the pack on the way shows that the pack is damaged.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, RwLock};
 
-use crate::Result;
 use crate::format::{BlobId, PackId};
 use crate::progress::Progress;
-use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::repo::indexes::IndexUnion;
 
@@ -23,12 +21,7 @@ pub struct KnownBlobs {
 
 impl KnownBlobs {
     /// Compares the packs that lie in the repository with what the indexes imply.
-    pub async fn check(
-        repository: &Repository,
-        union: Arc<IndexUnion>,
-        progress: &dyn Progress,
-    ) -> Result<Self> {
-        let lengths = repository.pack_lengths().await?;
+    pub fn check(union: Arc<IndexUnion>, lengths: &HashMap<PackId, u64>, progress: &dyn Progress) -> Self {
         let unsound: HashSet<PackId> = union
             .packs()
             .filter(|pack| union.implied_pack_bytes(pack) != lengths.get(pack).copied())
@@ -39,7 +32,7 @@ impl KnownBlobs {
                  where the archive still has it (`packvault verify --all` tells what else is lost)"
             ));
         }
-        Ok(Self { union, unsound: RwLock::new(unsound) })
+        Self { union, unsound: RwLock::new(unsound) }
     }
 
     /// Tells whether the blob is stored in a pack that can be relied on.

@@ -141,8 +141,9 @@ async fn run(
     let pipeline = Pipeline::new(context, level);
     let snapshots = repository.load_snapshots().await?;
     let union = Arc::new(repository.load_indexes().await?);
-    let known = Arc::new(KnownBlobs::check(repository, union.clone(), context.progress.as_ref()).await?);
-    let store = Arc::new(BlobStore::new(repository.clone(), union));
+    let lengths = repository.pack_lengths().await?;
+    let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
+    let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
     let cache = profile.cache_folder(paths);
     let parent =
@@ -150,8 +151,15 @@ async fn run(
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
     let captured = capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
-    let captured = match captured {
-        Ok(captured) => captured,
+    let finished = match captured {
+        Ok(captured) => {
+            context.progress.begin(Stage::Seal, Unit::Steps, None);
+            sink.finish().await.map(|added| (captured, added))
+        }
+        Err(error) => Err(error),
+    };
+    let (captured, added) = match finished {
+        Ok(finished) => finished,
         Err(error) => {
             let durable = sink.abandon().await;
             pipeline.quiesce().await;
@@ -159,8 +167,6 @@ async fn run(
             return Err(error);
         }
     };
-    context.progress.begin(Stage::Seal, Unit::Steps, None);
-    let added = sink.finish().await?;
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
         let problems = &captured.source.problems;

@@ -174,9 +174,11 @@ impl BlobSink {
     }
 
     /// Seals the last pack and returns what was added, once all of it is durable.
-    pub async fn finish(self) -> Result<Added> {
+    ///
+    /// On failure the sink is to be abandoned.
+    pub async fn finish(&mut self) -> Result<Added> {
         let blobs = self.added.len() as u64;
-        let written = match self.writer {
+        let written = match &mut self.writer {
             Some(writer) => writer.finish().await?,
             None => WrittenPacks::default(),
         };

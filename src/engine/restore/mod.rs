@@ -68,7 +68,8 @@ async fn run(
     if let Some(unread) = unread.pop() {
         return Err(unread.error);
     }
-    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union)));
+    let lengths = repository.pack_lengths().await?;
+    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union), lengths));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
     let plan = plan::make(repository, &reader, &profile, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;

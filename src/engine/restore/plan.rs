@@ -11,6 +11,7 @@ use crate::format::{BlobId, ExtrasEntry, Manifest, PageHashes, PageMap, paths};
 use crate::profiles;
 use crate::repo::Repository;
 use crate::repo::indexes::format_error;
+use crate::repo::snapshots::SnapshotFiles;
 use crate::{Error, ErrorKind, Result};
 
 /// Everything about one snapshot but the content of its blobs.
@@ -40,7 +41,8 @@ pub async fn make(
     selection: Selection,
     without_auxiliary: bool,
 ) -> Result<Plan> {
-    let manifest = select(repository, selection).await?;
+    let files = repository.list_snapshots().await?;
+    let manifest = select(repository, &files, selection).await?;
     if let Some(metadata) = &manifest.metadata {
         let message = format!(
             "snapshot {} holds its database as portable metadata ({}), which only the application that \
@@ -51,10 +53,12 @@ pub async fn make(
     }
     let profile = profiles::of_stats(&manifest.stats, profile)?;
     let left_out = check_auxiliary(reader, profile.as_ref(), &manifest, without_auxiliary).await?;
-    let mut manifests = Manifests::new(repository, [manifest.clone()]);
+    let steps = usize::try_from(manifest.db.map_chain_depth).unwrap_or_default().min(chain::STEPS_MAX);
+    let before = repository.load_snapshots_before(&files, &manifest.snapshot_id, steps).await;
+    let mut manifests = Manifests::new(repository, before.into_iter().chain([manifest.clone()]));
     let links = chain::links(&mut manifests, &manifest).await?;
-    let map = chain::load_map(reader, &links).await?.map;
-    let hashes = chain::load_hashes(reader, &links).await?;
+    expect_contents(reader, &manifest);
+    let (map, hashes) = chain::load_both(reader, &links).await?;
     chain::check_geometry(&manifest, &map, &hashes)?;
     let listed = listed(reader, &manifest).await?;
     let extras = extras(reader, &manifest, &profile.database_name()).await?;
@@ -68,14 +72,24 @@ pub async fn make(
     Ok(Plan { manifest, profile, map, hashes: Arc::new(hashes), listed, extras, left_out })
 }
 
-async fn select(repository: &Repository, selection: Selection) -> Result<Manifest> {
-    match selection {
-        Selection::One(id) => repository.load_snapshot(&id).await,
-        Selection::Latest => repository.load_snapshots().await?.pop().ok_or_else(|| {
+/// Finds the snapshot. The newest is the one whose name is the last; no other manifest needs to be read.
+async fn select(repository: &Repository, files: &SnapshotFiles, selection: Selection) -> Result<Manifest> {
+    let name = match &selection {
+        Selection::One(id) => id.as_str(),
+        Selection::Latest => files.names().next_back().ok_or_else(|| {
             Error::new(ErrorKind::NotFound, "the repository holds no snapshot; there is nothing to restore")
-        }),
-        Selection::All => Err(Error::new(ErrorKind::Usage, "a restore brings one snapshot back, not all")),
-    }
+        })?,
+        Selection::All => {
+            return Err(Error::new(ErrorKind::Usage, "a restore brings one snapshot back, not all"));
+        }
+    };
+    repository.load_listed_snapshot(files, name).await
+}
+
+/// Has lists and tree fetched while the chains are read; what is wrong with their names is told later.
+fn expect_contents(reader: &MetadataReader, manifest: &Manifest) {
+    let tree = manifest.extras_tree().ok().flatten();
+    reader.expect(manifest.lists().unwrap_or_default().into_iter().chain(tree));
 }
 
 /// Verifies the bytes of every artifact; returns the names of those that are left out.

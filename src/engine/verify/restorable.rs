@@ -104,6 +104,7 @@ impl Rolling<'_> {
             Error::caused(ErrorKind::Damaged, "cannot read the names of the attachment lists", error)
         })?;
         let mut listed = HashMap::new();
+        self.reader.expect(lists.iter().copied());
         for list in lists {
             let entries = self.reader.attachment_list(&list).await?;
             listed.extend(entries.into_iter().map(|entry| (entry.id, entry.bytes)));

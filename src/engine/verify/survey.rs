@@ -281,6 +281,22 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// Returns the objects of the snapshots in the order in which a survey of sound ones reads them.
+pub fn order_of_reading(selected: &[Manifest]) -> Vec<BlobId> {
+    let mut seen = HashSet::new();
+    let mut order = Vec::new();
+    for manifest in selected {
+        if manifest.metadata.is_none() {
+            order.extend(manifest.page_map().ok());
+            order.extend(manifest.page_hash_map().ok());
+        }
+        let contents = manifest.lists().unwrap_or_default().into_iter();
+        let contents = contents.chain(manifest.extras_tree().ok().flatten());
+        order.extend(contents.filter(|object| seen.insert(*object)));
+    }
+    order
+}
+
 /// Tells damage, which is a finding, from a failure to read at all, which ends the operation.
 fn keep_going<T>(read: BlobResult<T>) -> Result<BlobResult<T>> {
     match read {

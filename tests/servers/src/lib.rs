@@ -4,8 +4,23 @@
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
 //! the test fails. CI names them all.
 
+mod moto;
+pub mod openssh;
 mod process;
+pub mod proftpd;
+mod proxy;
+mod rclone_s3;
+pub mod rclone_sftp;
 mod require;
+mod rgw;
+mod s3;
+mod sftp;
 
+pub use moto::Moto;
 pub use process::{Process, free_port, wait_until_answers};
+pub use proxy::{Direction, Proxy};
+pub use rclone_s3::RcloneS3;
 pub use require::{Missing, find_program, is_required, missing};
+pub use rgw::Rgw;
+pub use s3::{S3Place, own_s3};
+pub use sftp::SftpServer;

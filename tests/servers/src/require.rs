@@ -5,8 +5,13 @@ use std::path::PathBuf;
 /// The servers a run demands, by name and separated by commas.
 const REQUIRE: &str = "PACKVAULT_REQUIRE";
 
-/// Folders in which servers lie that are not on every user's path.
-const FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
+/// Folders in which servers lie that are not on every user's path; the last is where `install` puts them.
+const FOLDERS: [&str; 4] = [
+    "/usr/sbin",
+    "/usr/local/sbin",
+    "/sbin",
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/servers/bin"),
+];
 
 /// A server that cannot be started here, and how to change that.
 #[derive(Debug, Clone)]

@@ -32,6 +32,7 @@ pub(super) async fn whatever_is_missing_is_not_found(subject: &Subject) -> Verdi
         let not_found = ErrorKind::NotFound;
         expect_kind("read", storage.read(&missing).await, not_found)?;
         expect_kind("read a range", storage.read_range(&missing, 0..1).await, not_found)?;
+        expect_kind("read the start", storage.read_start(&missing, 1).await, not_found)?;
         expect_kind("read ranges", storage.read_ranges(&missing, &[0..1, 2..3]).await, not_found)?;
         expect_kind("stat", storage.stat(&missing).await, not_found)?;
         expect_kind("touch", storage.touch(&missing, b"bytes").await, not_found)?;
@@ -52,6 +53,19 @@ pub(super) async fn a_range_returns_exactly_its_bytes(subject: &Subject) -> Verd
     {
         let found = subject.storage.read_range(&key, range.start as u64..range.end as u64).await?;
         ensure!(found == bytes[range.clone()], "{range:?} came back as {} other bytes", found.len());
+    }
+    Ok(())
+}
+
+pub(super) async fn the_start_of_an_object_is_as_much_as_there_is(subject: &Subject) -> Verdict {
+    for len in [0usize, 1, 5_000] {
+        let (key, bytes) = (key(&format!("objects/{len}")), pattern(3, len));
+        subject.storage.create(&key, bytes.clone()).await?;
+        for bytes_max in [0, 1, 4_999, 5_000, 5_001, u64::MAX] {
+            let found = subject.storage.read_start(&key, bytes_max).await?;
+            let expected = len.min(usize::try_from(bytes_max).unwrap_or(usize::MAX));
+            ensure!(found == bytes[..expected], "{bytes_max} of {len} bytes came back as {}", found.len());
+        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ mod client;
 mod gate;
 mod identity;
 mod process;
-mod record;
+pub mod record;
 
 use std::path::{Path, PathBuf};
 

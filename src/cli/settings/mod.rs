@@ -1,10 +1,13 @@
 //! What the user has settled beforehand: packvault's configuration file and the environment, and how a
 //! command finds its repository and its archive from them.
 //!
-//! No other file takes settings from the environment. A key this version does not know is refused: a backup
+//! No other folder takes settings from the environment. A key this version does not know is refused: a backup
 //! must not silently do other than what its configuration says.
 
-use std::collections::BTreeMap;
+mod repository;
+mod secret;
+
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,17 +15,25 @@ use std::sync::Arc;
 
 use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::archive::target::LiveHome;
+use packvault::location::{Opening, Purpose, S3Options};
 use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
 use packvault::profiles::msgvault::{CONTENT_NAME, DATABASE_NAME, Msgvault};
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::progress::Progress;
+use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
 use super::hooks::Hooks;
+pub use repository::RepositoryChoice;
+use repository::RepositorySection;
+
 use super::sqlite_archive::{SqliteArchive, SqliteParts};
 use super::text::ByteSize;
 
 /// The zstd level where nobody says otherwise.
 const ZSTD_LEVEL_DEFAULT: i32 = 3;
+
+/// Bytes of packs that may wait for their upload where nobody says otherwise.
+const SPOOL_BYTES_MAX: u64 = 4 << 30;
 
 /// The environment, as far as it settles anything; an empty variable counts as unset.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +50,8 @@ pub struct Environment {
     pub repository: Option<String>,
     /// `MSGVAULT_HOME`.
     pub msgvault_home: Option<PathBuf>,
+    /// Every variable that begins with `AWS_`, as Amazon's own tools have them.
+    pub aws: HashMap<String, String>,
 }
 
 /// The configuration file and the environment, read and checked.
@@ -82,12 +95,6 @@ struct ConfigFile {
     repository: BTreeMap<String, RepositorySection>,
     #[serde(default)]
     archive: BTreeMap<String, ArchiveSection>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RepositorySection {
-    location: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -186,6 +193,10 @@ impl Environment {
             config_file: path("PACKVAULT_CONFIG"),
             repository: variable("PACKVAULT_REPO").map(text).transpose()?,
             msgvault_home: path("MSGVAULT_HOME"),
+            aws: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .filter(|(name, _)| name.starts_with("AWS_"))
+                .collect(),
         })
     }
 }
@@ -276,19 +287,24 @@ impl Settings {
 
     /// Returns the repository the user means, by the first of: `--repo`, `PACKVAULT_REPO`, the archive's
     /// section, `default_repository`, and msgvault's own configuration.
-    pub fn repository(&self, flag: Option<&str>, archive: Option<&Archive>) -> Result<Location> {
+    pub fn repository(&self, flag: Option<&str>, archive: Option<&Archive>) -> Result<RepositoryChoice> {
         if let Some(typed) = flag.or(self.environment.repository.as_deref()) {
             return match self.file.repository.get(typed) {
-                Some(section) => self.configured_location(&section.location),
-                None => Location::parse(typed),
+                Some(section) => self.configured_repository(section),
+                None => Ok(RepositoryChoice { location: Location::parse(typed)?, section: None }),
             };
         }
         let section = archive.and_then(|archive| archive.section.as_ref()?.repository.as_deref());
         if let Some(configured) = section.or(self.file.default_repository.as_deref()) {
-            let section = self.file.repository.get(configured);
-            return self.configured_location(section.map_or(configured, |section| &section.location));
+            return match self.file.repository.get(configured) {
+                Some(section) => self.configured_repository(section),
+                None => {
+                    Ok(RepositoryChoice { location: self.configured_location(configured)?, section: None })
+                }
+            };
         }
-        self.msgvault_repository(archive)?.ok_or_else(|| self.no_repository_given())
+        let location = self.msgvault_repository(archive)?.ok_or_else(|| self.no_repository_given())?;
+        Ok(RepositoryChoice { location, section: None })
     }
 
     /// Returns the zstd level: the flag's, the archive section's, msgvault's, or 3.
@@ -324,6 +340,38 @@ impl Settings {
         homes.into_iter().map(LiveHome::from).chain(elsewhere).collect()
     }
 
+    /// Returns how the repository is opened, as far as settings say.
+    pub fn opening(
+        &self,
+        choice: &RepositoryChoice,
+        purpose: Purpose,
+        cancel: Cancel,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Opening> {
+        let section = choice.section.clone().unwrap_or_default();
+        let s3 = match (&choice.location, &choice.section) {
+            (Location::S3(_), Some(section)) => section.s3(&self.environment)?,
+            (Location::S3(_), None) => self.environment.s3(None)?,
+            _ => S3Options::default(),
+        };
+        let spool = match &section.spool {
+            Some(spool) => self.configured_path(spool, "a spool")?,
+            None => self.spool(),
+        };
+        Ok(Opening {
+            purpose,
+            s3,
+            sftp: section.sftp(),
+            upload_max: section.limit_upload.map(|size| size.0),
+            download_max: section.limit_download.map(|size| size.0),
+            spool,
+            spool_bytes_max: section.spool_size.map_or(SPOOL_BYTES_MAX, |size| size.0),
+            memory: Some(self.spool().join("servers")),
+            cancel,
+            progress,
+        })
+    }
+
     /// Returns the folder for bytes that do not fit in memory while a command runs.
     pub fn spool(&self) -> PathBuf {
         let home_cache = || self.environment.home.as_ref().map(|home| home.join(".cache"));
@@ -353,6 +401,11 @@ impl Settings {
             (None, Some(home)) => Ok(home.join(".msgvault")),
             (None, None) => Err(usage("no archive given, and neither MSGVAULT_HOME nor HOME is set")),
         }
+    }
+
+    fn configured_repository(&self, section: &RepositorySection) -> Result<RepositoryChoice> {
+        let location = self.configured_location(&section.location)?;
+        Ok(RepositoryChoice { location, section: Some(section.clone()) })
     }
 
     /// Returns the location a configuration file names: a URL, or a path that means the same from everywhere.
@@ -393,6 +446,11 @@ fn read_config(path: &Path, must_exist: bool) -> Result<ConfigFile> {
         let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
         usage(format!("{}, line {line}: {}", path.display(), error.message()))
     })?;
+    for (name, repository) in &file.repository {
+        if let Some((key, why)) = repository.refusal() {
+            return Err(usage(format!("{}: repository.{name}.{key} {why}", path.display())));
+        }
+    }
     for (name, archive) in &file.archive {
         if archive.zstd_level.is_some_and(|level| !(1..=19).contains(&level)) {
             let key = format!("archive.{name}.zstd_level");
@@ -513,7 +571,7 @@ mod tests {
         );
         home.environment.repository = Some("~/backup".into());
         // What is typed is the shell's business: no tilde is expanded here.
-        assert_eq!(home.load().repository(None, None).unwrap(), local("~/backup"));
+        assert_eq!(home.load().repository(None, None).unwrap().location, local("~/backup"));
     }
 
     #[test]
@@ -522,25 +580,28 @@ mod tests {
         let settings = home.load();
         let mail = settings.archive(Some(Path::new("mail"))).unwrap();
         let chats = settings.archive(Some(Path::new("chats"))).unwrap();
-        assert_eq!(settings.repository(Some("relative"), Some(&mail)).unwrap(), local("relative"));
-        assert_eq!(settings.repository(Some("usb"), Some(&mail)).unwrap(), home.local("usb"));
-        assert_eq!(settings.repository(None, Some(&mail)).unwrap(), local("/mnt/nas/backup"));
-        assert_eq!(settings.repository(None, Some(&chats)).unwrap(), home.local("usb"));
-        assert_eq!(settings.repository(None, None).unwrap(), home.local("usb"));
+        assert_eq!(settings.repository(Some("relative"), Some(&mail)).unwrap().location, local("relative"));
+        assert_eq!(settings.repository(Some("usb"), Some(&mail)).unwrap().location, home.local("usb"));
+        assert_eq!(settings.repository(None, Some(&mail)).unwrap().location, local("/mnt/nas/backup"));
+        assert_eq!(settings.repository(None, Some(&chats)).unwrap().location, home.local("usb"));
+        assert_eq!(settings.repository(None, None).unwrap().location, home.local("usb"));
         home.environment.repository = Some("/elsewhere".into());
-        assert_eq!(home.load().repository(None, Some(&mail)).unwrap(), local("/elsewhere"));
-        assert_eq!(home.load().repository(Some("nas"), Some(&mail)).unwrap(), local("/mnt/nas/backup"));
+        assert_eq!(home.load().repository(None, Some(&mail)).unwrap().location, local("/elsewhere"));
+        assert_eq!(
+            home.load().repository(Some("nas"), Some(&mail)).unwrap().location,
+            local("/mnt/nas/backup")
+        );
     }
 
     #[test]
     fn msgvaults_own_repository_is_the_last_resort() {
         let mut home = Home::new().write(".msgvault/config.toml", "[backup]\nrepo = '~/own'");
-        assert_eq!(home.load().repository(None, None).unwrap(), home.local("own"));
+        assert_eq!(home.load().repository(None, None).unwrap().location, home.local("own"));
         let archive = home.load().archive(None).unwrap();
-        assert_eq!(home.load().repository(None, Some(&archive)).unwrap(), home.local("own"));
+        assert_eq!(home.load().repository(None, Some(&archive)).unwrap().location, home.local("own"));
         home = home.write("other/config.toml", "[backup]\nrepo = 'beside'");
         home.environment.msgvault_home = Some("~/other".into());
-        assert_eq!(home.load().repository(None, None).unwrap(), home.local("other/beside"));
+        assert_eq!(home.load().repository(None, None).unwrap().location, home.local("other/beside"));
     }
 
     #[test]
@@ -631,6 +692,6 @@ mod tests {
     fn the_configuration_lies_in_the_xdg_folder_when_there_is_one() {
         let mut home = Home::new().write("xdg/packvault/config.toml", CONFIG);
         home.environment.config_home = Some(home.path("xdg"));
-        assert_eq!(home.load().repository(None, None).unwrap(), home.local("usb"));
+        assert_eq!(home.load().repository(None, None).unwrap().location, home.local("usb"));
     }
 }

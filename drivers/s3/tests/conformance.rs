@@ -1,0 +1,138 @@
+//! The contract on real servers, with two clients that share nothing but the bucket.
+//!
+//! Each list is run as production has it: what the server keeps is found out by the probe first, and a
+//! storage that retries lies above the driver, which settles a 409. That storage also covers moto, which
+//! answers a rare read with 500 while the object is overwritten. Each list is run twice: as configured by
+//! default, and with so little in one request that the rules' larger objects go in parts.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use packvault_s3::{
+    Checksum, Condition, IfMatch, ONE_PUT_BYTES_MAX, S3Config, S3Credentials, S3Features, S3Storage,
+};
+use packvault_storage::conformance::{self, Factory, Subject};
+use packvault_storage::{Prefix, Result, RetryPolicy, RetryStorage, Storage, Wire};
+use packvault_test_servers::{Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
+
+/// So little goes in one request that the larger objects of the rules go in parts.
+const LITTLE_BYTES: u64 = 5 << 20;
+
+struct Server {
+    config: S3Config,
+    features: S3Features,
+    prefixes: AtomicU32,
+}
+
+impl Server {
+    async fn probed(place: &S3Place) -> Self {
+        let mut config = S3Config::new(
+            place.bucket.clone(),
+            format!("conformance-{:016x}", fastrand::u64(..)),
+            S3Credentials::Static {
+                access_key_id: place.access_key_id.clone(),
+                secret_access_key: place.secret_access_key.clone(),
+                session_token: None,
+            },
+        );
+        config.endpoint = Some(place.endpoint.clone());
+        config.region = Some(place.region.clone());
+        config.allow_http = true;
+        let storage = S3Storage::open(config.clone(), None, Arc::default()).unwrap();
+        let (features, report) = storage.probe().await.unwrap();
+        println!("{features:#?}\n{report:#?}");
+        let storage = S3Storage::open(config.clone(), Some(features.clone()), Arc::default()).unwrap();
+        let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+        assert_eq!(left, [], "the probe left objects behind");
+        assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 0, "the probe left uploads behind");
+        Self { config, features, prefixes: AtomicU32::new(0) }
+    }
+
+    async fn run_both_lists(&mut self) {
+        for one_put_bytes_max in [ONE_PUT_BYTES_MAX, LITTLE_BYTES] {
+            self.config.one_put_bytes_max = one_put_bytes_max;
+            let report = conformance::run(self).await;
+            println!("at most {one_put_bytes_max} bytes in one request: {report}");
+            report.assert_all_kept();
+        }
+    }
+
+    /// Removes what the rules left in somebody's bucket.
+    async fn clean(&self) {
+        let storage = self.client(&self.config.prefix).unwrap();
+        storage.sweep(Duration::ZERO).await.unwrap();
+        let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+        for object in left {
+            storage.remove(&object.key).await.unwrap();
+        }
+    }
+
+    fn client(&self, prefix: &str) -> Result<Arc<dyn Storage>> {
+        let config = S3Config { prefix: prefix.to_owned(), ..self.config.clone() };
+        let storage = S3Storage::open(config, Some(self.features.clone()), Arc::new(Wire::default()))?;
+        Ok(Arc::new(RetryStorage::new(Arc::new(storage), RetryPolicy::default())))
+    }
+}
+
+#[async_trait]
+impl Factory for Server {
+    async fn fresh(&self) -> Result<Subject> {
+        let number = self.prefixes.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("{}/{number}", self.config.prefix);
+        Ok(Subject::new(self.client(&prefix)?).with_other_client(self.client(&prefix)?))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_kept_on_ceph() {
+    let server = match Rgw::shared() {
+        Ok(server) => server,
+        Err(what) => return missing(&what),
+    };
+    let mut probed = Server::probed(server.place()).await;
+    assert_eq!(probed.features.create_only, Condition::Kept);
+    assert_eq!(probed.features.checksum, Checksum::Signed);
+    assert!(probed.features.uploads_listed);
+    probed.run_both_lists().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_kept_on_moto() {
+    let server = match Moto::start() {
+        Ok(server) => server,
+        Err(what) => return missing(&what),
+    };
+    let mut probed = Server::probed(server.place()).await;
+    assert_eq!(probed.features.create_only, Condition::Kept);
+    assert_eq!(probed.features.create_only_streamed, Condition::Kept);
+    // It tells the same day of 2010 for every upload.
+    assert!(!probed.features.uploads_listed);
+    probed.run_both_lists().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_kept_on_rclone() {
+    let server = match RcloneS3::start() {
+        Ok(server) => server,
+        Err(what) => return missing(&what),
+    };
+    let mut probed = Server::probed(server.place()).await;
+    assert_eq!(probed.features.create_only, Condition::Ignored);
+    assert_eq!(probed.features.create_only_streamed, Condition::Ignored);
+    assert_eq!(probed.features.overwrite_if_match, IfMatch::Ignored);
+    assert_eq!(probed.features.checksum, Checksum::Unchecked);
+    probed.run_both_lists().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_kept_on_a_server_of_ones_own() {
+    let Some(place) = own_s3() else { return };
+    let mut probed = Server::probed(&place).await;
+    probed.run_both_lists().await;
+    probed.clean().await;
+}

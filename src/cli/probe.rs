@@ -1,0 +1,88 @@
+//! `packvault probe`: asks a server what it promises.
+
+use packvault::Result;
+use packvault::location::{Probed, Purpose};
+use serde::Serialize;
+
+use super::report::Exit;
+use super::session::Session;
+use super::summary::part;
+use super::text::escape;
+
+/// Ask the repository's server what it promises, and remember the answers
+///
+/// Stores differ in what they decide in one step, and some answer "done" to what they ignore. The server is
+/// asked on scratch objects that are removed again. `init` does this by itself, and so does the first command
+/// that writes to a server that is not remembered; ask again when the server was changed.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = format!("\
+Examples:
+  packvault probe --repo sftp://ann@nas/backup/mail
+  packvault probe --repo offsite               a name from the configuration
+
+{}", super::exit_codes("")))]
+pub struct Arguments {}
+
+/// The answers, for `--json`.
+#[derive(Debug, Serialize)]
+struct ProbeSummary {
+    location: String,
+    server: String,
+    findings: Vec<FindingSummary>,
+    create_only: bool,
+    create_only_streamed: bool,
+    rename: bool,
+    sync: bool,
+    exclusion: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct FindingSummary {
+    question: &'static str,
+    answer: &'static str,
+    note: String,
+}
+
+/// Asks and prints the answers.
+pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
+    let (location, opening) = session.location(None, Purpose::Look)?;
+    let probed = location.probe(&opening).await?;
+    session.show_always(&summarise(probed), text)?;
+    Ok(Exit::Done)
+}
+
+fn summarise(probed: Probed) -> ProbeSummary {
+    let guarantees = probed.guarantees;
+    let findings = probed.report.findings.into_iter().map(|finding| FindingSummary {
+        question: finding.question,
+        answer: finding.answer.word(),
+        note: finding.note,
+    });
+    ProbeSummary {
+        location: probed.location,
+        server: probed.report.server,
+        findings: findings.collect(),
+        create_only: guarantees.create_only,
+        create_only_streamed: guarantees.create_only_streamed,
+        rename: guarantees.rename,
+        sync: guarantees.sync,
+        exclusion: packvault::repo::locks::exclusion(guarantees),
+    }
+}
+
+fn text(summary: &ProbeSummary) -> String {
+    let mut text = format!("{}\n", escape(&summary.location));
+    if !summary.server.is_empty() {
+        part(&mut text, "server", &escape(&summary.server));
+    }
+    let width = summary.findings.iter().map(|finding| finding.question.len()).max().unwrap_or(0);
+    for FindingSummary { question, answer, note } in &summary.findings {
+        let line = format!("{question:width$}  {answer:4}  {}", escape(note));
+        text.push_str(&format!("  {}\n", line.trim_end()));
+    }
+    part(&mut text, "locks", summary.exclusion);
+    if !summary.sync {
+        part(&mut text, "durability", "left to the server: it does not confirm that bytes are on its disk");
+    }
+    text
+}

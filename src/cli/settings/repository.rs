@@ -1,0 +1,240 @@
+//! What the configuration file says of a repository: where it lies and how its server is reached.
+
+use std::path::Path;
+
+use packvault::location::{S3Options, S3Secrets, SftpOptions};
+use packvault::profiles::msgvault::config::expand_home;
+use packvault::{Error, ErrorKind, Location, Result};
+use serde::Deserialize;
+
+use super::Environment;
+use super::secret::SecretSource;
+use crate::cli::text::ByteSize;
+
+/// The repository the user means, and what is settled about it.
+#[derive(Debug, Clone)]
+pub struct RepositoryChoice {
+    /// Where it lies.
+    pub location: Location,
+    /// Its section of the configuration file, if it has one.
+    pub section: Option<RepositorySection>,
+}
+
+/// `[repository.NAME]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySection {
+    /// A path or a URL.
+    pub location: String,
+    /// Bytes per second that may be sent.
+    pub limit_upload: Option<ByteSize>,
+    /// Bytes per second that may be received.
+    pub limit_download: Option<ByteSize>,
+    /// Where packs wait for their upload.
+    pub spool: Option<String>,
+    /// How many bytes may wait there.
+    pub spool_size: Option<ByteSize>,
+    endpoint: Option<String>,
+    region: Option<String>,
+    profile: Option<String>,
+    path_style: Option<bool>,
+    allow_http: Option<bool>,
+    ca_certificate: Option<String>,
+    proxy: Option<String>,
+    anonymous: Option<bool>,
+    access_key_id: Option<PlainOrSource>,
+    secret_access_key: Option<SecretSource>,
+    session_token: Option<SecretSource>,
+    ssh_program: Option<String>,
+    ssh_options: Option<Vec<String>>,
+    connections: Option<usize>,
+}
+
+/// The public part of a key, which may stand in the file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum PlainOrSource {
+    Plain(String),
+    Source(SecretSource),
+}
+
+impl RepositorySection {
+    /// Returns the name of a key that cannot be meant, and why.
+    pub fn refusal(&self) -> Option<(&'static str, &'static str)> {
+        let s3 = [
+            ("endpoint", self.endpoint.is_some()),
+            ("region", self.region.is_some()),
+            ("profile", self.profile.is_some()),
+            ("path_style", self.path_style.is_some()),
+            ("allow_http", self.allow_http.is_some()),
+            ("ca_certificate", self.ca_certificate.is_some()),
+            ("proxy", self.proxy.is_some()),
+            ("anonymous", self.anonymous.is_some()),
+            ("access_key_id", self.access_key_id.is_some()),
+            ("secret_access_key", self.secret_access_key.is_some()),
+            ("session_token", self.session_token.is_some()),
+        ];
+        let sftp = [
+            ("ssh_program", self.ssh_program.is_some()),
+            ("ssh_options", self.ssh_options.is_some()),
+            ("connections", self.connections.is_some()),
+        ];
+        let first =
+            |keys: &[(&'static str, bool)]| keys.iter().find(|(_, is_there)| *is_there).map(|key| key.0);
+        let kind = self.location.split_once("://").map_or("", |(scheme, _)| scheme);
+        let misplaced = |key| (key, "belongs to another kind of storage");
+        match kind.to_ascii_lowercase().as_str() {
+            "s3" => first(&sftp).map(misplaced).or_else(|| self.wrong_keys()),
+            "sftp" => first(&s3)
+                .map(misplaced)
+                .or_else(|| (self.connections == Some(0)).then_some(("connections", "is at least 1"))),
+            _ => first(&s3).or_else(|| first(&sftp)).map(misplaced),
+        }
+    }
+
+    fn wrong_keys(&self) -> Option<(&'static str, &'static str)> {
+        let pair = (self.access_key_id.is_some(), self.secret_access_key.is_some());
+        match pair {
+            (true, false) => return Some(("secret_access_key", "is missing beside access_key_id")),
+            (false, true) => return Some(("access_key_id", "is missing beside secret_access_key")),
+            (false, false) if self.session_token.is_some() => {
+                return Some(("session_token", "needs access_key_id and secret_access_key"));
+            }
+            (true, true) if self.anonymous == Some(true) => return Some(("anonymous", "has no keys")),
+            _ => {}
+        }
+        let id = match &self.access_key_id {
+            Some(PlainOrSource::Source(source)) => Some(source),
+            _ => None,
+        };
+        let sources = [
+            ("access_key_id", id),
+            ("secret_access_key", self.secret_access_key.as_ref()),
+            ("session_token", self.session_token.as_ref()),
+        ];
+        sources.into_iter().find_map(|(key, source)| Some((key, source?.refusal()?)))
+    }
+
+    /// Returns what is settled about an S3 store; fetches its secrets.
+    pub fn s3(&self, environment: &Environment) -> Result<S3Options> {
+        let home = environment.home.as_deref();
+        Ok(S3Options {
+            region: self.region.clone(),
+            profile: self.profile.clone(),
+            path_style: self.path_style,
+            allow_http: self.allow_http.unwrap_or(false),
+            ca_certificate: self
+                .ca_certificate
+                .as_deref()
+                .map(|path| read_certificate(path, home))
+                .transpose()?,
+            proxy: self.proxy.clone(),
+            anonymous: self.anonymous.unwrap_or(false),
+            secrets: self.secrets(home)?,
+            ..environment.s3(self.endpoint.clone())?
+        })
+    }
+
+    fn secrets(&self, home: Option<&Path>) -> Result<Option<S3Secrets>> {
+        let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) else {
+            return Ok(None);
+        };
+        let access_key_id = match id {
+            PlainOrSource::Plain(id) => id.clone(),
+            PlainOrSource::Source(source) => source.fetch("access_key_id", home)?,
+        };
+        let token = self.session_token.as_ref().map(|source| source.fetch("session_token", home));
+        Ok(Some(S3Secrets {
+            access_key_id,
+            secret_access_key: secret.fetch("secret_access_key", home)?,
+            session_token: token.transpose()?,
+        }))
+    }
+
+    /// Returns what is settled about a machine that `ssh` reaches.
+    pub fn sftp(&self) -> SftpOptions {
+        SftpOptions {
+            ssh_program: self.ssh_program.clone(),
+            ssh_options: self.ssh_options.clone().unwrap_or_default(),
+            connections_max: self.connections,
+        }
+    }
+}
+
+impl Environment {
+    /// Returns what the variables of Amazon's own tools settle, for a server whose URL may be settled already.
+    pub fn s3(&self, endpoint: Option<String>) -> Result<S3Options> {
+        let variable = |name: &str| self.aws.get(name).filter(|value| !value.is_empty());
+        let endpoint =
+            endpoint.or_else(|| variable("AWS_ENDPOINT_URL_S3").or(variable("AWS_ENDPOINT_URL")).cloned());
+        let certificate = variable("AWS_CA_BUNDLE").map(|path| read_certificate(path, self.home.as_deref()));
+        Ok(S3Options {
+            endpoint,
+            ca_certificate: certificate.transpose()?,
+            variables: self.aws.clone(),
+            home: self.home.clone(),
+            ..S3Options::default()
+        })
+    }
+}
+
+fn read_certificate(path: &str, home: Option<&Path>) -> Result<Vec<u8>> {
+    let path = expand_home(path, home)?;
+    std::fs::read(&path).map_err(|error| {
+        let message = format!("cannot read the certificates in {}", path.display());
+        Error::caused(ErrorKind::Usage, message, error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(text: &str) -> RepositorySection {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_key_of_another_kind_of_storage_is_refused_by_name() {
+        for (text, key) in [
+            ("location = '/mnt/nas'\nendpoint = 'https://x'", "endpoint"),
+            ("location = '/mnt/nas'\nssh_options = ['-v']", "ssh_options"),
+            ("location = 's3://b'\nconnections = 2", "connections"),
+            ("location = 'sftp://h/a'\nregion = 'eu'", "region"),
+            ("location = 'sftp://h/a'\nconnections = 0", "connections"),
+            ("location = 's3://b'\naccess_key_id = 'AK'", "secret_access_key"),
+            ("location = 's3://b'\nsecret_access_key = { env = 'S' }", "access_key_id"),
+            ("location = 's3://b'\nsession_token = { env = 'S' }", "session_token"),
+            (
+                "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = { env = 'S', file = 'f' }",
+                "secret_access_key",
+            ),
+            (
+                "location = 's3://b'\nanonymous = true\naccess_key_id = 'AK'\nsecret_access_key = { env = 'S' }",
+                "anonymous",
+            ),
+        ] {
+            assert_eq!(section(text).refusal().map(|(key, _)| key), Some(key), "{text}");
+        }
+        assert!(section("location = 's3://b'\nregion = 'eu'").refusal().is_none());
+    }
+
+    #[test]
+    fn a_secret_itself_does_not_stand_in_the_file() {
+        let text = "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = 'hush'";
+        let error = toml::from_str::<RepositorySection>(text).unwrap_err();
+        assert!(error.message().contains("string"), "{error}");
+    }
+
+    #[test]
+    fn keys_are_fetched_and_variables_fill_in_the_rest() {
+        let text =
+            "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = { command = ['echo', 'hush'] }";
+        let mut environment = Environment::default();
+        environment.aws.insert("AWS_ENDPOINT_URL".into(), "https://nas".into());
+        let options = section(text).s3(&environment).unwrap();
+        assert_eq!(options.endpoint.as_deref(), Some("https://nas"));
+        let secrets = options.secrets.unwrap();
+        assert_eq!((secrets.access_key_id.as_str(), secrets.secret_access_key.as_str()), ("AK", "hush"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Secrets by reference: the configuration says where a secret is, never what it is.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use packvault::profiles::msgvault::config::expand_home;
+use packvault::{Error, ErrorKind, Result};
+use serde::Deserialize;
+
+/// The longest secret; the token of temporary keys may have some kilobytes.
+const SECRET_BYTES_MAX: u64 = 64 * 1024;
+
+/// Where a secret is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSource {
+    env: Option<String>,
+    file: Option<String>,
+    command: Option<Vec<String>>,
+}
+
+impl SecretSource {
+    /// Returns why the reference cannot be meant, if so.
+    pub fn refusal(&self) -> Option<&'static str> {
+        let ways = [self.env.is_some(), self.file.is_some(), self.command.is_some()];
+        if ways.iter().filter(|is_there| **is_there).count() != 1 {
+            return Some("is one of { env = \"NAME\" }, { file = \"PATH\" } and { command = [\"PROGRAM\"] }");
+        }
+        match &self.command {
+            Some(words) if words.is_empty() => Some("names no program"),
+            _ => None,
+        }
+    }
+
+    /// Fetches the secret; `what` names it in errors, which never hold any of it.
+    pub fn fetch(&self, what: &str, home: Option<&Path>) -> Result<String> {
+        let bytes = if let Some(name) = &self.env {
+            let value = std::env::var_os(name).filter(|value| !value.is_empty());
+            let missing = || usage(format!("{what}: the environment variable {name} is not set"));
+            value.ok_or_else(missing)?.into_encoded_bytes()
+        } else if let Some(file) = &self.file {
+            read_file(what, &expand_home(file, home)?)?
+        } else {
+            run(what, self.command.as_deref().unwrap_or_default())?
+        };
+        let text = String::from_utf8(bytes).map_err(|_| usage(format!("{what} is not UTF-8")))?;
+        // An editor or a program ends the line.
+        let secret = text.trim_end_matches(['\r', '\n']);
+        if secret.is_empty() || secret.chars().any(char::is_control) {
+            return Err(usage(format!("{what} is empty or not one line of text")));
+        }
+        Ok(secret.to_owned())
+    }
+}
+
+fn read_file(what: &str, path: &PathBuf) -> Result<Vec<u8>> {
+    let failed =
+        |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot read {}", path.display()), error);
+    read_bounded(what, std::fs::File::open(path).map_err(failed)?)
+}
+
+fn run(what: &str, words: &[String]) -> Result<Vec<u8>> {
+    let (program, arguments) =
+        words.split_first().ok_or_else(|| usage(format!("{what} names no program")))?;
+    let failed = |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot run {program}"), error);
+    // It may ask its user something: standard input and standard error are the terminal's.
+    let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
+    let output = child.stdout.take().ok_or_else(|| usage(format!("{what}: {program} has no output")))?;
+    let bytes = read_bounded(what, output);
+    let status = child.wait().map_err(failed)?;
+    if !status.success() {
+        return Err(usage(format!("{what}: {program} ended with {status}")));
+    }
+    bytes
+}
+
+fn read_bounded(what: &str, source: impl std::io::Read) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let failed = |error| Error::caused(ErrorKind::Usage, format!("{what} cannot be read"), error);
+    source.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > SECRET_BYTES_MAX {
+        return Err(usage(format!("{what} is longer than any key")));
+    }
+    Ok(bytes)
+}
+
+fn usage(message: String) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> SecretSource {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_secret_comes_from_a_file_or_a_program_without_its_line_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hush\r\n").unwrap();
+        let from_file = source(&format!("file = '{}'", file.path().display()));
+        assert_eq!(from_file.fetch("the key", None).unwrap(), "hush");
+        assert_eq!(source("command = ['printf', 'hush']").fetch("the key", None).unwrap(), "hush");
+    }
+
+    #[test]
+    fn what_cannot_be_a_secret_is_refused_and_not_repeated() {
+        for text in [
+            "command = ['printf', 'hush\\nhush']",
+            "command = ['printf', '\\n']",
+            "command = ['sh', '-c', 'echo hush; exit 3']",
+            "command = ['/nowhere/at/all']",
+            "command = ['head', '-c', '70000', '/dev/zero']",
+            "file = '/nowhere/at/all'",
+            "env = 'PACKVAULT_TEST_NOBODY_SETS_THIS'",
+        ] {
+            let error = source(text).fetch("the key", None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
+            assert!(error.to_string().starts_with("the key") && !error.chain().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reference_names_one_place() {
+        for text in ["", "env = 'A'\nfile = 'b'", "command = []"] {
+            assert!(source(text).refusal().is_some(), "{text}");
+        }
+        assert!(source("env = 'A'").refusal().is_none());
+        assert!(toml::from_str::<SecretSource>("value = 'hush'").is_err());
+    }
+}

@@ -1,0 +1,35 @@
+//! Requests for ranges of packs: so many at once and no more, whoever asks.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::Result;
+use crate::format::PackId;
+use crate::repo::blobs::BlobStore;
+
+/// Requests under way at once. With their bytes bounded by the pipeline's budget, a line with 50 ms to and
+/// fro is kept busy up to about 600 MiB/s.
+const REQUESTS_IN_FLIGHT: usize = 16;
+
+/// Fetches ranges; clones share the bound.
+#[derive(Clone)]
+pub(super) struct Fetcher {
+    store: Arc<BlobStore>,
+    requests: Arc<Semaphore>,
+}
+
+impl Fetcher {
+    /// Makes a fetcher with nothing under way.
+    pub(super) fn new(store: Arc<BlobStore>) -> Self {
+        Self { store, requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)) }
+    }
+
+    /// Reads a range of a pack, when it is its turn.
+    pub(super) async fn fetch(&self, pack: &PackId, range: Range<u64>) -> Result<Bytes> {
+        let _turn = self.requests.acquire().await.expect("the semaphore is never closed");
+        self.store.fetch_range(pack, range).await
+    }
+}

@@ -1,0 +1,229 @@
+//! Where a repository lies, and how what lies there is opened.
+//!
+//! This is the only folder that names drivers: one file per kind of storage, [`url`] for the text a user
+//! writes, [`remembered`] for what servers were found to promise. Around a driver for a server stand the
+//! retries and the spool; a local disk is used as it is, for what fails there does not get better by
+//! asking again.
+
+mod local;
+mod remembered;
+mod s3;
+mod sftp;
+mod url;
+mod watch;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use packvault_storage::probe::ProbeReport;
+use packvault_storage::{RetryPolicy, RetryStorage, Spool, Storage};
+
+use crate::cancel::Cancel;
+use crate::error::{Error, ErrorKind, Result};
+use crate::progress::{Progress, Silent};
+
+pub use packvault_storage::Wire;
+pub use s3::{S3Options, S3Secrets};
+pub use sftp::SftpOptions;
+pub use url::{S3Location, S3Query, SftpLocation};
+use watch::Watch;
+
+/// Where a repository lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Location {
+    /// A folder on this machine.
+    Local(PathBuf),
+    /// A folder in a bucket of an S3-compatible store.
+    S3(S3Location),
+    /// A folder on a machine that `ssh` reaches.
+    Sftp(SftpLocation),
+}
+
+/// What the storage is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To make a repository: what is missing is made, and the server is asked what it promises.
+    Init,
+    /// To write, if only a lock: a server that is not remembered is asked what it promises.
+    Work,
+    /// To read: nothing is asked and nothing is written.
+    Look,
+}
+
+/// How a location is opened.
+#[derive(Clone)]
+pub struct Opening {
+    /// What for.
+    pub purpose: Purpose,
+    /// What is settled about S3 stores.
+    pub s3: S3Options,
+    /// What is settled about machines that `ssh` reaches.
+    pub sftp: SftpOptions,
+    /// Bytes per second that may be sent; `None` is no limit.
+    pub upload_max: Option<u64>,
+    /// Bytes per second that may be received; `None` is no limit.
+    pub download_max: Option<u64>,
+    /// Where packs wait for their upload.
+    pub spool: PathBuf,
+    /// How many bytes may wait there.
+    pub spool_bytes_max: u64,
+    /// Where it is remembered what servers promise; without one, they are asked each time.
+    pub memory: Option<PathBuf>,
+    /// Ends retries.
+    pub cancel: Cancel,
+    /// Told of retries, and of what a server does not promise.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Opening {
+    /// Makes an opening with nothing else settled: no limits, nothing remembered, nobody told.
+    pub fn new(purpose: Purpose, spool: impl Into<PathBuf>) -> Self {
+        Self {
+            purpose,
+            s3: S3Options::default(),
+            sftp: SftpOptions::default(),
+            upload_max: None,
+            download_max: None,
+            spool: spool.into(),
+            spool_bytes_max: u64::MAX,
+            memory: None,
+            cancel: Cancel::new(),
+            progress: Arc::new(Silent),
+        }
+    }
+}
+
+/// A storage that was opened.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The storage, with everything around it that its kind needs.
+    pub storage: Arc<dyn Storage>,
+    /// What passes to and from the server; `None` where there is no server.
+    pub wire: Option<Arc<Wire>>,
+}
+
+/// What a server was found to promise, and when.
+#[derive(Debug, Clone)]
+pub struct Probed {
+    /// The location, as a user writes it.
+    pub location: String,
+    /// The answers.
+    pub report: ProbeReport,
+    /// What the storage promises on the strength of them.
+    pub guarantees: packvault_storage::Guarantees,
+}
+
+impl Location {
+    /// Parses a plain path or a URL.
+    pub fn parse(text: &str) -> Result<Self> {
+        url::parse(text)
+    }
+
+    /// Returns whether the text is a URL and not a path.
+    pub fn is_url(text: &str) -> bool {
+        url::split_scheme(text).is_some()
+    }
+
+    /// Returns whether it is a folder on this machine.
+    pub fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// Opens the storage, which must exist unless a repository is to be made.
+    ///
+    /// `ErrorKind::NoRepository` where there is none.
+    pub async fn open(&self, opening: &Opening) -> Result<Opened> {
+        let wire = Arc::new(Wire::new(opening.upload_max, opening.download_max));
+        let (driver, uploads_max): (Arc<dyn Storage>, usize) = match self {
+            Self::Local(path) => {
+                let create = opening.purpose == Purpose::Init;
+                let storage = Arc::new(local::open(path, create).await?);
+                return Ok(Opened { storage, wire: None });
+            }
+            Self::S3(location) => {
+                (Arc::new(s3::open(location, opening, Arc::clone(&wire)).await?), s3::UPLOADS_MAX)
+            }
+            Self::Sftp(location) => {
+                (Arc::new(sftp::open(location, opening, Arc::clone(&wire)).await?), sftp::UPLOADS_MAX)
+            }
+        };
+        let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
+        let watch = Watch { cancel: opening.cancel.clone(), progress: Arc::clone(&opening.progress) };
+        let storage = RetryStorage::new(driver, RetryPolicy::default())
+            .watched_by(Arc::new(watch))
+            .through(Arc::new(spool));
+        Ok(Opened { storage: Arc::new(storage), wire: Some(wire) })
+    }
+
+    /// Asks the server what it promises, whatever is remembered, and remembers the answers.
+    pub async fn probe(&self, opening: &Opening) -> Result<Probed> {
+        match self {
+            Self::Local(path) => {
+                let message =
+                    format!("{} is a folder on this machine: there is no server to ask", path.display());
+                Err(Error::new(ErrorKind::Usage, message))
+            }
+            Self::S3(location) => s3::probe(location, opening).await,
+            Self::Sftp(location) => sftp::probe(location, opening).await,
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::S3(location) => location.fmt(f),
+            Self::Sftp(location) => location.fmt(f),
+        }
+    }
+}
+
+/// Opens a folder on this machine, and makes it if it is missing.
+pub async fn folder(path: &Path) -> Result<Arc<dyn Storage>> {
+    Ok(Arc::new(local::open(path, true).await?))
+}
+
+/// Lifts the error of opening a storage on a server.
+fn cannot_open(location: &impl fmt::Display, error: packvault_storage::Error) -> Error {
+    use packvault_storage::ErrorKind as Kind;
+    let (kind, message) = match error.kind() {
+        Kind::NotFound => (ErrorKind::NoRepository, "no repository at"),
+        Kind::Unsafe => (ErrorKind::Refused, "no repository can lie at"),
+        Kind::Config => (ErrorKind::Usage, "cannot open the repository at"),
+        Kind::Unsupported => (ErrorKind::Unsupported, "cannot keep a repository at"),
+        Kind::Interrupted => (ErrorKind::Interrupted, "interrupted while opening the repository at"),
+        _ => (ErrorKind::Io, "cannot open the repository at"),
+    };
+    Error::caused(kind, format!("{message} {location}"), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opening(purpose: Purpose) -> Opening {
+        Opening::new(purpose, std::env::temp_dir())
+    }
+
+    #[tokio::test]
+    async fn a_missing_folder_is_no_repository_unless_it_is_to_be_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let location = Location::Local(folder.path().join("nas/backup"));
+        let error = location.open(&opening(Purpose::Work)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoRepository);
+        location.open(&opening(Purpose::Init)).await.unwrap();
+        location.open(&opening(Purpose::Look)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_no_place_for_a_repository() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let location = Location::Local(file.path().to_path_buf());
+        for purpose in [Purpose::Init, Purpose::Work, Purpose::Look] {
+            assert_eq!(location.open(&opening(purpose)).await.unwrap_err().kind(), ErrorKind::Refused);
+        }
+    }
+}

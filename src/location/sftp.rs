@@ -1,0 +1,75 @@
+//! Opening a folder on a machine that `ssh` reaches.
+
+use std::sync::Arc;
+
+use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage};
+use packvault_storage::{Storage as _, Wire};
+
+use super::url::SftpLocation;
+use super::{Opening, Probed, Purpose, cannot_open, remembered};
+use crate::error::Result;
+
+/// Uploads at once: one for each connection.
+pub(super) const UPLOADS_MAX: usize = 4;
+
+/// What is settled about machines that `ssh` reaches, besides what `ssh` knows itself.
+#[derive(Debug, Clone, Default)]
+pub struct SftpOptions {
+    /// The program to run; without one, `ssh`.
+    pub ssh_program: Option<String>,
+    /// Its options, before the name of the host.
+    pub ssh_options: Vec<String>,
+    /// How many connections there may be at once.
+    pub connections_max: Option<usize>,
+}
+
+fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
+    let path = match location.path.starts_with('/') {
+        true => SftpPath::Absolute(location.path.clone()),
+        false => SftpPath::Relative(location.path.clone()),
+    };
+    let mut config = SftpConfig::new(&location.host, path);
+    config.user = location.user.clone();
+    config.port = location.port;
+    config.ssh_options = options.ssh_options.clone();
+    if let Some(program) = &options.ssh_program {
+        config.ssh_program = program.into();
+    }
+    if let Some(connections_max) = options.connections_max {
+        config.connections_max = connections_max;
+    }
+    config
+}
+
+/// Opens the folder and asks its server what it promises, unless that is remembered.
+pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<Wire>) -> Result<SftpStorage> {
+    let config = config(location, &opening.sftp);
+    let memory = opening.memory.as_deref();
+    let lift = |error| cannot_open(location, error);
+    let known: Option<SftpFeatures> = match opening.purpose {
+        Purpose::Init => None,
+        Purpose::Work | Purpose::Look => remembered::recall(memory, location),
+    };
+    let is_known = known.is_some();
+    let storage = match opening.purpose {
+        Purpose::Init => SftpStorage::create_root(config, known, wire).await,
+        Purpose::Work | Purpose::Look => SftpStorage::open(config, known, wire).await,
+    };
+    let storage = storage.map_err(lift)?;
+    if is_known || opening.purpose == Purpose::Look {
+        return Ok(storage);
+    }
+    let (features, _) = storage.probe().await.map_err(lift)?;
+    remembered::remember(memory, location, &features);
+    Ok(storage.with_features(features))
+}
+
+pub(super) async fn probe(location: &SftpLocation, opening: &Opening) -> Result<Probed> {
+    let config = config(location, &opening.sftp);
+    let lift = |error| cannot_open(location, error);
+    let storage = SftpStorage::open(config, None, Arc::new(Wire::default())).await.map_err(lift)?;
+    let (features, report) = storage.probe().await.map_err(lift)?;
+    remembered::remember(opening.memory.as_deref(), location, &features);
+    let guarantees = storage.with_features(features).guarantees();
+    Ok(Probed { location: location.to_string(), report, guarantees })
+}

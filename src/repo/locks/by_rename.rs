@@ -1,0 +1,216 @@
+//! The format's own lock protocol (section 8), so that packvault and msgvault can share a repository.
+//!
+//! Both sides plant their file before they look for the other's, so of two that meet at least one sees the
+//! other. A lock is removed only by its owner, or by whoever won the rename that claims it and then found
+//! it stale; a claim that proves fresh or foreign is put back under its name. Age is measured by the
+//! store's clock.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
+
+use super::heartbeat::{Freshness, Moment};
+use super::{
+    Lock, LockRequest, POLL, Planted, STALE_AFTER, Side, WAIT_MAX, holder, key, lock_error, locked_by,
+    lower_ulid, record, storage_error,
+};
+use crate::format::LockRecord;
+use crate::repo::Repository;
+use crate::{Error, Result};
+
+fn exclusive_key() -> Key {
+    key("locks/exclusive.json".to_owned())
+}
+
+impl Repository {
+    pub(super) async fn exclusive_by_rename(&self, request: &LockRequest) -> Result<Lock> {
+        self.remove_old_claims().await?;
+        self.break_or_refuse_exclusive(request.force).await?;
+        let planted = self.plant(exclusive_key(), request).await?;
+        let lock = self.hold(planted, Side::Exclusive);
+        match self.wait_for_shared(request).await {
+            Ok(()) => Ok(lock),
+            Err(error) => {
+                lock.release().await?;
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn shared_by_rename(&self, request: &LockRequest) -> Result<Lock> {
+        self.remove_old_claims().await?;
+        self.break_or_refuse_exclusive(request.force).await?;
+        let name = format!("locks/shared-{}.json", lower_ulid(self.ulids()));
+        let lock = self.hold(self.plant(key(name), request).await?, Side::Shared);
+        // The second look: an exclusive holder that planted after our first look has not seen our file
+        // unless we see its.
+        match self.storage.stat(&exclusive_key()).await {
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(lock),
+            found => {
+                lock.release().await?;
+                match found {
+                    Ok(_) => Err(self.locked_by(&exclusive_key()).await),
+                    Err(error) => Err(lock_error(&exclusive_key(), error)),
+                }
+            }
+        }
+    }
+
+    /// Gives up a lock whose heartbeat has stopped, unless it is someone else's by now.
+    pub(super) async fn release_by_rename(&self, planted: &Planted) -> Result<()> {
+        let Planted { key, body, .. } = planted;
+        if matches!(self.storage.read(key).await, Ok(found) if is_foreign(&found, body)) {
+            return Ok(());
+        }
+        let Some(claim) = self.claim(key).await? else { return Ok(()) };
+        match self.storage.read(&claim).await {
+            Ok(found) if found == *body => self.remove_claim(&claim).await,
+            Ok(_) => self.put_back(&claim, key).await,
+            Err(error) => {
+                self.put_back(&claim, key).await?;
+                Err(lock_error(key, error))
+            }
+        }
+    }
+
+    async fn break_or_refuse_exclusive(&self, force: bool) -> Result<()> {
+        let key = exclusive_key();
+        if !self.exists(&key).await? {
+            return Ok(());
+        }
+        if (force || self.is_stale(&key).await?) && self.reap(&key, force).await? {
+            return Ok(());
+        }
+        if self.exists(&key).await? { Err(self.locked_by(&key).await) } else { Ok(()) }
+    }
+
+    async fn plant(&self, key: Key, request: &LockRequest) -> Result<Planted> {
+        let (body, began) = (record(request), Moment::now());
+        match self.storage.create(&key, body.clone()).await {
+            Ok(()) => Ok(Planted { key, body, freshness: Arc::new(Freshness::since(began)) }),
+            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(self.locked_by(&key).await),
+            Err(error) => Err(lock_error(&key, error)),
+        }
+    }
+
+    async fn wait_for_shared(&self, request: &LockRequest) -> Result<()> {
+        let waiting_since = tokio::time::Instant::now();
+        let mut told = false;
+        loop {
+            let mut held = Vec::new();
+            for key in self.names_starting("shared-").await? {
+                if (request.force || self.is_stale(&key).await?) && self.reap(&key, request.force).await? {
+                    continue;
+                }
+                held.push(key);
+            }
+            let Some(first) = held.first() else { return Ok(()) };
+            if waiting_since.elapsed() >= WAIT_MAX {
+                return Err(self.locked_by(first).await);
+            }
+            if !told {
+                request.progress.remark(&format!("waiting: {}", holder(self.storage.as_ref(), first).await));
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL) => {}
+                () = request.cancel.cancelled() => request.cancel.check()?,
+            }
+        }
+    }
+
+    /// Removes a lock that is stale, or any if forced; tells whether the name is free now.
+    async fn reap(&self, key: &Key, force: bool) -> Result<bool> {
+        let Some(claim) = self.claim(key).await? else { return Ok(true) };
+        if force || self.is_stale(&claim).await? {
+            self.remove_claim(&claim).await?;
+            return Ok(true);
+        }
+        self.put_back(&claim, key).await?;
+        Ok(false)
+    }
+
+    /// Moves the lock out of everybody's way; one claimant wins, `None` means that it was gone.
+    async fn claim(&self, key: &Key) -> Result<Option<Key>> {
+        let claim = super::key(format!("locks/releasing-{}.json", lower_ulid(self.ulids())));
+        match self.storage.rename(key, &claim).await {
+            Ok(()) => Ok(Some(claim)),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
+            Err(error) => Err(lock_error(key, error)),
+        }
+    }
+
+    async fn put_back(&self, claim: &Key, key: &Key) -> Result<()> {
+        match self.storage.rename(claim, key).await {
+            Ok(()) => Ok(()),
+            // A successor took the name meanwhile; the claimed lock is nobody's any more.
+            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => self.remove_claim(claim).await,
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
+            Err(error) => Err(lock_error(key, error)),
+        }
+    }
+
+    async fn remove_claim(&self, claim: &Key) -> Result<()> {
+        match self.storage.remove(claim).await {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
+            Err(error) => Err(lock_error(claim, error)),
+        }
+    }
+
+    /// Claims whose claimant died are removed once they are old.
+    async fn remove_old_claims(&self) -> Result<()> {
+        for claim in self.names_starting("releasing-").await? {
+            if self.is_stale(&claim).await? {
+                self.remove_claim(&claim).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn names_starting(&self, start: &str) -> Result<Vec<Key>> {
+        let folder = Prefix::folder("locks").expect("a plain word is a key");
+        let mut names: Vec<Key> = self
+            .storage
+            .list(&folder)
+            .try_filter_map(async |object| {
+                let wanted = object.key.name().starts_with(start) && object.key.parts().count() == 2;
+                Ok(wanted.then_some(object.key))
+            })
+            .try_collect()
+            .await
+            .map_err(|error| storage_error("cannot list the locks of the repository", error))?;
+        names.sort();
+        Ok(names)
+    }
+
+    async fn exists(&self, key: &Key) -> Result<bool> {
+        match self.storage.stat(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
+            Err(error) => Err(lock_error(key, error)),
+        }
+    }
+
+    /// A lock that is gone is not stale: there is nothing to reap. A time in the future is fresh.
+    async fn is_stale(&self, key: &Key) -> Result<bool> {
+        let modified = match self.storage.stat(key).await {
+            Ok(meta) => meta.modified,
+            Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(lock_error(key, error)),
+        };
+        let now: SystemTime = self.storage.now().await.map_err(|error| lock_error(key, error))?;
+        Ok(now.duration_since(modified).is_ok_and(|age| age > STALE_AFTER))
+    }
+
+    async fn locked_by(&self, key: &Key) -> Error {
+        locked_by(self.storage.as_ref(), key).await
+    }
+}
+
+fn is_foreign(found: &Bytes, ours: &Bytes) -> bool {
+    found != ours && LockRecord::decode(found).is_ok()
+}

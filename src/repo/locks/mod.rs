@@ -1,0 +1,272 @@
+//! `locks/`: who may work on the repository.
+//!
+//! Two protocols keep one promise: nobody holds the exclusive lock beside anybody else. Where the storage
+//! can rename, it is the format's own ([`by_rename`], section 8), so that packvault and msgvault can share a
+//! repository. Everywhere else locks lie under names that nobody else can choose, and are found by listing
+//! ([`by_listing`]). That one rests on nothing but listings, on every such store, also where create-only
+//! writes are honest: two clients whose probes of one server answered differently must still exclude each
+//! other, so what a probe found must not choose between protocols that do not see each other.
+//!
+//! In both, age is measured by the store's clock, and a holder that could not renew its lock in time counts
+//! it as lost, whatever lies there ([`heartbeat`]).
+
+mod by_listing;
+mod by_rename;
+mod heartbeat;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Guarantees, Key, Storage};
+
+use self::by_listing::ByListing;
+pub(super) use self::by_listing::pause;
+use self::heartbeat::{Freshness, Heartbeat};
+use super::{Repository, UlidSource, key, storage_error};
+use crate::format::LockRecord;
+use crate::progress::Progress;
+use crate::{Cancel, Error, ErrorKind, Result};
+
+/// A lock not touched for this long is stale.
+pub const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
+/// How often somebody who waits looks again.
+const POLL: Duration = Duration::from_millis(200);
+/// How long the exclusive side waits for shared locks.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// A record is about 120 bytes; more than this is not read.
+const RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// What the lock is taken for, and how.
+#[derive(Clone)]
+pub struct LockRequest {
+    /// `create`, `verify` or `restore`; `init` where a repository cannot be made without a lock.
+    pub operation: &'static str,
+    /// This machine's name.
+    pub hostname: String,
+    /// Whether even fresh locks of others are broken.
+    pub force: bool,
+    /// Told whom we wait for.
+    pub progress: Arc<dyn Progress>,
+    /// Ends the wait for others.
+    pub cancel: Cancel,
+}
+
+/// A held lock. Release it; a dropped one stays behind until it is stale.
+#[derive(Debug)]
+pub struct Lock {
+    repository: Repository,
+    planted: Planted,
+    side: Side,
+    heartbeat: Heartbeat,
+}
+
+/// Who may be beside a holder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Exclusive,
+    Shared,
+}
+
+/// A lock object of ours, and since when we know that it is fresh.
+#[derive(Debug, Clone)]
+struct Planted {
+    key: Key,
+    body: Bytes,
+    freshness: Arc<Freshness>,
+}
+
+/// Returns, for people, by what the programs on such a store keep out of each other's way.
+pub fn exclusion(guarantees: Guarantees) -> &'static str {
+    match guarantees.rename {
+        true => "the format's lock files, claimed by a rename",
+        false => "locks under unique names, found by listing",
+    }
+}
+
+impl Repository {
+    /// Takes the exclusive lock: alone in the repository.
+    pub async fn lock_exclusive(&self, request: &LockRequest) -> Result<Lock> {
+        match self.storage.guarantees().rename {
+            true => self.exclusive_by_rename(request).await,
+            false => self.exclusive_by_listing(request).await,
+        }
+    }
+
+    /// Takes a shared lock: no create runs while it is held.
+    pub async fn lock_shared(&self, request: &LockRequest) -> Result<Lock> {
+        match self.storage.guarantees().rename {
+            true => self.shared_by_rename(request).await,
+            false => self.shared_by_listing(request).await,
+        }
+    }
+
+    /// Returns, for people, by what the programs that use this repository exclude each other.
+    pub fn exclusion(&self) -> &'static str {
+        exclusion(self.storage.guarantees())
+    }
+
+    async fn exclusive_by_listing(&self, request: &LockRequest) -> Result<Lock> {
+        let protocol = ByListing::new(self.storage.as_ref());
+        protocol.refuse_or_reap(request.force).await?;
+        let planted = protocol.plant(Side::Exclusive, self.ulids(), request).await?;
+        let lock = self.hold(planted, Side::Exclusive);
+        match protocol.wait_until_alone(&lock.planted, request).await {
+            Ok(()) => Ok(lock),
+            Err(error) => lock.withdraw(error).await,
+        }
+    }
+
+    async fn shared_by_listing(&self, request: &LockRequest) -> Result<Lock> {
+        let protocol = ByListing::new(self.storage.as_ref());
+        protocol.refuse_or_reap(request.force).await?;
+        let planted = protocol.plant(Side::Shared, self.ulids(), request).await?;
+        let lock = self.hold(planted, Side::Shared);
+        match protocol.refuse_beside_exclusive(&lock.planted).await {
+            Ok(()) => Ok(lock),
+            Err(error) => lock.withdraw(error).await,
+        }
+    }
+
+    /// Keeps what was planted fresh from now on.
+    fn hold(&self, planted: Planted, side: Side) -> Lock {
+        let heartbeat = Heartbeat::start(self.storage.clone(), planted.clone());
+        Lock { repository: self.clone(), planted, side, heartbeat }
+    }
+}
+
+/// Does short work alone in a place that need not be a repository yet, on a store without renames.
+///
+/// There is no heartbeat: the work must end long before a lock is stale.
+pub(super) async fn alone<T>(
+    storage: &dyn Storage,
+    request: &LockRequest,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let protocol = ByListing::new(storage);
+    protocol.refuse_or_reap(request.force).await?;
+    let planted = protocol.plant(Side::Exclusive, &UlidSource::default(), request).await?;
+    let result = match protocol.wait_until_alone(&planted, request).await {
+        Ok(()) => work.await,
+        Err(error) => Err(error),
+    };
+    let released = protocol.remove(&planted.key).await;
+    let done = result?;
+    released?;
+    Ok(done)
+}
+
+impl Lock {
+    /// Makes sure that the lock is still ours: a holder that was stopped for longer than the staleness
+    /// may have a successor, and must not publish over it.
+    pub async fn confirm(&self) -> Result<()> {
+        self.planted.expect_fresh()?;
+        if !self.is_by_rename() && self.side == Side::Exclusive {
+            ByListing::new(self.storage()).confirm_alone(&self.planted).await?;
+        }
+        let ours = match self.storage().read(&self.planted.key).await {
+            Ok(found) => found == self.planted.body,
+            Err(error) if error.kind() == StorageErrorKind::NotFound => false,
+            Err(error) => return Err(lock_error(&self.planted.key, error)),
+        };
+        if !ours {
+            return Err(self.planted.taken_over());
+        }
+        // The looks may have taken as long as they liked.
+        self.planted.expect_fresh()
+    }
+
+    /// Waits for the work and then gives the lock up, however the work ended; its own error comes first.
+    pub async fn during<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let result = work.await;
+        let released = self.release().await;
+        let done = result?;
+        released?;
+        Ok(done)
+    }
+
+    /// Gives the lock up. A lock that is provably someone else's stays.
+    pub async fn release(mut self) -> Result<()> {
+        if self.is_by_rename() {
+            self.heartbeat.abort();
+            return self.repository.release_by_rename(&self.planted).await;
+        }
+        // A touch under way might make the object anew after it was removed.
+        self.heartbeat.finish().await;
+        ByListing::new(self.storage()).remove(&self.planted.key).await
+    }
+
+    /// Gives up what was planted but is not held; the reason comes first.
+    async fn withdraw(self, reason: Error) -> Result<Self> {
+        // What cannot be removed now is stale in half an hour.
+        let _ = self.release().await;
+        Err(reason)
+    }
+
+    fn storage(&self) -> &dyn Storage {
+        self.repository.storage.as_ref()
+    }
+
+    fn is_by_rename(&self) -> bool {
+        self.storage().guarantees().rename
+    }
+}
+
+impl Planted {
+    /// Fails once the lock has not been renewed for so long that somebody may have reaped it.
+    fn expect_fresh(&self) -> Result<()> {
+        match self.freshness.is_lost() {
+            false => Ok(()),
+            true => Err(self.taken_over()),
+        }
+    }
+
+    fn taken_over(&self) -> Error {
+        self.freshness.lose();
+        let name = self.key.name();
+        let message = format!("the lock {name} was taken over by another process, or not renewed in time");
+        Error::new(ErrorKind::Locked, message)
+    }
+}
+
+/// Returns the body of a lock, which says who holds it.
+fn record(request: &LockRequest) -> Bytes {
+    let record = LockRecord {
+        hostname: request.hostname.clone(),
+        pid: i64::from(std::process::id()),
+        operation: request.operation.to_owned(),
+        acquired_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    };
+    Bytes::from(record.encode())
+}
+
+async fn locked_by(storage: &dyn Storage, key: &Key) -> Error {
+    Error::new(ErrorKind::Locked, format!("the repository is locked: {}", holder(storage, key).await))
+}
+
+/// Describes the holder for a person: lock file, host, process, operation, time.
+async fn holder(storage: &dyn Storage, key: &Key) -> String {
+    let readable = match storage.stat(key).await {
+        Ok(meta) if meta.size_bytes <= RECORD_BYTES_MAX => storage.read(key).await.ok(),
+        _ => None,
+    };
+    match readable.as_deref().and_then(|bytes| LockRecord::decode(bytes).ok()) {
+        Some(record) => format!(
+            "{} held by {} pid {} ({} since {})",
+            key.name(),
+            record.hostname,
+            record.pid,
+            record.operation,
+            record.acquired_at
+        ),
+        None => format!("{} held by an unknown holder", key.name()),
+    }
+}
+
+fn lower_ulid(ulids: &UlidSource) -> String {
+    ulids.next().to_string().to_lowercase()
+}
+
+fn lock_error(key: &Key, error: StorageError) -> Error {
+    storage_error(format!("cannot work with the lock {}", key.name()), error)
+}
