@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 #[path = "../../src/cli/hooks.rs"]
 mod hooks;
-#[path = "../../src/cli/settings.rs"]
+#[path = "../../src/cli/settings/mod.rs"]
 mod program;
 #[path = "../../src/cli/sqlite_archive.rs"]
 mod sqlite_archive;
