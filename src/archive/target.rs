@@ -17,7 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::beneath::{file_error, folder_at};
+use super::beneath::{file_error, folder_at, io_error};
 use super::ownership::Ownership;
 use super::profile::{Profile, SIDECARS};
 use crate::{Error, ErrorKind, Result};
@@ -62,6 +62,8 @@ impl From<PathBuf> for LiveHome {
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
+    /// The path without links, by which SQLite reaches the staging.
+    real_path: PathBuf,
     folder: OwnedFd,
     /// Folders that were made for this restore, outermost first.
     made: Vec<PathBuf>,
@@ -106,8 +108,10 @@ impl Target {
         mkdirat(&folder, &*staging_name, Mode::RWXU)
             .map_err(|errno| file_error("make", &staging_path, errno))?;
         let staging = Arc::new(open_folder_at(&folder, &staging_name, &staging_path)?);
+        let real_path = std::fs::canonicalize(&path).map_err(|error| io_error("find", &path, error))?;
         Ok(Self {
             path,
+            real_path,
             folder,
             made: Vec::new(),
             staging_name,
@@ -126,6 +130,12 @@ impl Target {
     /// Returns where a file lies while it is staged.
     pub fn staged_path(&self, relative: &str) -> PathBuf {
         self.path.join(&self.staging_name).join(relative)
+    }
+
+    /// Returns where the staged database lies, for SQLite, which knows no held folders: a path without links,
+    /// so that whoever opens it may refuse any.
+    pub fn staged_database(&self) -> PathBuf {
+        self.real_path.join(&self.staging_name).join(&self.database_name)
     }
 
     /// Makes a new file at a checked relative path in the staging, with folders on the way.
@@ -280,8 +290,7 @@ fn cleaned(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the target is empty"));
     }
-    let absolute =
-        std::path::absolute(path).map_err(|error| super::beneath::io_error("find", path, error))?;
+    let absolute = std::path::absolute(path).map_err(|error| io_error("find", path, error))?;
     Ok(absolute.components().collect())
 }
 
