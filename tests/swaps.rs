@@ -137,16 +137,14 @@ struct Bench {
 }
 
 impl Bench {
-    async fn new() -> Self {
-        // Its database has rows that describe the live store: they are emptied in what is restored, and
-        // must be emptied nowhere else.
+    async fn new(kept: AttachmentStorage) -> Self {
         let archive = Archive::make(&SampleOptions {
             messages: 40,
             attachments: 8,
             attachment_mean_bytes: 4000,
             full_text: false,
             raw: false,
-            storage: AttachmentStorage::Packs,
+            storage: kept,
             ..SampleOptions::default()
         });
         let storage = MemoryStorage::new();
@@ -173,7 +171,9 @@ fn assert_untouched(place: &Place, before: &Files, case: &str) {
 #[test]
 fn a_part_that_is_exchanged_for_a_link_as_a_stage_begins_leads_nowhere() {
     runtime().block_on(async {
-        let bench = Bench::new().await;
+        // Its database has rows that describe the live store: they are emptied in what is restored, and
+        // must be emptied nowhere else.
+        let bench = Bench::new(AttachmentStorage::Packs).await;
         for stage in STAGES {
             for part in PARTS {
                 let place = Arc::new(Place::new(&bench.decoy));
@@ -184,8 +184,7 @@ fn a_part_that_is_exchanged_for_a_link_as_a_stage_begins_leads_nowhere() {
                 let case = format!("{part:?} as {stage:?} begins: {restored:?}");
                 assert_untouched(&place, &before, &case);
                 if let Err(error) = restored {
-                    let text = error.chain();
-                    assert!(text.contains("cannot") && !text.contains('\n'), "{case}");
+                    assert!(!error.chain().contains('\n'), "{case}");
                 }
             }
         }
@@ -195,16 +194,20 @@ fn a_part_that_is_exchanged_for_a_link_as_a_stage_begins_leads_nowhere() {
 #[test]
 fn a_thread_that_exchanges_folders_all_the_time_gets_nothing_written_outside() {
     runtime().block_on(async {
-        let bench = Bench::new().await;
+        // Nothing in its database is to be emptied: that SQLite goes by a path is told in SECURITY.md.
+        let bench = Bench::new(AttachmentStorage::Loose).await;
         let place = Arc::new(Place::new(&bench.decoy));
         let before = files_below(&place.path("outside"));
         let (stop, exchanges) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let swapper = std::thread::spawn({
             let (place, stop, exchanges) = (place.clone(), stop.clone(), exchanges.clone());
             move || {
+                let mut turn = 0;
                 while !stop.load(Ordering::Relaxed) {
                     for part in PARTS {
-                        exchanges.fetch_add(u32::from(exchange_and_back(&place, part)), Ordering::Relaxed);
+                        turn += 1;
+                        let exchanged = exchange_and_back(&place, part, turn);
+                        exchanges.fetch_add(u32::from(exchanged), Ordering::Relaxed);
                     }
                 }
             }
@@ -224,11 +227,11 @@ fn a_thread_that_exchanges_folders_all_the_time_gets_nothing_written_outside() {
 }
 
 /// Exchanges the part for a link and back in single steps; tells whether it was there to be exchanged.
-fn exchange_and_back(place: &Place, part: Part) -> bool {
+fn exchange_and_back(place: &Place, part: Part, turn: u64) -> bool {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     let Some(victim) = place.find(part) else { return false };
-    let link = place.path("link");
-    let _ = fs::remove_file(&link);
+    // A name of its own each time: what could not be put back stays there.
+    let link = place.path(&format!("link-{turn}"));
     let to = match part {
         Part::StagedDatabase => "outside/msgvault.db",
         Part::StagedAttachments | Part::Attachments => "outside/attachments",
@@ -238,5 +241,7 @@ fn exchange_and_back(place: &Place, part: Part) -> bool {
     let exchange = || renameat_with(CWD, &victim, CWD, &link, RenameFlags::EXCHANGE).is_ok();
     let exchanged = exchange();
     std::thread::yield_now();
-    exchanged && exchange()
+    let back = exchanged && exchange();
+    let _ = fs::remove_file(&link);
+    back
 }
