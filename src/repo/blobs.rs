@@ -206,8 +206,7 @@ impl BlobStore {
         } else {
             let ranges = [0..header_bytes, tail_start..file_bytes];
             let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?.into_iter();
-            let [header, tail] =
-                ranges.map(|range| complete(id, &range, parts.next().unwrap_or_default()));
+            let [header, tail] = ranges.map(|range| complete(id, &range, parts.next().unwrap_or_default()));
             (header?, tail?)
         };
         pack::check_header(&header).and_then(pack::Header::require_plain).map_err(damaged)?;
