@@ -121,7 +121,9 @@ fn cannot_make(storage: &dyn Storage, error: StorageError) -> Error {
 }
 
 impl Repository {
-    /// Records the page size of the latest capture; informational (section 1.2).
+    /// Records the page size of the latest capture; informational (section 1.2), so a server that cannot
+    /// replace a file in one step keeps the old one: a repository without `config.toml`, if only for an
+    /// instant, would be none.
     ///
     /// Unknown keys of a later version are lost by the rewrite, as in the reference engine.
     pub async fn set_page_size(&self, page_size: u32) -> Result<()> {
@@ -129,9 +131,11 @@ impl Repository {
             return Ok(());
         }
         let config = RepoConfig { page_size: i64::from(page_size), ..self.config.clone() };
-        self.storage
-            .replace(&config_key(), Bytes::from(config.encode()))
-            .await
-            .map_err(|error| storage_error("cannot record the page size in config.toml", error))
+        match self.storage.replace(&config_key(), Bytes::from(config.encode())).await {
+            Err(error) if error.kind() != StorageErrorKind::Unsupported => {
+                Err(storage_error("cannot record the page size in config.toml", error))
+            }
+            _ => Ok(()),
+        }
     }
 }
