@@ -29,7 +29,8 @@ fn damages(raw: &Raw, first: &SnapshotId) -> Vec<Damage> {
     let index = raw.names("indexes").remove(0);
     let manifest = format!("snapshots/{first}.mvmanifest");
     let pack_bytes = raw.read(&pack);
-    let damage = |what, object: &str, bytes| Damage { what, object: object.to_owned(), bytes, verify_code: 3 };
+    let damage =
+        |what, object: &str, bytes| Damage { what, object: object.to_owned(), bytes, verify_code: 3 };
     vec![
         damage("a flipped byte", &pack, flipped(&pack, pack_bytes.len() / 2)),
         damage("a flipped byte at the end", &pack, flipped(&pack, pack_bytes.len() - 1)),

@@ -51,7 +51,8 @@ pub fn a_server_is_asked_once_and_its_answers_are_remembered(place: &Place) {
     let memory = remembered(place);
     let first = fs::metadata(&memory).unwrap().ino();
 
-    place.json(&["verify"]);
+    let archive = Archive::small();
+    place.json(&["create", archive.home().to_str().unwrap()]);
     assert_eq!(fs::metadata(&memory).unwrap().ino(), first, "the server was asked again");
 
     let report = place.json(&["probe"]);
@@ -67,7 +68,7 @@ pub fn a_server_is_asked_once_and_its_answers_are_remembered(place: &Place) {
 
     for damaged in ["{", "", "{\"version\":1}"] {
         fs::write(&memory, damaged).unwrap();
-        place.json(&["verify"]);
+        place.json(&["verify", "--all"]);
         let found: Value = serde_json::from_slice(&fs::read(&memory).unwrap()).unwrap();
         assert!(found["features"].is_object(), "a damaged memory is replaced: {found}");
     }

@@ -101,7 +101,11 @@ pub fn of_ten_that_race_for_the_lock_one_has_it(place: &Place) {
         }
         assert!(won.load(Ordering::SeqCst) > before, "nobody got through in round {round}");
     }
-    println!("{:?}: {RACERS} raced {rounds} times, {} held the lock", place.backend, won.load(Ordering::SeqCst));
+    println!(
+        "{:?}: {RACERS} raced {rounds} times, {} held the lock",
+        place.backend,
+        won.load(Ordering::SeqCst)
+    );
     place.raw().assert_no_remains();
 }
 

@@ -76,12 +76,10 @@ pub fn a_chain_goes_on_from_another_engines_and_from_our_own(place: &Place) {
     let place = Place::fresh(place.backend).expect("the server was there just now");
     block_on(packvault::engine::init::init(place.storage().as_ref())).unwrap();
     let ours = Archive::small();
-    let four_days: [&dyn Fn(); 4] = [
-        &|| {},
-        &|| ours.write("deletions/later.json", b"{}"),
-        &|| ours.change(),
-        &|| drop(add_attachment(&ours.home(), b"an attachment of the fourth day")),
-    ];
+    let four_days: [&dyn Fn(); 4] =
+        [&|| {}, &|| ours.write("deletions/later.json", b"{}"), &|| ours.change(), &|| {
+            drop(add_attachment(&ours.home(), b"an attachment of the fourth day"))
+        }];
     continue_chain(&place, &ours, &four_days);
 }
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use futures::TryStreamExt;
 use packvault::Location;
@@ -120,6 +120,7 @@ pub struct Place {
     folder: String,
     port: Option<u16>,
     memory: MemoryStorage,
+    opened: OnceLock<Arc<dyn Storage>>,
     /// Holds the repository if it is a folder on this machine.
     ground: Arc<Scratch>,
 }
@@ -135,7 +136,8 @@ impl Place {
             _ => format!("suite-{process:08x}-{number}"),
         };
         let (scratch, memory) = (Scratch::new(), MemoryStorage::new());
-        let place = Self { backend, scratch, server, folder, port: None, memory, ground };
+        let opened = OnceLock::new();
+        let place = Self { backend, scratch, server, folder, port: None, memory, opened, ground };
         place.configure();
         place.open(&place.opening(Purpose::Init)).unwrap();
         Some(place)
@@ -164,6 +166,7 @@ impl Place {
             folder: self.folder.clone(),
             port,
             memory: self.memory.clone(),
+            opened: OnceLock::new(),
             ground: Arc::clone(&self.ground),
         };
         place.configure();
@@ -325,7 +328,8 @@ impl Place {
 
     /// Returns the storage as commands have it.
     pub fn storage(&self) -> Arc<dyn Storage> {
-        self.open(&self.opening(Purpose::Work)).unwrap()
+        let open = || self.open(&self.opening(Purpose::Work)).unwrap();
+        Arc::clone(self.opened.get_or_init(open))
     }
 
     /// Returns the objects, for damage and for looks.
@@ -350,7 +354,7 @@ impl Raw {
     /// Returns the names of all objects below the folder, sorted.
     pub fn names(&self, folder: &str) -> Vec<String> {
         let folder = if folder.is_empty() { Prefix::root() } else { Prefix::folder(folder).unwrap() };
-        let listed: Vec<_> = block_on(self.0.list(&folder).try_collect()).unwrap();
+        let listed: Vec<_> = block_on(async { self.0.list(&folder).try_collect().await }).unwrap();
         let mut names: Vec<_> = listed.into_iter().map(|object| object.key.to_string()).collect();
         names.sort();
         names
