@@ -7,7 +7,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use packvault::ErrorKind;
@@ -15,26 +14,9 @@ use packvault::engine::Selection;
 use packvault::engine::report::Check;
 use packvault::engine::restore::RestoreOptions;
 use serde_json::Value;
-use support::fixture::{Fixture, REPOSITORIES, id, restored_files, restored_folders};
+use support::fixture::{Fixture, REPOSITORIES, assert_restored, id};
 use support::operations::{list, one, restore, try_restore, verify};
-use support::{Found, Scratch, assert_no_remains, stderr, tree};
-
-/// Checks a restored folder against the expectation, file for file and mode for mode.
-fn assert_restored(snapshot: &Value, target: &Path) {
-    let mut found = tree(target);
-    let folders: BTreeMap<String, u32> = found
-        .extract_if(.., |_, found| matches!(found, Found::Folder { .. }))
-        .map(|(path, found)| match found {
-            Found::Folder { mode } => (path, mode),
-            _ => unreachable!("only folders were taken out"),
-        })
-        .collect();
-    assert_eq!(found, restored_files(snapshot), "{}", id(snapshot));
-    for (path, mode) in restored_folders(snapshot) {
-        assert_eq!(folders.get(&path), Some(&mode), "{} {path}", id(snapshot));
-    }
-    assert!(folders.values().all(|mode| *mode == 0o700), "{folders:?}");
-}
+use support::{Scratch, assert_no_remains, stderr};
 
 #[test]
 fn every_fixture_lists_what_its_manifests_say() {

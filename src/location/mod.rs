@@ -16,8 +16,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use packvault_storage::probe::ProbeReport;
-use packvault_storage::{RetryPolicy, RetryStorage, Spool, Storage};
+use packvault_storage::retry::persist;
+use packvault_storage::{Operation, RetryPolicy, RetryStorage, Spool, Storage};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
@@ -150,7 +152,7 @@ impl Location {
             }
         };
         let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
-        let watch = Watch { cancel: opening.cancel.clone(), progress: Arc::clone(&opening.progress) };
+        let watch = Watch::of(opening);
         let storage = RetryStorage::new(driver, RetryPolicy::default())
             .watched_by(Arc::new(watch))
             .through(Arc::new(spool));
@@ -184,6 +186,18 @@ impl fmt::Display for Location {
 /// Opens a folder on this machine, and makes it if it is missing.
 pub async fn folder(path: &Path) -> Result<Arc<dyn Storage>> {
     Ok(Arc::new(local::open(path, true).await?))
+}
+
+/// Speaks to the server for the first time: what may pass is tried again, and Ctrl-C ends it, as it is with
+/// everything that comes later.
+async fn first_words<'a, T>(
+    location: &impl fmt::Display,
+    opening: &Opening,
+    step: impl Fn() -> BoxFuture<'a, packvault_storage::Result<T>> + Send + Sync,
+) -> Result<T> {
+    let (watch, place) = (Watch::of(opening), location.to_string());
+    let said = persist(RetryPolicy::default(), &watch, (Operation::Open, &place), step).await;
+    said.map_err(|error| cannot_open(location, error))
 }
 
 /// Lifts the error of opening a storage on a server.

@@ -9,7 +9,7 @@ use packvault_s3::{Environment, S3Config, S3Credentials, S3Features, S3Storage};
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::S3Location;
-use super::{Opening, Probed, Purpose, cannot_open, remembered};
+use super::{Opening, Probed, Purpose, cannot_open, first_words, remembered};
 use crate::error::Result;
 
 /// Uploads at once. Each holds a pack in memory, of 32 MiB and a little more.
@@ -110,7 +110,7 @@ pub(super) async fn open(location: &S3Location, opening: &Opening, wire: Arc<Wir
     if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
-    let (features, _) = storage.probe().await.map_err(lift)?;
+    let (features, _) = first_words(location, opening, || Box::pin(storage.probe())).await?;
     remembered::remember(memory, &name, &features);
     S3Storage::open(config, Some(features), wire).map_err(lift)
 }
@@ -120,7 +120,7 @@ pub(super) async fn probe(location: &S3Location, opening: &Opening) -> Result<Pr
     let lift = |error| cannot_open(location, error);
     let wire = Arc::new(Wire::default());
     let storage = S3Storage::open(config.clone(), None, Arc::clone(&wire)).map_err(lift)?;
-    let (features, report) = storage.probe().await.map_err(lift)?;
+    let (features, report) = first_words(location, opening, || Box::pin(storage.probe())).await?;
     remembered::remember(opening.memory.as_deref(), &remembered_as(&config), &features);
     let storage = S3Storage::open(config, Some(features), wire).map_err(lift)?;
     Ok(Probed { location: location.to_string(), report, guarantees: storage.guarantees() })

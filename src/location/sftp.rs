@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage};
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::SftpLocation;
-use super::{Opening, Probed, Purpose, cannot_open, remembered};
+use super::{Opening, Probed, Purpose, first_words, remembered};
 use crate::error::Result;
 
 /// Uploads at once: one for each connection.
@@ -45,30 +46,32 @@ fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
 pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<Wire>) -> Result<SftpStorage> {
     let config = config(location, &opening.sftp);
     let memory = opening.memory.as_deref();
-    let lift = |error| cannot_open(location, error);
     let known: Option<SftpFeatures> = match opening.purpose {
         Purpose::Init => None,
         Purpose::Work | Purpose::Look => remembered::recall(memory, location),
     };
-    let is_known = known.is_some();
-    let storage = match opening.purpose {
-        Purpose::Init => SftpStorage::create_root(config, known, wire).await,
-        Purpose::Work | Purpose::Look => SftpStorage::open(config, known, wire).await,
+    let is_init = opening.purpose == Purpose::Init;
+    let open = || -> BoxFuture<'_, _> {
+        let (config, wire) = (config.clone(), Arc::clone(&wire));
+        match is_init {
+            true => Box::pin(SftpStorage::create_root(config, known, wire)),
+            false => Box::pin(SftpStorage::open(config, known, wire)),
+        }
     };
-    let storage = storage.map_err(lift)?;
-    if is_known || opening.purpose == Purpose::Look {
+    let storage = first_words(location, opening, open).await?;
+    if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
-    let (features, _) = storage.probe().await.map_err(lift)?;
+    let (features, _) = first_words(location, opening, || Box::pin(storage.probe())).await?;
     remembered::remember(memory, location, &features);
     Ok(storage.with_features(features))
 }
 
 pub(super) async fn probe(location: &SftpLocation, opening: &Opening) -> Result<Probed> {
     let config = config(location, &opening.sftp);
-    let lift = |error| cannot_open(location, error);
-    let storage = SftpStorage::open(config, None, Arc::new(Wire::default())).await.map_err(lift)?;
-    let (features, report) = storage.probe().await.map_err(lift)?;
+    let open = || -> BoxFuture<'_, _> { Box::pin(SftpStorage::open(config.clone(), None, Arc::default())) };
+    let storage = first_words(location, opening, open).await?;
+    let (features, report) = first_words(location, opening, || Box::pin(storage.probe())).await?;
     remembered::remember(opening.memory.as_deref(), location, &features);
     let guarantees = storage.with_features(features).guarantees();
     Ok(Probed { location: location.to_string(), report, guarantees })

@@ -7,13 +7,20 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use packvault_storage::{Error as StorageError, RetryWatch};
 
+use super::Opening;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
 
 /// Passes on what the retries tell, and tells them of the cancellation.
 pub(super) struct Watch {
-    pub(super) cancel: Cancel,
-    pub(super) progress: Arc<dyn Progress>,
+    cancel: Cancel,
+    progress: Arc<dyn Progress>,
+}
+
+impl Watch {
+    pub(super) fn of(opening: &Opening) -> Self {
+        Self { cancel: opening.cancel.clone(), progress: Arc::clone(&opening.progress) }
+    }
 }
 
 impl fmt::Debug for Watch {

@@ -121,7 +121,9 @@ fn cannot_make(storage: &dyn Storage, error: StorageError) -> Error {
 }
 
 impl Repository {
-    /// Records the page size of the latest capture; informational (section 1.2).
+    /// Records the page size of the latest capture; informational (section 1.2), so a server that cannot
+    /// replace a file in one step keeps the old one: a repository without `config.toml`, if only for an
+    /// instant, would be none.
     ///
     /// Unknown keys of a later version are lost by the rewrite, as in the reference engine.
     pub async fn set_page_size(&self, page_size: u32) -> Result<()> {

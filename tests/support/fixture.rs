@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Found, Scratch, copy_tree};
+use super::{Found, Scratch, copy_tree, tree};
 
 /// Every fixture that is a repository.
 pub const REPOSITORIES: [&str; 7] =
@@ -63,6 +63,23 @@ pub fn restored_folders(snapshot: &Value) -> BTreeMap<String, u32> {
         (path.to_owned(), octal(mode))
     });
     parsed.collect()
+}
+
+/// Checks a restored folder against the expectation, file for file and mode for mode.
+pub fn assert_restored(snapshot: &Value, target: &Path) {
+    let mut found = tree(target);
+    let folders: BTreeMap<String, u32> = found
+        .extract_if(.., |_, found| matches!(found, Found::Folder { .. }))
+        .map(|(path, found)| match found {
+            Found::Folder { mode } => (path, mode),
+            _ => unreachable!("only folders were taken out"),
+        })
+        .collect();
+    assert_eq!(found, restored_files(snapshot), "{}", id(snapshot));
+    for (path, mode) in restored_folders(snapshot) {
+        assert_eq!(folders.get(&path), Some(&mode), "{} {path}", id(snapshot));
+    }
+    assert!(folders.values().all(|mode| *mode == 0o700), "{folders:?}");
 }
 
 fn octal(text: &str) -> u32 {

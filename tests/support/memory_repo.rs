@@ -95,6 +95,11 @@ impl Archive {
         Self { folder }
     }
 
+    /// Returns a place for an archive that is yet to be made there.
+    pub fn unmade() -> Self {
+        Self { folder: scratch() }
+    }
+
     /// Lets a day go by.
     pub fn change(&self) {
         sample::mutate(&self.home(), &Change::default()).expect("a sample can be changed");

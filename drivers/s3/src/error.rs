@@ -3,7 +3,7 @@
 //! What a step makes of "not found" or "the condition failed" differs, so the steps look at the status
 //! first; the rest comes here.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
 use packvault_storage::{Error, ErrorKind, Operation};
@@ -14,6 +14,9 @@ use crate::xml;
 
 /// The longest text of a server that is repeated.
 const SHOWN_BYTES_MAX: usize = 300;
+
+/// How far our clock and the store's may be apart in Amazon's protocol, but for a margin.
+const SKEW_MAX: Duration = Duration::from_secs(14 * 60);
 
 /// What is being done to which object: the subject of every error of one call.
 #[derive(Debug, Clone, Copy)]
@@ -141,6 +144,8 @@ impl Refusal {
                 (Denied, "the temporary credentials have expired; sign in anew".into())
             }
             ("RequestTimeTooSkewed" | "RequestExpired", _) => (Config, self.skew()),
+            // After HEAD the times have to tell.
+            ("", 403) if self.is_head && self.is_skewed() => (Config, self.skew()),
             (
                 "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException",
                 _,
@@ -196,6 +201,15 @@ impl Refusal {
         format!("{}; they need to list, read, write and delete in the bucket {bucket}", self.said(reason))
     }
 
+    /// Tells whether our clocks are so far apart that a store which looks at the time refuses every request.
+    fn is_skewed(&self) -> bool {
+        let apart = |theirs: SystemTime| {
+            let now = SystemTime::now();
+            now.duration_since(theirs).unwrap_or_else(|behind| behind.duration())
+        };
+        self.date.is_some_and(|date| apart(date) > SKEW_MAX)
+    }
+
     fn skew(&self) -> String {
         let ours = shown(SystemTime::now());
         let theirs = self.date.map_or_else(|| "another time".to_owned(), shown);
@@ -226,4 +240,31 @@ pub(crate) fn shorten(text: &str) -> String {
     let text = text.trim();
     let text = &text[..text.floor_char_boundary(SHOWN_BYTES_MAX)];
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{S3Config, S3Credentials};
+
+    #[test]
+    fn a_refusal_without_words_is_put_down_to_the_clock_where_that_is_far_off() {
+        let config = S3Config::new("mail", "", S3Credentials::Anonymous);
+        let place = Place::new(&config, "eu".to_owned()).unwrap();
+        let explained = |date: &str, body: &[u8], is_head: bool| {
+            let headers = HeaderMap::from_iter([(http::header::DATE, date.parse().unwrap())]);
+            Refusal::new(StatusCode::FORBIDDEN, &headers, body, is_head).explain(&place)
+        };
+        let now = jiff::fmt::rfc2822::to_string(&jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC));
+        let (long_ago, now) = ("Sun, 06 Nov 1994 08:49:37 GMT", now.unwrap());
+        let (kind, detail) = explained(long_ago, b"", true);
+        assert!(kind == ErrorKind::Config && detail.contains("clock"), "{detail}");
+        for (date, body, is_head) in [
+            (now.as_str(), &b""[..], true),
+            (long_ago, b"<Error><Code>AccessDenied</Code></Error>", false),
+            (long_ago, b"", false),
+        ] {
+            assert_eq!(explained(date, body, is_head).0, ErrorKind::Denied);
+        }
+    }
 }

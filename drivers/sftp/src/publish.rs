@@ -23,6 +23,9 @@ use crate::upload::Upload;
 /// How often an object whose staging file another process swept away is written anew.
 const SWEPT_MAX: u32 = 8;
 
+/// How often a name is tried that the server refuses although nothing has it.
+const REFUSED_MAX: u32 = 8;
+
 /// A larger object is sent over a channel of its own, if there can be one.
 const LIGHT_BYTES_MAX: usize = 256 * 1024;
 
@@ -117,14 +120,20 @@ async fn give_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload)
 async fn link(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Result<Published> {
     let (from, to) = (client.path(upload.name()), client.path(key.as_str()));
     let channel = upload.channel();
-    let linking = async { channel.begin(Request::Hardlink { from: &from, to: &to }).await?.done().await };
-    match linking.await {
-        Ok(()) => {}
-        Err(failure) if failure.is_no_such_file() => {
+    let linking = async || channel.begin(Request::Hardlink { from: &from, to: &to }).await?.done().await;
+    let mut refused = 0;
+    while let Err(failure) = linking().await {
+        if failure.is_no_such_file() {
             client.forget_folders();
             return Ok(Published::Swept);
         }
-        Err(failure) => return Err(explain_taken(client, channel, step, key, failure).await),
+        let was_answered = failure.is_status();
+        let error = explain_taken(client, channel, step, key, failure).await;
+        refused += 1;
+        // What had the name may be gone by the time it is looked for: a lock that was given back.
+        if !was_answered || error.kind() != ErrorKind::Io || refused >= REFUSED_MAX {
+            return Err(error);
+        }
     }
     // The staging name goes while the folder is synced; should that fail, a sweep finds the name.
     let removing = async { channel.begin(Request::Remove { path: &from }).await?.done().await };
@@ -194,7 +203,8 @@ async fn take_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload)
 
 /// Opens the object exclusively under its final name and writes it there.
 async fn create_in_place(client: &Client, step: &Step, key: &Key, bytes: &Bytes) -> Result<()> {
-    for _ in 0..SWEPT_MAX {
+    let mut refused = 0;
+    for _ in 0..SWEPT_MAX + REFUSED_MAX {
         let channel = client.light(step).await?;
         client.make_folder(&channel, step, folder_of(key.as_str())).await?;
         let mut upload = match Upload::begin_in_place(client.clone(), channel, key).await {
@@ -205,7 +215,14 @@ async fn create_in_place(client: &Client, step: &Step, key: &Key, bytes: &Bytes)
             }
             Err(failure) => {
                 let channel = client.light(step).await?;
-                return Err(explain_taken(client, &channel, step, key, failure).await);
+                let was_answered = failure.is_status();
+                let error = explain_taken(client, &channel, step, key, failure).await;
+                refused += 1;
+                // As above: it may be gone by the time it is looked for.
+                if !was_answered || error.kind() != ErrorKind::Io || refused >= REFUSED_MAX {
+                    return Err(error);
+                }
+                continue;
             }
         };
         // Up to here a failure removes the file, by the drop of the upload.

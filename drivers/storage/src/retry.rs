@@ -16,6 +16,7 @@ mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -43,13 +44,14 @@ pub struct RetryStorage {
     inner: Arc<dyn Storage>,
     policy: RetryPolicy,
     watch: Arc<dyn RetryWatch>,
+    is_silent: Arc<AtomicBool>,
     spool: Option<Arc<Spool>>,
 }
 
 impl RetryStorage {
     /// Wraps the storage.
     pub fn new(inner: Arc<dyn Storage>, policy: RetryPolicy) -> Self {
-        Self { inner, policy, watch: Arc::new(Unwatched), spool: None }
+        Self { inner, policy, watch: Arc::new(Unwatched), is_silent: Arc::default(), spool: None }
     }
 
     /// Tells the watch of each retry, and stops when it says so.
@@ -73,13 +75,7 @@ impl RetryStorage {
         what: (Operation, &str),
         step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
     ) -> Result<T> {
-        let mut attempts = self.attempts();
-        loop {
-            match self.once(effect, what, step()).await {
-                Err(error) if error.kind().is_passing() => attempts.pause(error, what).await?,
-                result => return result,
-            }
-        }
+        again(self.policy, (self.watch.as_ref(), &self.is_silent), effect, what, step).await
     }
 
     /// Runs a step once, until it ends or the operation is stopped.
@@ -89,7 +85,7 @@ impl RetryStorage {
         what: (Operation, &str),
         step: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        attempt(self.watch.as_ref(), effect, what, step).await
+        attempt(self.watch.as_ref(), &self.is_silent, effect, what, step).await
     }
 
     /// Tells, after an uncertain answer to a create-only write, whether it is settled.
@@ -126,6 +122,33 @@ impl RetryStorage {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Repeats what is no call of a storage, such as opening one, by the rules of all steps: what may pass is tried
+/// again, and a stop ends it.
+pub async fn persist<'a, T>(
+    policy: RetryPolicy,
+    watch: &dyn RetryWatch,
+    what: (Operation, &str),
+    step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
+) -> Result<T> {
+    again(policy, (watch, &AtomicBool::new(false)), Effect::Writes, what, step).await
+}
+
+async fn again<'a, T>(
+    policy: RetryPolicy,
+    (watch, is_silent): (&dyn RetryWatch, &AtomicBool),
+    effect: Effect,
+    what: (Operation, &str),
+    step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
+) -> Result<T> {
+    let mut attempts = Attempts::new(policy, watch);
+    loop {
+        match attempt(watch, is_silent, effect, what, step()).await {
+            Err(error) if error.kind().is_passing() => attempts.pause(error, what).await?,
+            result => return result,
         }
     }
 }

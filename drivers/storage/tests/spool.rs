@@ -212,3 +212,16 @@ async fn a_stop_does_not_wait_for_a_store_that_hangs() {
         assert_eq!(stopped.unwrap().unwrap().unwrap_err().kind(), ErrorKind::Interrupted);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_stop_a_store_that_says_nothing_is_asked_no_more() {
+    let bench = bench(u64::MAX, 1);
+    let watch = Arc::new(Stopper::default());
+    let storage = bench.storage.clone().watched_by(watch.clone());
+    watch.stopped.store(true, Ordering::SeqCst);
+    bench.faults.at_next(Operation::Read, Fault::Hang);
+    for _ in 0..3 {
+        assert_eq!(storage.clone().read(&key("a")).await.unwrap_err().kind(), ErrorKind::Interrupted);
+    }
+    assert_eq!(bench.faults.call_count(), 1);
+}

@@ -4,6 +4,7 @@
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
 //! the test fails. CI names them all.
 
+mod faketime;
 mod moto;
 pub mod openssh;
 mod process;
@@ -16,6 +17,7 @@ mod rgw;
 mod s3;
 mod sftp;
 
+pub use faketime::set_clock;
 pub use moto::Moto;
 pub use process::{Process, free_port, wait_until_answers};
 pub use proxy::{Direction, Proxy};

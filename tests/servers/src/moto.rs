@@ -22,8 +22,7 @@ impl Moto {
         let port = free_port();
         let mut command = Command::new(program);
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let process =
-            Process::start(&mut command).map_err(|error| lacks(&format!("does not start: {error}")))?;
+        let process = Process::start(&command).map_err(|error| lacks(&format!("does not start: {error}")))?;
         if !wait_until_answers(port) {
             return Err(lacks("does not answer"));
         }

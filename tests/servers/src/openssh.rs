@@ -46,7 +46,7 @@ pub fn start(options: OpensshOptions) -> Result<SftpServer, Missing> {
     }
     let mut command = Command::new(sshd);
     command.arg("-D").arg("-f").arg(keys.path("sshd_config")).arg("-E").arg(keys.path("log"));
-    let process = Process::start(&mut command).expect("sshd can be started");
+    let process = Process::start(&command).expect("sshd can be started");
     let root = folder.display().to_string();
     Ok(SftpServer::started(keys, process, port, None, &root, folder))
 }

@@ -1,36 +1,48 @@
 //! A server process: started, waited for, ended.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to answer.
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// A process that ends with this value.
+/// Starts a program, and kills it and all that it has started when standard input ends: it does so too when
+/// the test is killed, or when it keeps the value in a static, which nobody drops.
+const GUARD: &str = r#""$@" & read -r _; kill -KILL 0"#;
+
+/// A program that ends with this value, or with the test.
 #[derive(Debug)]
 pub struct Process {
-    child: Child,
+    guard: Child,
 }
 
 impl Process {
     /// Starts the command with nothing on its standard streams.
-    pub fn start(command: &mut Command) -> std::io::Result<Self> {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Ok(Self { child: command.spawn()? })
-    }
-
-    /// Tells whether the process has ended.
-    pub fn has_ended(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+    pub fn start(command: &Command) -> std::io::Result<Self> {
+        let mut guarded = Command::new("/bin/sh");
+        guarded.args(["-c", GUARD, "guard"]).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => guarded.env(name, value),
+                None => guarded.env_remove(name),
+            };
+        }
+        if let Some(folder) = command.get_current_dir() {
+            guarded.current_dir(folder);
+        }
+        // A group of its own, which is what the guard kills.
+        guarded.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        Ok(Self { guard: guarded.spawn()? })
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A server that has ended by itself needs no more.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        drop(self.guard.stdin.take());
+        // A guard that cannot be waited for has ended.
+        let _ = self.guard.wait();
     }
 }
 

@@ -42,7 +42,7 @@ pub fn start(has_extensions: bool) -> Result<SftpServer, Missing> {
     keys.write("proftpd.conf", &config(&keys, port, modules, has_extensions));
     let mut command = Command::new(proftpd);
     command.arg("-n").arg("-c").arg(keys.path("proftpd.conf"));
-    let process = Process::start(&mut command).expect("proftpd can be started");
+    let process = Process::start(&command).expect("proftpd can be started");
     Ok(SftpServer::started(keys, process, port, Some("tester"), "/", folder))
 }
 

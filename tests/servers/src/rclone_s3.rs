@@ -35,7 +35,7 @@ impl RcloneS3 {
             secret_access_key: "rclone-secret".to_owned(),
         };
         std::fs::create_dir_all(folder.path().join("data").join(&place.bucket)).map_err(failed)?;
-        let process = Process::start(&mut command(&program, &folder, &place)).map_err(failed)?;
+        let process = Process::start(&command(&program, &folder, &place)).map_err(failed)?;
         let port = place.endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
         if !port.is_some_and(wait_until_answers) {
             return Err(lacks("does not answer".to_owned()));

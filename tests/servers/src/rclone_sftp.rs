@@ -18,6 +18,6 @@ pub fn start() -> Result<SftpServer, Missing> {
     command.args(["serve", "sftp", "--addr", &format!("127.0.0.1:{port}")]);
     command.arg("--key").arg(keys.path("host")).arg("--authorized-keys").arg(keys.path("authorized_keys"));
     command.arg("--config").arg(keys.path("rclone.conf")).arg(&folder);
-    let process = Process::start(&mut command).expect("rclone can be started");
+    let process = Process::start(&command).expect("rclone can be started");
     Ok(SftpServer::started(keys, process, port, Some("tester"), "/", folder))
 }

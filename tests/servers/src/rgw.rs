@@ -187,7 +187,7 @@ rgw data = {folder}/run
     }
 
     fn daemon(&self, program: &str, arguments: &[&str]) -> Result<Process, String> {
-        Process::start(&mut self.command(program, arguments)).map_err(|error| format!("{program}: {error}"))
+        Process::start(&self.command(program, arguments)).map_err(|error| format!("{program}: {error}"))
     }
 }
 

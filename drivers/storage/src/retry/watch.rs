@@ -3,10 +3,11 @@
 //! When the user stops the program, a pause before another attempt ends at once, and so does a read. A step
 //! that changes the store is given a moment to answer, since cutting it off leaves open whether it
 //! happened. Steps begun after the stop are the last words of an operation that cleans up: each is tried
-//! once, for a bounded time.
+//! once, for a bounded time, and after one that had no answer none is tried any more.
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -54,16 +55,24 @@ pub(super) enum Effect {
     Writes,
 }
 
-/// Runs one attempt until it ends or the operation is stopped.
+/// Runs one attempt until it ends or the operation is stopped; `is_silent` keeps that the store has left a last
+/// word unanswered.
 pub(super) async fn attempt<T>(
     watch: &dyn RetryWatch,
+    is_silent: &AtomicBool,
     effect: Effect,
     (operation, object): (Operation, &str),
     step: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     if watch.is_stopped() {
+        if is_silent.load(Ordering::Acquire) {
+            return Err(stopped(operation, object));
+        }
         let ended = tokio::time::timeout(LAST_WORDS_MAX, step).await;
-        return ended.unwrap_or_else(|_| Err(stopped(operation, object)));
+        return ended.unwrap_or_else(|_| {
+            is_silent.store(true, Ordering::Release);
+            Err(stopped(operation, object))
+        });
     }
     tokio::pin!(step);
     tokio::select! {
