@@ -319,7 +319,7 @@ async fn trouble_everywhere(act: Act, spooled: bool) {
             let case = Case { run: &run, trouble, number, at, clean: &clean, name };
             case.judge_outcome(&outcome);
             case.judge_attempts();
-            case.judge_storage(&outcome, (turn / stride()) % 5 == 0).await;
+            case.judge_storage(&outcome, (turn / stride()).is_multiple_of(5)).await;
         }
     }
 }
