@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result};
+use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result, numbered};
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
@@ -13,7 +13,7 @@ use crate::client::{
 use crate::error::{Step, is_unsupported};
 use crate::publish::rename_exclusively;
 use crate::read::read_exactly;
-use crate::staging::{FOLDER, is_scratch, numbered, refuse_scratch};
+use crate::staging::{FOLDER, is_scratch, refuse_scratch};
 
 /// Returns the size and the time of the object.
 pub(crate) fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{ErrorKind as IoErrorKind, IoSlice, Write};
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind, Key, Result};
+use packvault_storage::{ErrorKind, Key, Result, numbered, pack_staging_name};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -21,9 +21,6 @@ pub(crate) const FOLDER: &str = "staging";
 
 /// How many names are tried for one file before the folder is called unusable.
 const NAMES_MAX: u32 = 16;
-
-/// What of an object's name goes into the staging name, so that the digits still fit.
-const NAME_BYTES_MAX: usize = 200;
 
 const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
@@ -138,37 +135,5 @@ impl Drop for StagingFile {
             // Nobody is left to hear of a failure; what remains is for the sweep.
             let _ = rustix::fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         }
-    }
-}
-
-/// Returns `<ulid>.staging` for `packs/<pp>/<ulid>.<extension>`.
-fn pack_staging_name(key: &Key) -> Option<String> {
-    let parts: Vec<_> = key.parts().collect();
-    let ["packs", _, name] = parts[..] else { return None };
-    let (stem, _) = name.rsplit_once('.')?;
-    (!stem.is_empty() && stem.len() <= NAME_BYTES_MAX).then(|| format!("{stem}.staging"))
-}
-
-/// Returns the name with random digits behind it.
-pub(crate) fn numbered(name: &str) -> String {
-    let kept = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
-    format!("{kept}.{}", fastrand::u64(..))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn staging_names_follow_the_format() {
-        let key = |text| Key::parse(text).unwrap();
-        assert_eq!(pack_staging_name(&key("packs/01/01kw.mvpack")).unwrap(), "01kw.staging");
-        for other in ["config.toml", "packs/01kw.mvpack", "packs/01/01kw", "indexes/01/01kw.mvidx"] {
-            assert_eq!(pack_staging_name(&key(other)), None, "{other}");
-        }
-        let name = numbered("config.toml");
-        let digits = name.strip_prefix("config.toml.").unwrap();
-        assert!(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
-        assert!(numbered(&"ü".repeat(200)).len() < 255);
     }
 }

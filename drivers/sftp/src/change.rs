@@ -1,7 +1,7 @@
 //! The small changes to a published object: touch, rename, remove, and the look that tells its size and time.
 
 use futures::future;
-use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result};
+use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, numbered};
 
 use crate::channel::{Channel, Lease};
 use crate::client::{Client, Found, STAGING, folder_of, meta_of, refuse_scratch};
@@ -9,7 +9,6 @@ use crate::codec::{Attrs, Request};
 use crate::error::{Failure, Step};
 use crate::publish::explain_taken;
 use crate::read::{look_at, open, read_exactly};
-use crate::upload::numbered;
 
 /// Returns the size and the time of the object.
 pub(crate) async fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {

@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
-use packvault_storage::Result;
 use packvault_storage::probe::{Answer, ProbeReport};
+use packvault_storage::{Result, numbered};
 
 use crate::answers::OpenHandle;
 use crate::channel::{Channel, Lease};
@@ -14,7 +14,7 @@ use crate::client::{Client, FILE_MODE, STAGING};
 use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
 use crate::error::{Failure, Step};
 use crate::features::SftpFeatures;
-use crate::upload::{free_bytes, numbered};
+use crate::upload::free_bytes;
 
 /// How many meet in a race, and how often.
 const RACERS: usize = 8;

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use packvault_storage::{Error, ErrorKind, Key, Result};
+use packvault_storage::{Error, ErrorKind, Key, Result, numbered, pack_staging_name};
 
 use crate::answers::{OpenHandle, Waiting};
 use crate::channel::Lease;
@@ -20,9 +20,6 @@ use crate::error::{Failure, Step};
 
 /// How many names are tried for one file before the folder is called unusable.
 const NAMES_MAX: u32 = 16;
-
-/// What of an object's name goes into the staging name, so that the digits still fit.
-const NAME_BYTES_MAX: usize = 200;
 
 /// A disk with less room than this is called full when a write fails without a reason.
 const ROOM_BYTES_MIN: u64 = 1 << 20;
@@ -270,36 +267,4 @@ async fn open_new(client: &Client, channel: &Lease, name: &str) -> std::result::
     let path = client.path(name);
     let flags = OPEN_WRITE | OPEN_CREATE | OPEN_EXCLUSIVE;
     channel.begin(Request::Open { path: &path, flags, attrs: Attrs::mode(FILE_MODE) }).await?.handle().await
-}
-
-/// Returns `<ulid>.staging` for `packs/<pp>/<ulid>.<extension>`.
-fn pack_staging_name(key: &Key) -> Option<String> {
-    let parts: Vec<_> = key.parts().collect();
-    let ["packs", _, name] = parts[..] else { return None };
-    let (stem, _) = name.rsplit_once('.')?;
-    (!stem.is_empty() && stem.len() <= NAME_BYTES_MAX).then(|| format!("{stem}.staging"))
-}
-
-/// Returns the name with random digits behind it.
-pub(crate) fn numbered(name: &str) -> String {
-    let kept = &name[..name.floor_char_boundary(NAME_BYTES_MAX)];
-    format!("{kept}.{}", fastrand::u64(..))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn staging_names_follow_the_format() {
-        let key = |text| Key::parse(text).unwrap();
-        assert_eq!(pack_staging_name(&key("packs/01/01kw.mvpack")).unwrap(), "01kw.staging");
-        for other in ["config.toml", "packs/01kw.mvpack", "packs/01/01kw", "indexes/01/01kw.mvidx"] {
-            assert_eq!(pack_staging_name(&key(other)), None, "{other}");
-        }
-        let name = numbered("config.toml");
-        let digits = name.strip_prefix("config.toml.").unwrap();
-        assert!(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()));
-        assert!(numbered(&"ü".repeat(200)).len() < 255);
-    }
 }

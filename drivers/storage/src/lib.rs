@@ -16,6 +16,7 @@ mod range;
 pub mod record;
 pub mod retry;
 mod spool;
+mod staging_names;
 mod wire;
 
 use std::ops::Range;
@@ -35,6 +36,7 @@ pub use range::range_bytes;
 pub use record::RecordStorage;
 pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
 pub use spool::Spool;
+pub use staging_names::{numbered, pack_staging_name};
 pub use wire::{Passed, Wire};
 
 /// What a store knows of one object without reading it.
