@@ -7,8 +7,6 @@
 
 mod support;
 
-use std::path::Path;
-
 use packvault::ErrorKind;
 use packvault::engine::Selection;
 use packvault::engine::report::Check;
