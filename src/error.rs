@@ -39,6 +39,7 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
+    lacks_room: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -48,7 +49,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// Makes an error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), source: None }
+        Self { kind, message: message.into(), lacks_room: false, source: None }
     }
 
     /// Makes an error that keeps its cause.
@@ -57,12 +58,17 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, message: message.into(), source: Some(source.into()) }
+        Self { kind, message: message.into(), lacks_room: false, source: Some(source.into()) }
     }
 
     /// Returns what callers may match on.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Remembers that a store said so: what its own errors mean is known where they are lifted.
+    pub(crate) fn lacking_room(self) -> Self {
+        Self { lacks_room: true, ..self }
     }
 
     /// Tells whether a disk or a store has no room left, whatever else went wrong because of that.
@@ -71,11 +77,11 @@ impl Error {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             let of_system = error.downcast_ref::<std::io::Error>();
-            let of_store = error.downcast_ref::<packvault_storage::Error>();
+            let of_ours = error.downcast_ref::<Self>();
             let of_sqlite =
                 error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
             if of_system.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
-                || of_store.is_some_and(|error| error.kind() == packvault_storage::ErrorKind::Full)
+                || of_ours.is_some_and(|error| error.lacks_room)
                 || of_sqlite == Some(rusqlite::ErrorCode::DiskFull)
             {
                 return true;

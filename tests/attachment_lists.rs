@@ -112,7 +112,7 @@ async fn live(days: &[(u32, u32)]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
 
     #[test]
     fn lists_add_up_to_the_attachments_whatever_comes_and_goes(days in days()) {

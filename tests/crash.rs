@@ -37,7 +37,9 @@ fn every_operation_and_every_command_is_in_the_table() {
     let help = String::from_utf8(help.stdout).unwrap();
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands = commands.take_while(|line| !line.is_empty());
-    let named: BTreeSet<&str> = commands.filter_map(|line| line.split_whitespace().next()).collect();
+    // Deeper lines go on with the words of the one before.
+    let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    let named: BTreeSet<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
     let without: BTreeSet<&str> = NO_REPOSITORY.into_iter().chain(["help"]).collect();
     assert!(without.is_subset(&named), "{named:?}");
     let commands: BTreeSet<&str> = named.difference(&without).copied().collect();

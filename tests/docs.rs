@@ -9,7 +9,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Flags of every command, described once and not on each page.
-const COMMON: [&str; 6] = ["--help", "--json", "--no-cache", "--progress", "--quiet", "--repo"];
+const COMMON: [&str; 9] = [
+    "--help",
+    "--json",
+    "--limit-download",
+    "--limit-upload",
+    "--no-cache",
+    "--progress",
+    "--quiet",
+    "--repo",
+    "--spool",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -255,6 +255,8 @@ impl Case<'_> {
         let class = class(&self.at);
         let attempts = count_classes(&self.run.faulty.calls())[&class];
         let usual = self.clean.get(&class).copied().unwrap_or_default();
+        // What was read ahead of its turn and failed is asked for once more when it is wanted.
+        let usual = usual + usize::from(self.at.0 == Operation::Read);
         assert!(attempts <= usual, "{}: {class} was tried {attempts} times, not {usual}", self.name);
     }
 
@@ -317,7 +319,7 @@ async fn trouble_everywhere(act: Act, spooled: bool) {
             let case = Case { run: &run, trouble, number, at, clean: &clean, name };
             case.judge_outcome(&outcome);
             case.judge_attempts();
-            case.judge_storage(&outcome, (turn / stride()) % 5 == 0).await;
+            case.judge_storage(&outcome, (turn / stride()).is_multiple_of(5)).await;
         }
     }
 }

@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
     check_written(stored, piece_bytes);
 }
 
-/// Compares with zstd: whatever is accepted is what zstd says, and a stream accepts no more than one shot.
+/// Compares with zstd: whatever is accepted is what zstd says, and a stream says why it is stricter.
 fn check_compressed(stored: &[u8], piece_bytes: usize) {
     let Some(expected) = zstd_says(stored) else { return };
     let entry = entry(&expected, stored, BlobFlags::COMPRESSED);
@@ -42,7 +42,9 @@ fn check_compressed(stored: &[u8], piece_bytes: usize) {
             let message = error.to_string();
             assert!(is_stricter.iter().any(|reason| message.contains(reason)), "{message}");
         }
-        (Err(error), Ok(_)) => panic!("a stream took what one shot refuses: {error}"),
+        // As a stream zstd takes some blocks that break its format, such as one byte repeated more often than the
+        // window is long. The bytes are proven all the same.
+        (Err(_), Ok(provisional)) => assert!(*provisional == expected),
         (Err(_), Err(_)) => {}
     }
 }

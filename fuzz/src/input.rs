@@ -20,6 +20,11 @@ impl<'a> Input<'a> {
         self.array::<1>()[0]
     }
 
+    /// Takes one byte as a choice between two; nothing left is the first.
+    pub fn choice(&mut self) -> bool {
+        self.byte().is_multiple_of(2)
+    }
+
     /// Takes two bytes.
     pub fn u16(&mut self) -> u16 {
         u16::from_le_bytes(self.array())
@@ -65,8 +70,7 @@ impl<'a> Input<'a> {
 
 /// Returns the longest start of the bytes that is UTF-8.
 pub fn valid_text(bytes: &[u8]) -> &str {
-    let valid = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
-    valid
+    bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
 
 /// Appends a piece as [`Input::piece`] takes it; for seeds.

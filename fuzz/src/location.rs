@@ -15,7 +15,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(again.map(|again| again.to_string()).ok().as_deref(), Some(shown.as_str()), "{text:?}");
     }
     let Some((scheme, rest)) = text.split_once("://") else { return };
-    if Location::is_url(text) && !text.contains(PASSWORD) {
+    if Location::is_url(text) && !text.to_ascii_lowercase().contains(PASSWORD) {
         check_secrecy(&format!("{scheme}://ann:{PASSWORD}@{rest}"));
     }
 }

@@ -13,7 +13,7 @@ const RAW_BYTES_MAX: u64 = 1 << 20;
 /// Reads a pack.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let (region_bytes, is_forged) = (input.u16(), input.byte() % 2 == 0);
+    let (region_bytes, is_forged) = (input.u16(), input.choice());
     let body = input.rest();
     let file = if is_forged { with_trailer(body, region_bytes.into()) } else { body.to_vec() };
     let _ = pack::check_header(&file);

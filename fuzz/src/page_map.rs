@@ -24,7 +24,7 @@ struct Chain {
 /// Reads the objects and adds them up.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let is_whole = input.byte() % 2 == 0;
+    let is_whole = input.choice();
     let mut chain: Option<Chain> = None;
     while !input.is_empty() {
         let object = if is_whole { decoded(input.piece()) } else { composed(&mut input, chain.is_some()) };

@@ -99,7 +99,7 @@ impl World {
             0 => self.create(self.shared()).await,
             1 => self.change(input),
             2 => self.edit(input),
-            3 => drop(self.verify(input.byte() % 2 == 0).await),
+            3 => drop(self.verify(input.choice()).await),
             4 => self.restore_one(input).await,
             5 => self.fail(input, true).await,
             6 => self.fail(input, false).await,
@@ -240,6 +240,9 @@ impl World {
     /// Damages one object; what it did to it is for the operations to find out.
     fn damage(&mut self, input: &mut Input<'_>) {
         let objects = self.storage.objects();
+        if objects.is_empty() {
+            return;
+        }
         let (key, bytes) = &objects[usize::from(input.u16()) % objects.len()];
         let (kind, at, count) = (input.below(6), usize::from(input.u16()), 1 + input.below(64));
         let mut damaged = bytes.to_vec();
@@ -308,7 +311,7 @@ fn action(input: &mut Input<'_>) -> Action {
 }
 
 fn death(input: &mut Input<'_>) -> Fault {
-    if input.byte() % 2 == 0 { Fault::StopBefore } else { Fault::StopAfter }
+    if input.choice() { Fault::StopBefore } else { Fault::StopAfter }
 }
 
 fn fault(input: &mut Input<'_>) -> Fault {

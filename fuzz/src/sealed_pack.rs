@@ -19,7 +19,7 @@ const PACK: PackId = PackId::from_bytes([1; 16]);
 /// Opens footers and frames, forged and whole.
 pub fn run(data: &[u8]) {
     let mut input = Input::new(data);
-    let (is_sealed, flags) = (input.byte() % 2 == 0, input.byte());
+    let (is_sealed, flags) = (input.choice(), input.byte());
     let region = input.piece();
     let rest = input.rest();
     read_footer(region, rest, is_sealed);

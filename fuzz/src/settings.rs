@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 #[path = "../../src/cli/hooks.rs"]
 mod hooks;
-#[path = "../../src/cli/settings.rs"]
+#[path = "../../src/cli/settings/mod.rs"]
 mod program;
 #[path = "../../src/cli/sqlite_archive.rs"]
 mod sqlite_archive;
@@ -48,6 +48,6 @@ fn check_texts(text: &str) {
     assert!(!escaped.contains(['\x1b', '\n', '\r', '\u{202e}']));
     assert_eq!(text::escape(&escaped), escaped);
     let columns = text.len() % 40;
-    assert!(text::width(&text::cut(text, columns)) <= columns.max(1), "{text:?}");
+    assert!(text::width(&text::cut(&escaped, columns)) <= columns.max(1), "{text:?}");
     let _ = (text::minute(text), text::shell_word(text));
 }

@@ -23,6 +23,14 @@ pub fn open_existing(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Opens the database of a restore for writing, at a path without links: one that has come there since would
+/// lead to a database of somebody else.
+pub fn open_staged(path: &Path) -> Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    Connection::open_with_flags(path, flags).map_err(|error| database_error("open", path, error))
+}
+
 /// Opens another application's database so that nothing of it is ever written: no page, no checkpoint.
 pub fn open_foreign(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -17,7 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::beneath::{file_error, folder_at};
+use super::beneath::{file_error, folder_at, io_error};
 use super::ownership::Ownership;
 use super::profile::{Profile, SIDECARS};
 use crate::{Error, ErrorKind, Result};
@@ -62,6 +62,8 @@ impl From<PathBuf> for LiveHome {
 #[derive(Debug)]
 pub struct Target {
     path: PathBuf,
+    /// The path without links, by which SQLite reaches the staging.
+    real_path: PathBuf,
     folder: OwnedFd,
     /// Folders that were made for this restore, outermost first.
     made: Vec<PathBuf>,
@@ -106,8 +108,10 @@ impl Target {
         mkdirat(&folder, &*staging_name, Mode::RWXU)
             .map_err(|errno| file_error("make", &staging_path, errno))?;
         let staging = Arc::new(open_folder_at(&folder, &staging_name, &staging_path)?);
+        let real_path = std::fs::canonicalize(&path).map_err(|error| io_error("find", &path, error))?;
         Ok(Self {
             path,
+            real_path,
             folder,
             made: Vec::new(),
             staging_name,
@@ -128,6 +132,12 @@ impl Target {
         self.path.join(&self.staging_name).join(relative)
     }
 
+    /// Returns where the staged database lies, for SQLite, which knows no held folders: a path without links,
+    /// so that whoever opens it may refuse any.
+    pub fn staged_database(&self) -> PathBuf {
+        self.real_path.join(&self.staging_name).join(&self.database_name)
+    }
+
     /// Makes a new file at a checked relative path in the staging, with folders on the way.
     pub fn stage_file(&self, relative: &str, mode: u32) -> Result<File> {
         let shown = self.staged_path(relative);
@@ -146,21 +156,31 @@ impl Target {
 
     /// Returns a folder of the staging, made with those above it if it is missing.
     fn staged_folder(&self, relative: &str, shown: &Path) -> Result<Arc<OwnedFd>> {
-        let Some((parent, name)) =
-            relative.rsplit_once('/').or((!relative.is_empty()).then_some(("", relative)))
-        else {
-            return Ok(self.staging.clone());
-        };
-        if let Some(known) = self.folders.lock().expect("no holder of the folders panics").get(relative) {
-            return Ok(known.clone());
+        let (mut folder, mut made) = self.nearest_folder(relative);
+        while made < relative.len() {
+            let start = if made == 0 { 0 } else { made + 1 };
+            made = relative[start..].find('/').map_or(relative.len(), |length| start + length);
+            folder = Arc::new(open_or_make_at(&folder, &relative[start..made], shown)?);
+            let mut folders = self.folders.lock().expect("no holder of the folders panics");
+            if folders.len() >= FOLDERS_HELD_MAX {
+                folders.clear();
+            }
+            folders.insert(relative[..made].to_owned(), folder.clone());
         }
-        let folder = Arc::new(open_or_make_at(&*self.staged_folder(parent, shown)?, name, shown)?);
-        let mut folders = self.folders.lock().expect("no holder of the folders panics");
-        if folders.len() >= FOLDERS_HELD_MAX {
-            folders.clear();
-        }
-        folders.insert(relative.to_owned(), folder.clone());
         Ok(folder)
+    }
+
+    /// Returns the deepest folder on the way that is held, and how much of the path leads to it.
+    fn nearest_folder(&self, relative: &str) -> (Arc<OwnedFd>, usize) {
+        let folders = self.folders.lock().expect("no holder of the folders panics");
+        let mut end = relative.len();
+        while end > 0 {
+            if let Some(known) = folders.get(&relative[..end]) {
+                return (known.clone(), end);
+            }
+            end = relative[..end].rfind('/').unwrap_or(0);
+        }
+        (self.staging.clone(), 0)
     }
 
     /// Makes all that was staged durable.
@@ -270,8 +290,7 @@ fn cleaned(path: &Path) -> Result<PathBuf> {
     if path.as_os_str().is_empty() {
         return Err(Error::new(ErrorKind::Usage, "the target is empty"));
     }
-    let absolute =
-        std::path::absolute(path).map_err(|error| super::beneath::io_error("find", path, error))?;
+    let absolute = std::path::absolute(path).map_err(|error| io_error("find", path, error))?;
     Ok(absolute.components().collect())
 }
 

@@ -11,6 +11,7 @@ mod hooks;
 mod init;
 mod interrupt;
 mod list;
+mod memory;
 mod probe;
 mod render;
 mod report;
@@ -191,6 +192,7 @@ fn start(cli: Cli) -> Exit {
 }
 
 fn run(cli: Cli) -> Result<Exit> {
+    memory::settle();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let failed = |error| Error::caused(ErrorKind::Io, "cannot start threads", error);
     let runtime = runtime.map_err(failed)?;

@@ -9,11 +9,12 @@ use super::session::Session;
 use super::summary::part;
 use super::text::escape;
 
-/// Ask the repository's server what it promises, and remember the answers
+/// Ask the repository's server what it promises
 ///
-/// Stores differ in what they decide in one step, and some answer "done" to what they ignore. The server is
-/// asked on scratch objects that are removed again. `init` does this by itself, and so does the first command
-/// that writes to a server that is not remembered; ask again when the server was changed.
+/// Stores differ in what they decide in one step, and some answer "done" to what they ignore. So the server
+/// is asked on scratch objects, which are removed again, and the answers are remembered. `init` does this by
+/// itself, and so does the first command that writes to a server that is not remembered; ask again when the
+/// server was changed.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 const KIB: f64 = 1024.0;
 
@@ -92,14 +92,13 @@ pub fn width(text: &str) -> usize {
 pub fn cut(text: &str, columns: usize) -> String {
     let characters_max = columns * CHARACTERS_PER_COLUMN_MAX;
     let mut kept = String::new();
-    let mut kept_columns = 0;
     for (index, character) in text.chars().enumerate() {
-        let next_columns = kept_columns + character.width().unwrap_or(0);
-        if next_columns > columns || index >= characters_max {
+        kept.push(character);
+        // Characters side by side may be wider than their sum: an emoji and the mark that makes it one.
+        if width(&kept) > columns || index >= characters_max {
+            kept.pop();
             return make_room(kept, columns.saturating_sub(1)) + "…";
         }
-        kept.push(character);
-        kept_columns = next_columns;
     }
     kept
 }
@@ -225,6 +224,7 @@ mod tests {
         assert_eq!(cut("nightly-2026", 7), "nightl…");
         assert_eq!(cut("日本日本", 5), "日本…");
         assert!(width(&cut("日本日本", 4)) <= 4);
+        assert!(width(&cut(&"❤\u{fe0f}".repeat(20), 16)) <= 16);
         let flood = format!("a{}", "\u{301}".repeat(1_000_000));
         assert!(cut(&flood, 16).chars().count() <= 16 * CHARACTERS_PER_COLUMN_MAX + 1);
     }

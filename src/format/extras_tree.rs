@@ -15,6 +15,8 @@ use super::json_fields::Fields;
 
 /// Permission bits; everything else is dropped.
 const MODE_MASK: u32 = 0o777;
+/// The most files of a tree; as many entries as short as can be fill the largest blob that is read as a tree.
+const ENTRIES_MAX: usize = 4 << 20;
 /// What a file without permission bits is restored with.
 const MODE_DEFAULT: u32 = 0o600;
 
@@ -73,8 +75,8 @@ fn write_entry(json: &mut JsonWriter, entry: &ExtrasEntry) {
 /// Reads a tree blob; entries keep their order.
 pub fn decode(blob: &[u8]) -> Result<Vec<ExtrasEntry>> {
     let mut fields = Fields::parse_bytes(blob).map_err(|error| error.within("extras tree"))?;
-    let entries = fields.objects("entries").map_err(|error| error.within("extras tree"))?;
-    entries.unwrap_or_default().into_iter().map(decode_entry).collect()
+    let entries = fields.objects::<ENTRIES_MAX>("entries").map_err(|error| error.within("extras tree"))?;
+    entries.map(|fields| decode_entry(fields.map_err(|error| error.within("extras tree"))?)).collect()
 }
 
 fn decode_entry(mut fields: Fields<'_>) -> Result<ExtrasEntry> {

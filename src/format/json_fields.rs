@@ -2,11 +2,21 @@
 //!
 //! Fields are taken by exact name and typed when they are taken. What nobody took is unknown, and reported
 //! only when the caller asks: after the version gate. A key that comes twice is refused at once.
+//!
+//! Keys and items are counted as they are read: three bytes of text can become a hundred in memory, so what no
+//! program writes is refused before it has taken them.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use std::marker::PhantomData;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::{FormatError, Result};
+
+/// The most keys of one object; the largest of the format has 18.
+const KEYS_MAX: usize = 1024;
+/// The most strings of one array: a snapshot of as many packs has 32 TiB.
+const STRINGS_MAX: usize = 1 << 20;
 
 /// The fields of an object that were not taken yet.
 pub(super) struct Fields<'a> {
@@ -65,11 +75,20 @@ impl<'a> Fields<'a> {
         self.raw(key).map(parse).transpose()
     }
 
-    /// Takes an array of objects apart, if the field is there and not null.
-    pub(super) fn objects(&mut self, key: &str) -> Result<Option<Vec<Fields<'a>>>> {
-        let items: Option<Vec<&'a RawValue>> = self.value(key)?;
-        let parse = |item: &'a RawValue| Fields::parse(item.get()).map_err(|error| error.within(key));
-        items.map(|items| items.into_iter().map(parse).collect()).transpose()
+    /// Takes an array of at most `MAX` objects, if the field is there and not null; each is taken apart when
+    /// its turn comes, so that they are never in memory all at once.
+    pub(super) fn objects<const MAX: usize>(
+        &mut self,
+        key: &'static str,
+    ) -> Result<impl Iterator<Item = Result<Fields<'a>>> + use<'a, MAX>> {
+        let items: Option<Items<&'a RawValue, MAX>> = self.value(key)?;
+        let items = items.map(|items| items.0).unwrap_or_default();
+        Ok(items.into_iter().map(move |item| Fields::parse(item.get()).map_err(|error| error.within(key))))
+    }
+
+    /// Takes an array of strings; a missing one reads as `null`.
+    pub(super) fn strings(&mut self, key: &str) -> Result<Option<Vec<String>>> {
+        Ok(self.value::<Option<Items<String, STRINGS_MAX>>>(key)?.map(|items| items.0))
     }
 
     /// Appends the names of the fields that nobody took.
@@ -90,7 +109,7 @@ struct RawFields<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct FieldsVisitor<'a>(std::marker::PhantomData<&'a ()>);
+        struct FieldsVisitor<'a>(PhantomData<&'a ()>);
         impl<'de: 'a, 'a> Visitor<'de> for FieldsVisitor<'a> {
             type Value = RawFields<'a>;
 
@@ -101,11 +120,95 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawFields<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry::<String, &'de RawValue>()? {
+                    if fields.len() == KEYS_MAX {
+                        return Err(A::Error::custom(format_args!("more than {KEYS_MAX} keys")));
+                    }
                     fields.push(field);
                 }
                 Ok(RawFields(fields))
             }
         }
-        deserializer.deserialize_map(FieldsVisitor(std::marker::PhantomData))
+        deserializer.deserialize_map(FieldsVisitor(PhantomData))
+    }
+}
+
+/// An array of at most `MAX` items.
+struct Items<T, const MAX: usize>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Items<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ItemsVisitor<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for ItemsVisitor<T, MAX> {
+            type Value = Items<T, MAX>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut sequence: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = sequence.next_element()? {
+                    if items.len() == MAX {
+                        return Err(A::Error::custom(format_args!("more than {MAX} items")));
+                    }
+                    items.push(item);
+                }
+                Ok(Items(items))
+            }
+        }
+        deserializer.deserialize_seq(ItemsVisitor(PhantomData))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn array_of(item: &str, count: usize) -> String {
+        format!("{{\"items\":[{}]}}", vec![item; count].join(","))
+    }
+
+    #[test]
+    fn an_object_with_more_keys_than_any_program_writes_is_refused() {
+        let object = |count: usize| {
+            let keys: Vec<String> = (0..count).map(|number| format!("\"{number}\":0")).collect();
+            format!("{{{}}}", keys.join(","))
+        };
+        assert!(Fields::parse(&object(KEYS_MAX)).is_ok());
+        let refused = Fields::parse(&object(KEYS_MAX + 1)).err().map(|error| error.to_string());
+        assert!(refused.is_some_and(|message| message.contains("more than 1024 keys")));
+    }
+
+    #[test]
+    fn an_array_with_more_items_than_it_may_have_is_refused_before_they_are_taken_apart() {
+        let refusal = |item: &str, count| {
+            let text = array_of(item, count);
+            let objects = Fields::parse(&text).unwrap().objects::<3>("items");
+            let collected = objects.and_then(|objects| objects.collect::<Result<Vec<_>>>());
+            collected.err().map(|error| error.to_string())
+        };
+        assert_eq!(refusal("{}", 3), None);
+        let message = refusal("{}", 4).unwrap();
+        assert!(message.contains("items: not the JSON expected: more than 3 items"), "{message}");
+        // No item is an object; that there are too many is seen before.
+        assert!(refusal("0", 4).unwrap().contains("more than 3 items"));
+        assert!(refusal("0", 3).unwrap().contains("an object"));
+    }
+
+    #[test]
+    fn an_array_of_more_strings_than_there_can_be_packs_is_refused() {
+        let strings = |count| {
+            Fields::parse(&array_of("\"\"", count))
+                .unwrap()
+                .strings("items")
+                .map(|items| items.unwrap().len())
+        };
+        assert_eq!(strings(STRINGS_MAX), Ok(STRINGS_MAX));
+        assert!(strings(STRINGS_MAX + 1).is_err());
+        assert_eq!(Fields::parse("{}").unwrap().strings("items"), Ok(None));
+        assert_eq!(Fields::parse("{\"items\":null}").unwrap().strings("items"), Ok(None));
     }
 }

@@ -15,7 +15,15 @@ use super::error::{FormatError, Result};
 const RESERVED: [&str; 5] =
     ["attachments", "msgvault.db", "msgvault.db-wal", "msgvault.db-shm", "msgvault.db-journal"];
 
-/// Returns the path with `//`, `.` and `..` resolved; refuses one that is empty, absolute or leaves its root.
+/// The longest path, cleaned: what systems take in one piece.
+const PATH_BYTES_MAX: usize = 4096;
+/// The deepest path. Whoever puts it back, or takes it away again, holds a folder for each step.
+const COMPONENTS_MAX: usize = 256;
+/// What a message shows of a path.
+const SHOWN_BYTES_MAX: usize = 256;
+
+/// Returns the path with `//`, `.` and `..` resolved; refuses one that is empty, absolute, leaves its
+/// root, or is longer or deeper than can be put back everywhere.
 pub fn clean(path: &str) -> Result<String> {
     if path.starts_with('/') || path.contains('\0') {
         return Err(refuse(path, "is not a relative path"));
@@ -31,6 +39,10 @@ pub fn clean(path: &str) -> Result<String> {
     }
     if kept.is_empty() {
         return Err(refuse(path, "names nothing"));
+    }
+    let cleaned_bytes = kept.iter().map(|component| component.len() + 1).sum::<usize>() - 1;
+    if cleaned_bytes > PATH_BYTES_MAX || kept.len() > COMPONENTS_MAX {
+        return Err(refuse(path, "is longer than 4096 bytes or deeper than 256 folders"));
     }
     Ok(kept.join("/"))
 }
@@ -158,7 +170,9 @@ fn conflict(first: &str, second: &str, kind: ConflictKind) -> Conflict {
 }
 
 fn refuse(path: &str, fault: &str) -> FormatError {
-    FormatError::invalid(format!("path {path:?} {fault}"))
+    let shown = &path[..path.floor_char_boundary(SHOWN_BYTES_MAX)];
+    let rest = if shown.len() < path.len() { "..." } else { "" };
+    FormatError::invalid(format!("path {shown:?}{rest} {fault}"))
 }
 
 #[cfg(test)]
@@ -183,6 +197,17 @@ mod tests {
     fn paths_that_name_nothing_or_leave_their_folder_are_refused() {
         for path in ["", ".", "./", "a/..", "/", "/a", "//a", "..", "../a", "a/../../b", "a/../..", "a\0b"] {
             assert!(clean(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_put_back_everywhere_is_refused_in_a_short_sentence() {
+        assert!(clean(&("d/".repeat(255) + "x")).is_ok());
+        assert!(clean(&"n".repeat(4096)).is_ok());
+        assert!(clean(&("d/../".repeat(10_000) + "x")).is_ok());
+        for path in ["d/".repeat(256) + "x", "n".repeat(4097), "ü/".repeat(1_000_000) + "x"] {
+            let told = clean(&path).unwrap_err().to_string();
+            assert!(told.len() < 1000 && told.contains("... is longer"), "{told}");
         }
     }
 

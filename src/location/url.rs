@@ -103,7 +103,8 @@ fn s3_query(text: &str) -> Result<S3Query> {
     let mut query = S3Query::default();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decode(value).ok_or_else(|| usage("the query of the S3 location is not UTF-8"))?;
+        let value = decode(value).filter(|value| !value.chars().any(char::is_control));
+        let value = value.ok_or_else(|| usage("the query of the S3 location is not plain text"))?;
         match name {
             "endpoint" => query.endpoint = Some(value),
             "region" => query.region = Some(value),
@@ -152,7 +153,8 @@ fn sftp(rest: &str) -> Result<SftpLocation> {
     let is_name = |name: &str| {
         !name.is_empty() && !name.starts_with('-') && !name.contains(|c: char| c.is_control() || c == ' ')
     };
-    if !is_name(host) || !user.as_deref().is_none_or(is_name) {
+    let is_user = |user: &str| is_name(user) && !user.contains(['/', '@', ':']);
+    if !is_name(host) || !user.as_deref().is_none_or(is_user) {
         return Err(wrong());
     }
     let path = decode(path).ok_or_else(wrong)?;

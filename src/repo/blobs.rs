@@ -137,11 +137,13 @@ impl BlobStore {
         if let Some(kept) = self.kept(pack, &range) {
             return Ok(kept);
         }
-        self.repository
+        let bytes = self
+            .repository
             .storage
-            .read_range(&pack_key(pack), range)
+            .read_range(&pack_key(pack), range.clone())
             .await
-            .map_err(|error| storage_error(format!("cannot read pack {pack}"), error))
+            .map_err(|error| storage_error(format!("cannot read pack {pack}"), error))?;
+        complete(pack, &range, bytes)
     }
 
     fn kept(&self, pack: &PackId, range: &Range<u64>) -> Option<Bytes> {
@@ -199,12 +201,13 @@ impl BlobStore {
         let header_bytes = file_bytes.min(pack::HEADER_BYTES as u64);
         let (header, tail) = if tail_start == 0 {
             let whole = storage.read_range(&key, 0..file_bytes).await.map_err(cannot_open)?;
+            let whole = complete(id, &(0..file_bytes), whole)?;
             (whole.slice(..header_bytes as usize), whole)
         } else {
             let ranges = [0..header_bytes, tail_start..file_bytes];
-            let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?;
-            let tail = parts.pop().unwrap_or_default();
-            (parts.pop().unwrap_or_default(), tail)
+            let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?.into_iter();
+            let [header, tail] = ranges.map(|range| complete(id, &range, parts.next().unwrap_or_default()));
+            (header?, tail?)
         };
         pack::check_header(&header).and_then(pack::Header::require_plain).map_err(damaged)?;
         let trailer_start = tail.len().saturating_sub(pack::TRAILER_BYTES);
@@ -214,7 +217,8 @@ impl BlobStore {
             let skip = (region.start - tail_start) as usize;
             Footer::parse(&tail[skip..skip + trailer.region_bytes() as usize], &trailer, file_bytes)
         } else {
-            let bytes = storage.read_range(&key, region).await.map_err(cannot_open)?;
+            let bytes = storage.read_range(&key, region.clone()).await.map_err(cannot_open)?;
+            let bytes = complete(id, &region, bytes)?;
             Footer::parse(&bytes, &trailer, file_bytes)
         };
         // A footer of that size is not kept twice.
@@ -230,4 +234,16 @@ impl BlobStore {
         let footer = pack::expected_file_bytes(0, self.union.pack_entries(id));
         file_bytes.saturating_sub(footer.clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX))
     }
+}
+
+/// Refuses an answer that is not as long as what was asked for. A driver promises that none is; a storage that
+/// breaks the promise must not be able to end the program.
+fn complete(pack: &PackId, range: &Range<u64>, bytes: Bytes) -> Result<Bytes> {
+    let (found, asked) = (bytes.len() as u64, range.end - range.start);
+    if found == asked {
+        return Ok(bytes);
+    }
+    let message =
+        format!("cannot read pack {pack}: the storage returned {found} bytes and was asked for {asked}");
+    Err(Error::new(ErrorKind::Io, message))
 }

@@ -132,10 +132,11 @@ impl Repository {
         }
         let config = RepoConfig { page_size: i64::from(page_size), ..self.config.clone() };
         match self.storage.replace(&config_key(), Bytes::from(config.encode())).await {
-            Err(error) if error.kind() != StorageErrorKind::Unsupported => {
-                Err(storage_error("cannot record the page size in config.toml", error))
-            }
-            _ => Ok(()),
+            Ok(()) => Ok(()),
+            // Some servers cannot exchange an object in one step. Nothing reads this number to decide
+            // anything, and a repository without its configuration would be none.
+            Err(error) if error.kind() == StorageErrorKind::Unsupported => Ok(()),
+            Err(error) => Err(storage_error("cannot record the page size in config.toml", error)),
         }
     }
 }

@@ -72,5 +72,27 @@ pub(crate) fn storage_error(message: impl Into<String>, error: StorageError) -> 
         StorageErrorKind::Interrupted => ErrorKind::Interrupted,
         _ => ErrorKind::Io,
     };
-    Error::caused(kind, message, error)
+    let lacks_room = error.kind() == StorageErrorKind::Full;
+    let lifted = Error::caused(kind, message, error);
+    if lacks_room { lifted.lacking_room() } else { lifted }
+}
+
+#[cfg(test)]
+mod tests {
+    use packvault_storage::Operation;
+
+    use super::*;
+
+    #[test]
+    fn a_store_without_room_and_a_stop_keep_their_meaning_on_every_floor() {
+        for (kind, is_full) in [(StorageErrorKind::Full, true), (StorageErrorKind::Io, false)] {
+            let error = StorageError::new(kind, Operation::Seal, "packs/01/x", "the store says so");
+            let error = storage_error("cannot write pack x", error);
+            assert_eq!((error.kind(), error.is_full()), (ErrorKind::Io, is_full));
+            assert_eq!(Error::caused(ErrorKind::Damaged, "cannot go on", error).is_full(), is_full);
+        }
+        let stop = StorageErrorKind::Interrupted;
+        let error = StorageError::new(stop, Operation::Read, "packs/01/x", "the operation was stopped");
+        assert_eq!(storage_error("cannot read pack x", error).kind(), ErrorKind::Interrupted);
+    }
 }

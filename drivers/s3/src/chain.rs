@@ -32,7 +32,9 @@ pub(crate) fn links(context: &Context, profile: Profile) -> Vec<Link> {
         links.clear();
     }
     if let Some(role) = profile.role {
+        // Nothing after it: a role that cannot be assumed must not make us somebody else.
         links.push(link("assumed role", assumed(context, role)));
+        return links;
     }
     links.push(link("shared files", ProfileCredentialProvider::new().with_profile(&name)));
     links.push(link("single sign-on", SSOCredentialProvider::new().with_profile(&name)));
@@ -95,7 +97,7 @@ mod tests {
             let body = String::from_utf8_lossy(request.body()).into_owned();
             let asked = format!("{} {} {body}", request.uri(), signature.unwrap_or_default());
             self.0.lock().unwrap().push(asked);
-            let body = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ROLE</AccessKeyId>\
+            let body = "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ROLEROLEROLEROLE</AccessKeyId>\
                 <SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>\
                 <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>";
             Ok(http::Response::new(Bytes::from_static(body.as_bytes())))
@@ -117,9 +119,10 @@ mod tests {
             .with_http_send(roles.clone())
             .with_env(StaticEnv { home_dir: environment.home.clone(), ..StaticEnv::default() });
         let links = links(&context, Profile::read(&environment, Some("work")));
+        assert_eq!(links.len(), 1, "a role that cannot be assumed makes us somebody else");
         let (name, first) = links.first().unwrap();
         let found = first.provide_credential_dyn(&context).await.unwrap().unwrap();
-        assert_eq!((*name, found.access_key_id.as_str()), ("assumed role", "ROLE"));
+        assert_eq!((*name, found.access_key_id.as_str()), ("assumed role", "ROLEROLEROLEROLE"));
         let asked = roles.0.lock().unwrap().join("\n");
         assert!(asked.contains("sts.eu-west-3.amazonaws.com"), "{asked}");
         assert!(asked.contains("Credential=BASE/") && asked.contains("role%2Fbackup"), "{asked}");

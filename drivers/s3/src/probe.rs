@@ -175,17 +175,17 @@ impl<'c> Probe<'c> {
         let wrong = Payload::from(scratch(99)).digest().await;
         let question = "damaged bytes are refused";
         if self.client.is_signed() {
-            let mut request = self.put(&key, scratch(1));
+            let mut request = put(scratch(1));
             request.digest = Some(wrong);
             if matches!(self.outcome(&key, request).await?, Outcome::Refused(_)) {
                 report.add(question, Answer::Yes, "by the SHA-256 that is signed");
                 return Ok(Checksum::Signed);
             }
         }
-        let mut request = self.put(&key, scratch(1));
+        let mut request = put(scratch(1));
         write::add_checksum(&mut request.headers, wrong);
         if matches!(self.outcome(&key, request).await?, Outcome::Refused(_)) {
-            let mut request = self.put(&key, scratch(1));
+            let mut request = put(scratch(1));
             write::add_checksum(&mut request.headers, Payload::from(scratch(1)).digest().await);
             if matches!(self.outcome(&key, request).await?, Outcome::Done) {
                 report.add(question, Answer::Yes, "by a header with the SHA-256");
@@ -267,19 +267,15 @@ impl<'c> Probe<'c> {
         Ok(offset)
     }
 
-    fn put(&self, _key: &Key, bytes: Bytes) -> Request<'static> {
-        Request::new(Method::PUT, None).payload(bytes)
-    }
-
     async fn put_plain(&self, key: &Key, bytes: Bytes) -> Result<()> {
-        match self.outcome(key, self.put(key, bytes)).await? {
+        match self.outcome(key, put(bytes)).await? {
             Outcome::Done => Ok(()),
             Outcome::Refused(refusal) => Err(refusal.error(self.step(), &self.client.place)),
         }
     }
 
     async fn put_if(&self, key: &Key, bytes: Bytes, name: HeaderName, value: HeaderValue) -> Result<Outcome> {
-        self.outcome(key, self.put(key, bytes).header(name, value)).await
+        self.outcome(key, put(bytes).header(name, value)).await
     }
 
     /// Sends a write; a refusal that says nothing about the question is an error.
@@ -308,6 +304,11 @@ impl<'c> Probe<'c> {
 
 fn apart(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|reversed| reversed.duration())
+}
+
+/// Makes a write whose key is yet to be named.
+fn put(bytes: Bytes) -> Request<'static> {
+    Request::new(Method::PUT, None).payload(bytes)
 }
 
 /// Returns bytes that differ between numbers.

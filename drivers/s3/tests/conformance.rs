@@ -23,6 +23,17 @@ use packvault_test_servers::{Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
 /// So little goes in one request that the larger objects of the rules go in parts.
 const LITTLE_BYTES: u64 = 5 << 20;
 
+/// What rclone's server cannot promise, whatever a client does. A reader who meets a write of the same key
+/// is now and then given half of it, or old bytes and new ones, with a length that fits; a writer who does
+/// may get 500. On such a server, which keeps no condition either, nobody may rest on shared names.
+const NOT_ON_RCLONE: [&str; 5] = [
+    "a_created_object_is_whole_when_it_is_first_seen",
+    "create_has_one_winner",
+    "racing_replaces_leave_one_of_them",
+    "replace_shows_old_or_new_at_any_instant",
+    "seal_has_one_winner",
+];
+
 struct Server {
     config: S3Config,
     features: S3Features,
@@ -44,8 +55,7 @@ impl Server {
         config.region = Some(place.region.clone());
         config.allow_http = true;
         let storage = S3Storage::open(config.clone(), None, Arc::default()).unwrap();
-        let (features, report) = storage.probe().await.unwrap();
-        println!("{features:#?}\n{report:#?}");
+        let (features, _) = storage.probe().await.unwrap();
         let storage = S3Storage::open(config.clone(), Some(features.clone()), Arc::default()).unwrap();
         let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
         assert_eq!(left, [], "the probe left objects behind");
@@ -53,12 +63,13 @@ impl Server {
         Self { config, features, prefixes: AtomicU32::new(0) }
     }
 
-    async fn run_both_lists(&mut self) {
+    /// Runs the whole list twice; only rules that the server cannot keep may be broken.
+    async fn run_both_lists(&mut self, not_here: &[&str]) {
         for one_put_bytes_max in [ONE_PUT_BYTES_MAX, LITTLE_BYTES] {
             self.config.one_put_bytes_max = one_put_bytes_max;
             let report = conformance::run(self).await;
-            println!("at most {one_put_bytes_max} bytes in one request: {report}");
-            report.assert_all_kept();
+            assert!(report.broken.iter().all(|(name, _)| not_here.contains(name)), "{report}");
+            assert_eq!(report.kept.len() + report.broken.len(), conformance::rules().len());
         }
     }
 
@@ -98,7 +109,7 @@ async fn every_rule_is_kept_on_ceph() {
     assert_eq!(probed.features.create_only, Condition::Kept);
     assert_eq!(probed.features.checksum, Checksum::Signed);
     assert!(probed.features.uploads_listed);
-    probed.run_both_lists().await;
+    probed.run_both_lists(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,11 +123,11 @@ async fn every_rule_is_kept_on_moto() {
     assert_eq!(probed.features.create_only_streamed, Condition::Kept);
     // It tells the same day of 2010 for every upload.
     assert!(!probed.features.uploads_listed);
-    probed.run_both_lists().await;
+    probed.run_both_lists(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rule_is_kept_on_rclone() {
+async fn every_rule_but_those_of_meeting_writes_is_kept_on_rclone() {
     let server = match RcloneS3::start() {
         Ok(server) => server,
         Err(what) => return missing(&what),
@@ -126,13 +137,13 @@ async fn every_rule_is_kept_on_rclone() {
     assert_eq!(probed.features.create_only_streamed, Condition::Ignored);
     assert_eq!(probed.features.overwrite_if_match, IfMatch::Ignored);
     assert_eq!(probed.features.checksum, Checksum::Unchecked);
-    probed.run_both_lists().await;
+    probed.run_both_lists(&NOT_ON_RCLONE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rule_is_kept_on_a_server_of_ones_own() {
     let Some(place) = own_s3() else { return };
     let mut probed = Server::probed(&place).await;
-    probed.run_both_lists().await;
+    probed.run_both_lists(&[]).await;
     probed.clean().await;
 }

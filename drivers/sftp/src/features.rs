@@ -50,7 +50,8 @@ impl SftpFeatures {
         self.hard_link && self.posix_rename
     }
 
-    pub(crate) fn guarantees(&self) -> Guarantees {
+    /// Returns what a storage on such a server promises.
+    pub fn guarantees(&self) -> Guarantees {
         let create_only = self.publishing() != Publishing::Look;
         Guarantees {
             create_only,

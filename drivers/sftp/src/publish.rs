@@ -107,7 +107,12 @@ async fn give_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload)
         Publishing::Claim => rename_claimed(client, step, key, upload).await,
         Publishing::Look => {
             require_absent(client, upload.channel(), step, key).await?;
-            rename(client, step, key, upload).await
+            rename(client, step, key, upload).await?;
+            // rclone was seen to lose an object on which several renames met; mostly one of them notices.
+            match client.look(upload.channel(), step, key.as_str()).await? {
+                Found::Nothing => Ok(Published::Swept),
+                _ => Ok(Published::Done),
+            }
         }
     }
 }

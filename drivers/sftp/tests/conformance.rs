@@ -102,11 +102,16 @@ async fn a_plain_nas_replaces_nothing_and_keeps_every_other_rule() {
     assert!(features.exclusive_open && features.exclusive_folder, "{features:?}");
 }
 
+/// Races for one name, which rclone loses now and then: of several renames that meet, none may stay.
+const RACES: [&str; 2] = ["create_has_one_winner", "seal_has_one_winner"];
+
 #[tokio::test(flavor = "multi_thread")]
-async fn rclone_promises_no_single_winner_and_keeps_every_other_rule() {
-    let Some((features, report)) = run(rclone_sftp::start()).await else { return };
+async fn rclone_promises_no_single_winner_and_keeps_every_rule_without_a_race_for_one_name() {
+    let Some((features, mut report)) = run(rclone_sftp::start()).await else { return };
+    report.broken.retain(|(name, _)| !RACES.contains(name));
     assert_only_broken(&report, &REPLACING);
     assert!(!features.posix_rename && !features.hard_link && !features.rename_refuses, "{features:?}");
+    assert!(!features.guarantees().create_only, "a race is lost, and a winner was promised");
 }
 
 #[tokio::test(flavor = "multi_thread")]

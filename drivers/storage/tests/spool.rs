@@ -225,3 +225,24 @@ async fn after_a_stop_a_store_that_says_nothing_is_asked_no_more() {
     }
     assert_eq!(bench.faults.call_count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn without_a_spool_a_stop_does_not_wait_for_a_store_that_hangs_either() {
+    for hanging in [Operation::Write, Operation::Discard] {
+        let bench = bench(u64::MAX, 1);
+        let watch = Arc::new(Stopper::default());
+        let unspooled = RetryStorage::new(Arc::new(bench.faults.clone()), RetryPolicy::default());
+        let storage = unspooled.watched_by(watch.clone());
+        bench.faults.at_next(hanging, Fault::Hang);
+        let writing = tokio::spawn(async move {
+            let mut staged = storage.stage(&key("pack")).await?;
+            staged.write("bytes".into()).await?;
+            staged.discard().await
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        watch.stopped.store(true, Ordering::SeqCst);
+        watch.stop.notify_waiters();
+        let stopped = tokio::time::timeout(Duration::from_secs(1), writing).await;
+        assert_eq!(stopped.unwrap().unwrap().unwrap_err().kind(), ErrorKind::Interrupted, "{hanging:?}");
+    }
+}

@@ -7,9 +7,9 @@ use packvault::profiles::msgvault::config::expand_home;
 use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
+use super::super::text::ByteSize;
 use super::Environment;
 use super::secret::SecretSource;
-use crate::cli::text::ByteSize;
 
 /// The repository the user means, and what is settled about it.
 #[derive(Debug, Clone)]

@@ -30,6 +30,8 @@ pub struct ParentState {
 struct ParentMaps {
     hashes: Arc<Vec<PageHash>>,
     page_size: u32,
+    /// Deltas from its keyframe to the parent, as found; a manifest may claim anything.
+    depth: i64,
     loaded: LoadedMap,
     keyframe_stored_bytes: u64,
     deltas_stored_bytes: u64,
@@ -115,6 +117,7 @@ impl ParentMaps {
         Ok(Self {
             hashes: Arc::new(hashes.hashes),
             page_size: hashes.page_size,
+            depth: links.len() as i64 - 1,
             loaded,
             keyframe_stored_bytes,
             deltas_stored_bytes,
@@ -164,17 +167,16 @@ pub async fn store_maps(
         blobs: captured.blobs.clone(),
         runs: captured.runs.clone(),
     };
-    let parent_depth = parent.manifest().map_or(0, |manifest| manifest.db.map_chain_depth);
     let (map, depth) = match parent.maps_for(page_size) {
         None => (scan(PageMapKind::Keyframe, &captured), 0),
-        Some(maps) if maps.wants_keyframe(parent_depth + 1) => {
+        Some(maps) if maps.wants_keyframe(maps.depth + 1) => {
             let mut map = maps.loaded.map.clone();
             let unusable = |error| format_error("cannot build the page map of the new snapshot", error);
             map.apply(&scan(PageMapKind::Delta, &captured)).map_err(unusable)?;
             map.coverage().map_err(unusable)?;
             (map.to_keyframe(), 0)
         }
-        Some(_) => (scan(PageMapKind::Delta, &captured), parent_depth + 1),
+        Some(maps) => (scan(PageMapKind::Delta, &captured), maps.depth + 1),
     };
     let page_map = sink.store(map.encode()).await?;
     if depth > 0 {

@@ -286,6 +286,8 @@ async fn publish(
     (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
     source_problems: &[String],
 ) -> Result<()> {
+    // A holder that was stopped for too long may have a successor, whose configuration it must not rewrite.
+    lock.confirm().await?;
     if !entries.is_empty() {
         let id = IndexId::parse(&manifest.new_index)
             .map_err(|error| format_error("cannot name the new index", error))?;

@@ -169,7 +169,7 @@ async fn stage(
     options: &RestoreOptions,
 ) -> Result<Staged> {
     let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
-    let database = target.staged_path(&profile.database_name());
+    let database = target.staged_database();
     let expected = proof::content_paths(pipeline, profile, plan, database.clone(), &context.cancel).await?;
 
     let content: Vec<RestoredFile> = expected

@@ -19,6 +19,9 @@ use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, Result};
 
+/// Attachments of one snapshot that are named one by one when they are listed twice; the rest is counted.
+const TWICE_NAMED_MAX: u64 = 1000;
+
 /// What is left of an object once it has been looked at.
 #[derive(Clone)]
 enum Seen<T> {
@@ -34,6 +37,8 @@ pub struct Survey<'a> {
     /// The lists of the snapshot walked last, and all they hold.
     population: (Vec<BlobId>, HashSet<BlobId>),
     lists: HashMap<BlobId, Seen<(u64, u64)>>,
+    /// How many attachments of the snapshot walked now are listed twice.
+    listed_twice: u64,
     /// By tree and database name: the files of a tree must leave the database's place alone.
     trees: HashMap<(BlobId, String), Seen<()>>,
     profile: Arc<dyn Profile>,
@@ -58,6 +63,7 @@ impl<'a> Survey<'a> {
             maps: RollingMaps::default(),
             population: Default::default(),
             lists: HashMap::new(),
+            listed_twice: 0,
             trees: HashMap::new(),
             checks: Checks::default(),
             problems: Vec::new(),
@@ -130,8 +136,13 @@ impl<'a> Survey<'a> {
         }
         let known = self.population.0.len();
         let mut whole = true;
+        self.listed_twice = 0;
         for list in &lists[known..] {
             whole &= self.list(manifest, list).await?;
+        }
+        if let Some(more) = self.listed_twice.checked_sub(TWICE_NAMED_MAX).filter(|more| *more > 0) {
+            let detail = format!("{more} more attachments are listed twice");
+            self.problems.push(problem(id, "attachment lists", &detail));
         }
         let mut totals = (0u64, 0u64);
         for list in &lists {
@@ -177,7 +188,9 @@ impl<'a> Survey<'a> {
         let first_time = !self.lists.contains_key(list);
         self.checks.was_read(*list);
         for entry in &entries {
-            if !self.population.1.insert(entry.id) {
+            let is_new = self.population.1.insert(entry.id);
+            self.listed_twice += u64::from(!is_new);
+            if !is_new && self.listed_twice <= TWICE_NAMED_MAX {
                 let detail = format!("attachment {} is listed twice", entry.id);
                 let found = problem(id, "attachment lists", &detail);
                 self.problems.push(VerifyProblem { blob: Some(entry.id.to_string()), ..found });

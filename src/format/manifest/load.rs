@@ -13,6 +13,8 @@ const METADATA_VERSION: i64 = 3;
 const AUXILIARY_VERSION: i64 = 4;
 const AUXILIARY_COUNT_MAX: usize = 64;
 const AUXILIARY_BYTES_MAX: i64 = 64 << 20;
+/// More than this version allows: a newer manifest may have more, and asks for an upgrade.
+const AUXILIARY_READ_MAX: usize = 1 << 16;
 const FORMAT_BYTES_MAX: usize = 128;
 const NAME_BYTES_MAX: usize = 128;
 const UNKNOWN_SHOWN_MAX: usize = 8;
@@ -149,12 +151,12 @@ fn parse(file: &[u8]) -> Result<(Manifest, Vec<String>)> {
         options: parse_options(fields.object("options")?, &mut unknown)?,
         db: parse_database(fields.object("db")?, &mut unknown)?,
         metadata: parse_metadata(fields.object("metadata")?, &mut unknown)?,
-        auxiliary: parse_auxiliary(fields.objects("auxiliary")?, &mut unknown)?,
+        auxiliary: parse_auxiliary(fields.objects::<AUXILIARY_READ_MAX>("auxiliary")?, &mut unknown)?,
         attachments: parse_attachments(fields.object("attachments")?, &mut unknown)?,
         extras_tree: parse_extras(fields.object("extras")?, &mut unknown)?,
-        excluded: fields.value("excluded")?,
+        excluded: fields.strings("excluded")?,
         stats: fields.raw("stats").unwrap_or("null").to_owned(),
-        new_packs: fields.value("new_packs")?,
+        new_packs: fields.strings("new_packs")?,
         new_index: fields.value("new_index")?,
         duration_seconds: fields.float("duration_seconds")?,
         bytes_added: fields.value("bytes_added")?,
@@ -200,9 +202,13 @@ fn parse_metadata(fields: Option<Fields<'_>>, unknown: &mut Vec<String>) -> Resu
     Ok(Some(metadata))
 }
 
-fn parse_auxiliary(items: Option<Vec<Fields<'_>>>, unknown: &mut Vec<String>) -> Result<Vec<Auxiliary>> {
+fn parse_auxiliary<'a>(
+    items: impl Iterator<Item = Result<Fields<'a>>>,
+    unknown: &mut Vec<String>,
+) -> Result<Vec<Auxiliary>> {
     let mut auxiliary = Vec::new();
-    for mut fields in items.into_iter().flatten() {
+    for fields in items {
+        let mut fields = fields?;
         auxiliary.push(Auxiliary {
             name: fields.value("name")?,
             format: fields.value("format")?,
@@ -218,12 +224,12 @@ fn parse_auxiliary(items: Option<Vec<Fields<'_>>>, unknown: &mut Vec<String>) ->
 fn parse_attachments(fields: Option<Fields<'_>>, unknown: &mut Vec<String>) -> Result<Attachments> {
     let Some(mut fields) = fields else { return Ok(Attachments::default()) };
     let attachments = Attachments {
-        layout: fields.value("layout")?,
+        layout: fields.strings("layout")?,
         rows: fields.value("rows")?,
         blobs: fields.value("blobs")?,
         blob_bytes: fields.value("blob_bytes")?,
-        recipes: fields.value("recipes")?,
-        lists: fields.value("lists")?,
+        recipes: fields.strings("recipes")?,
+        lists: fields.strings("lists")?,
     };
     fields.leave("attachments.", unknown);
     Ok(attachments)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Connection;
 
 use crate::archive::beneath::{file_at, io_error};
-use crate::archive::sqlite::{database_error, open_existing};
+use crate::archive::sqlite::{database_error, open_staged};
 use crate::format::pack::{self, Entry, Footer, Trailer};
 use crate::format::{BlobFlags, BlobId, Decompressor, FormatError, PackId};
 use crate::{Error, ErrorKind, Result};
@@ -181,7 +181,7 @@ pub fn empty_pack_tables(staged: &Path) -> Result<bool> {
     if tables.is_empty() {
         return Ok(false);
     }
-    let connection = open_existing(staged)?;
+    let connection = open_staged(staged)?;
     let fail = |error| database_error("empty the pack tables of", staged, error);
     connection.pragma_update(None, "journal_mode", "DELETE").map_err(fail)?;
     let deletes: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();

@@ -1,4 +1,7 @@
 //! `rclone serve s3`: a server that ignores conditions and answers a range with status 200.
+//!
+//! A reader who meets a write there may see part of it, or a mix of old and new bytes: seldom over a folder
+//! on disk, as here, and often over its own memory.
 
 use std::process::Command;
 

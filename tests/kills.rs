@@ -1,0 +1,160 @@
+//! The danger: the process is killed, by the system or by somebody, at an instant nobody chose, and a backup
+//! that was there is gone, or the next one does not work.
+//!
+//! The real program, on a real disk, gets SIGKILL at random instants of each command. `PACKVAULT_KILLS` says how
+//! often each command is killed; a failure prints the instant.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "the helpers of tests are tests")]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use packvault::sample::{Change, ContentKind, SampleOptions, mutate};
+use support::archives::{make, tiny};
+use support::operations::{assert_sound, init, list};
+use support::{Scratch, contents, names, snapshot_files, tree};
+
+/// How often each command is killed, unless `PACKVAULT_KILLS` says otherwise.
+const KILLS: u32 = 4;
+
+/// An archive that takes a while, and a repository that takes many kills.
+struct Case {
+    scratch: Scratch,
+    home: PathBuf,
+    repository: PathBuf,
+    seed: u64,
+}
+
+impl Case {
+    fn new() -> Self {
+        let scratch = Scratch::new();
+        let (home, repository) = (scratch.path("home"), init(&scratch.path("repository")));
+        let large = vec![(3_000_000, ContentKind::Random); 2];
+        make(&home, &SampleOptions { messages: 400, large, ..tiny() });
+        let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+        Self { scratch, home, repository, seed: seed as u64 | 1 }
+    }
+
+    fn arguments<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+        [arguments, &["--repo", "repository", "--progress", "none"]].concat()
+    }
+
+    /// Runs a command to its end; returns how long it took.
+    fn expect_done(&self, arguments: &[&str], case: &str) -> Duration {
+        let begun = Instant::now();
+        let output = self.scratch.run(&Self::arguments(arguments));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{case}: {arguments:?}: {told}");
+        begun.elapsed()
+    }
+
+    /// Runs a command and kills it at a random instant of the time that it may take; tells whether it was in
+    /// time, and when.
+    fn kill(&mut self, arguments: &[&str], usual: Duration) -> (bool, String) {
+        // A linear congruential generator: any instant will do, and the failure names it.
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let instant = usual.mul_f64((self.seed >> 40) as f64 / (1u64 << 24) as f64);
+        let mut command = self.scratch.packvault(&Self::arguments(arguments));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(instant);
+        child.kill().unwrap();
+        let killed = child.wait().unwrap().code().is_none();
+        (killed, format!("{arguments:?} killed after {instant:?} of {usual:?}, in time: {killed}"))
+    }
+
+    /// Every listed snapshot is sound, and the next create needs nothing but the word that the holder is gone.
+    fn expect_order(&self, case: &str) {
+        let listed = list(&self.repository);
+        assert!(listed.iter().all(|row| row.problem.is_none()), "{case}: {listed:#?}");
+        self.expect_done(&["create", "home", "--force-unlock"], case);
+        assert!(names(&self.repository.join("staging")).is_empty(), "{case}");
+        // A claim of a dead process is nobody's lock; it goes once it is old.
+        let mut locks = names(&self.repository.join("locks"));
+        locks.retain(|name| !name.starts_with("releasing-"));
+        assert!(locks.is_empty(), "{case}: {locks:?}");
+        let report = assert_sound(&self.repository);
+        assert_eq!(report.snapshots as usize, listed.len() + 1, "{case}");
+    }
+}
+
+fn kills() -> u32 {
+    std::env::var("PACKVAULT_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS)
+}
+
+#[test]
+fn a_create_that_is_killed_at_any_instant_leaves_whole_snapshots_and_needs_no_repair() {
+    let mut case = Case::new();
+    let usual = case.expect_done(&["create", "home"], "the first");
+    for _ in 0..kills() {
+        let change = Change { large: vec![(3_000_000, ContentKind::Random)], ..Change::default() };
+        mutate(&case.home, &change).unwrap();
+        let before = snapshot_files(&case.repository);
+        let (_, told) = case.kill(&["create", "home"], usual);
+        let after = snapshot_files(&case.repository);
+        assert!(after.len() <= before.len() + 1 && before.iter().all(|name| after.contains(name)), "{told}");
+        case.expect_order(&told);
+    }
+    case.expect_done(&["restore", "--target", "back"], "at the end");
+    let (back, home) = (case.scratch.path("back/attachments"), case.home.join("attachments"));
+    assert_eq!(contents(&back), contents(&home));
+}
+
+#[test]
+fn a_verify_that_is_killed_at_any_instant_changes_nothing() {
+    let mut case = Case::new();
+    case.expect_done(&["create", "home"], "the first");
+    let usual = case.expect_done(&["verify", "--all"], "the first");
+    let unlocked = |case: &Case| {
+        let mut found = tree(&case.repository);
+        found.retain(|path, _| !path.starts_with("locks") && !path.starts_with("staging"));
+        found
+    };
+    let before = unlocked(&case);
+    for _ in 0..kills() {
+        let (_, told) = case.kill(&["verify", "--all"], usual);
+        assert_eq!(unlocked(&case), before, "{told}");
+        // Shared locks of dead readers keep no other reader out.
+        case.expect_done(&["verify"], &told);
+    }
+    case.expect_order("after all the kills");
+}
+
+#[test]
+fn a_restore_that_is_killed_at_any_instant_leaves_a_target_that_the_next_one_completes() {
+    let mut case = Case::new();
+    case.expect_done(&["create", "home"], "the first");
+    let usual = case.expect_done(&["restore", "--target", "whole"], "the first");
+    let whole = contents(&case.scratch.path("whole"));
+    let occupied = case.scratch.path("occupied");
+    fs::create_dir_all(occupied.join("attachments")).unwrap();
+    fs::write(occupied.join("msgvault.db"), "an older one").unwrap();
+    fs::write(occupied.join("attachments/letter"), "mine").unwrap();
+    for _ in 0..kills() {
+        let (_, told) = case.kill(&["restore", "--target", "fresh/deep"], usual);
+        let target = case.scratch.path("fresh/deep");
+        let visible: Vec<String> = names(&target).into_iter().filter(|name| !name.starts_with('.')).collect();
+        // The database comes last: with it all is there.
+        if visible.contains(&"msgvault.db".to_owned()) {
+            let found = contents(&target);
+            assert!(whole.iter().all(|(path, hash)| found.get(path) == Some(hash)), "{told}");
+        }
+        case.expect_done(&["restore", "--target", "fresh/deep", "--overwrite"], &told);
+        assert_eq!(contents(&target), whole, "{told}");
+        fs::remove_dir_all(case.scratch.path("fresh")).unwrap();
+
+        let (_, told) = case.kill(&["restore", "--target", "occupied", "--overwrite"], usual);
+        let database = contents(&occupied)["msgvault.db"].clone();
+        let old = support::sha256(b"an older one");
+        assert!(database == old || database == whole["msgvault.db"], "{told}: neither old nor new");
+        case.expect_done(&["restore", "--target", "occupied", "--overwrite"], &told);
+        let mut found = contents(&occupied);
+        assert_eq!(found.remove("attachments/letter"), Some(support::sha256(b"mine")), "{told}");
+        assert_eq!(found, whole, "{told}");
+        fs::write(occupied.join("msgvault.db"), "an older one").unwrap();
+    }
+    case.expect_order("after all the kills");
+}
