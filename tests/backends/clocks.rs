@@ -117,7 +117,7 @@ fn pause_a_holder(backend: Backend) {
     let Some(place) = Place::fresh(backend) else { return };
     place.json(&["init"]);
     let archives = [Archive::small(), Archive::small()];
-    add_attachment(&archives[0].home(), &noise(400_000));
+    add_attachment(&archives[0].home(), &noise(150_000));
     let home = archives[0].home();
     let arguments = ["create", home.to_str().unwrap(), "--limit-upload", "40KiB"];
     let mut command = place.packvault(&arguments);

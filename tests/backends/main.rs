@@ -6,6 +6,7 @@
 //! suite says which.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "what a server was seen to do is told to who asks with --nocapture")]
 
 #[path = "../support/backends.rs"]
 mod backends;

@@ -157,7 +157,7 @@ fn a_busy_server_is_asked_again_and_named_if_it_stays_busy(backend: Backend) {
     scene.proxy.be_busy(u64::MAX);
     let output = scene.client.run(&["list"]);
     assert_one_sentence(&output, "a server that stays busy");
-    assert!(stderr(&output).contains("busy"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("503"), "{}", stderr(&output));
 }
 
 /// Waits until the program has said how it is to be stopped.
