@@ -2,16 +2,17 @@
 
 use std::process::{Child, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use packvault::location::Purpose;
 use packvault::progress::Silent;
 use packvault::repo::Repository;
 use packvault::repo::locks::LockRequest;
-use packvault::{Cancel, ErrorKind};
+use packvault::{Cancel, ErrorKind, Location};
 use tokio::sync::Barrier;
 
-use crate::backends::Place;
+use crate::backends::{Backend, Place};
 use crate::memory_repo::*;
 use crate::support::operations::block_on;
 use crate::support::stderr;
@@ -22,6 +23,9 @@ const RACERS: usize = 10;
 /// How many rounds there are, unless the environment says otherwise.
 const ROUNDS: u32 = 10;
 const ROUNDS_VARIABLE: &str = "PACKVAULT_RACE_ROUNDS";
+
+/// How often a server is asked while somebody cleans up.
+const PROBES: usize = 4;
 
 /// How long a winner stays, to be met by others.
 const STAY: Duration = Duration::from_millis(20);
@@ -76,7 +80,7 @@ fn once_more_if_locked(client: &Place, archive: &Archive, output: Output) -> Out
 pub fn of_ten_that_race_for_the_lock_one_has_it(place: &Place) {
     block_on(packvault::engine::init::init(place.storage().as_ref())).unwrap();
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(ROUNDS, |text| text.parse().unwrap());
-    let mut opening = place.opening(packvault::location::Purpose::Work);
+    let mut opening = place.opening(Purpose::Work);
     opening.sftp.connections_max = Some(1);
     let open = || {
         let storage = place.open(&opening).unwrap();
@@ -131,4 +135,36 @@ async fn race(repository: &Repository, inside: &AtomicU32, won: &AtomicU32) {
     assert_eq!(inside.fetch_sub(1, Ordering::SeqCst), 1);
     won.fetch_add(1, Ordering::SeqCst);
     lock.release().await.unwrap();
+}
+
+/// Asks a server what it promises while somebody else cleans up. Whoever heard wrong answers would keep to
+/// another protocol of locks than all others.
+fn ask_beside_sweeps(backend: Backend) {
+    let Some(place) = Place::fresh(backend) else { return };
+    let (location, opening) = (Location::parse(&place.location()).unwrap(), place.opening(Purpose::Look));
+    let undisturbed = block_on(location.probe(&opening)).unwrap().guarantees;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (storage, over) = (place.storage(), Arc::clone(&is_over));
+    let sweeping = std::thread::spawn(move || {
+        while !over.load(Ordering::SeqCst) {
+            block_on(storage.sweep(Duration::ZERO)).unwrap();
+        }
+    });
+    let asked: Vec<_> = (0..PROBES).map(|_| block_on(location.probe(&opening))).collect();
+    is_over.store(true, Ordering::SeqCst);
+    sweeping.join().unwrap();
+    for probed in asked {
+        assert_eq!(probed.unwrap().guarantees, undisturbed);
+    }
+    place.raw().assert_no_remains();
+}
+
+#[test]
+fn a_sweep_beside_a_probe_changes_no_answer_of_openssh() {
+    ask_beside_sweeps(Backend::Openssh);
+}
+
+#[test]
+fn a_sweep_beside_a_probe_changes_no_answer_of_a_plain_nas() {
+    ask_beside_sweeps(Backend::PlainProftpd);
 }

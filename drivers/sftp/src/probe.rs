@@ -1,12 +1,14 @@
 //! What a server can promise, found out by asking it.
 //!
 //! An extension that is offered is tried, and a promise that matters when several meet is tried with
-//! several. Everything happens in a folder of its own in `staging/`, which is removed in the end.
+//! several. Everything happens in a folder of its own in `staging/`, which is removed in the end. Another program
+//! that cleans up there at the same time would make the answers wrong, so what must be left is looked for before
+//! they are believed.
 
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{Result, numbered};
+use packvault_storage::{ErrorKind, Result, numbered};
 
 use crate::answers::OpenHandle;
 use crate::channel::{Channel, Lease};
@@ -15,6 +17,9 @@ use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Re
 use crate::error::{Failure, Step};
 use crate::features::SftpFeatures;
 use crate::upload::free_bytes;
+
+/// How the scratch folder's name begins.
+pub(crate) const SCRATCH: &str = "probe";
 
 /// How many meet in a race, and how often.
 const RACERS: usize = 8;
@@ -36,14 +41,21 @@ pub(crate) async fn probe(client: &Client, step: &Step) -> Result<(SftpFeatures,
     }
     let first = &channels[0];
     client.make_folder(first, step, STAGING).await?;
-    let folder = client.path(&format!("{STAGING}/{}", numbered("probe")));
+    let folder = client.path(&format!("{STAGING}/{}", numbered(SCRATCH)));
     let bench = Bench { channels: &channels, folder };
     make_folder(first, &bench.folder)
         .await
         .map_err(|failure| step.failed("make a scratch folder", failure))?;
-    let asked = bench.ask_all().await;
+    let asked = match bench.ask_undisturbed().await {
+        Err(failure) if failure.is_no_such_file() => Ok(None),
+        asked => asked,
+    };
     let cleared = bench.clear().await;
-    let (features, mut report) = asked.map_err(|failure| step.failed("ask the server", failure))?;
+    let Some((features, mut report)) = asked.map_err(|failure| step.failed("ask the server", failure))?
+    else {
+        let detail = "another program removed the scratch names of the probe from staging";
+        return Err(step.error(ErrorKind::Conflict, detail));
+    };
     cleared.map_err(|failure| step.failed("remove the scratch names", failure))?;
     report.server = describe(first);
     let offset = client.clock.offset_seconds(client, step).await?;
@@ -70,6 +82,19 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Asks everything; `None` if what must still be there in the end is gone.
+    async fn ask_undisturbed(&self) -> Asked<Option<(SftpFeatures, ProbeReport)>> {
+        let witnesses = || (0..=RACERS).map(|racer| format!("link-from-{racer}"));
+        let made = witnesses().enumerate().map(|(racer, name)| async move {
+            make_file(self.channel(0), &self.path(&name), &vec![b'x'; racer + 1]).await.map(drop)
+        });
+        future::try_join_all(made).await?;
+        let found = self.ask_all().await;
+        let left =
+            future::try_join_all(witnesses().map(|name| async move { self.size(&name).await })).await?;
+        if left.contains(&None) { Ok(None) } else { found.map(Some) }
+    }
+
     async fn ask_all(&self) -> Asked<(SftpFeatures, ProbeReport)> {
         let mut report = ProbeReport::default();
         let features = SftpFeatures {
@@ -144,11 +169,6 @@ impl Bench<'_> {
         if !self.offers(extension::HARDLINK) {
             return Ok(false);
         }
-        let sources = (0..=RACERS).map(|racer| async move {
-            let bytes = vec![b'x'; racer + 1];
-            make_file(self.channel(0), &self.path(&format!("link-from-{racer}")), &bytes).await.map(drop)
-        });
-        future::try_join_all(sources).await?;
         let honest = self
             .has_one_winner(|round, racer| {
                 Box::pin(async move {

@@ -1,7 +1,8 @@
 //! The sweep of `staging/`: what is older than an age goes, and nothing outside is ever reached.
 //!
 //! Each folder is looked at before it is read, so a link is removed as a link. An entry's age is judged by
-//! the server's clock. A folder goes only if all in it was old enough, and it was itself.
+//! the server's clock. A folder goes only if all in it was old enough, and it was itself. The scratch names of
+//! a probe are no uploads: somebody may be asking the server right now, and would hear wrong answers.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +13,14 @@ use crate::channel::Lease;
 use crate::client::{Client, Found, STAGING, meta_of};
 use crate::codec::{Attrs, Request};
 use crate::error::Step;
+use crate::probe::SCRATCH;
 use crate::tree::read_folder;
 
 /// How deep folders in `staging/` may lie in each other.
 const DEPTH_MAX: u32 = 64;
+
+/// How long the scratch names of a probe are left alone; it takes seconds.
+const PROBE_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Removes what lies in `staging/` and is at least as old as the age.
 pub(crate) async fn sweep(client: &Client, older_than: Duration) -> Result<SweepReport> {
@@ -75,10 +80,14 @@ impl Sweep<'_> {
             Err(failure) => return Err(self.step.failed(format!("look at {path}"), failure)),
         };
         let is_folder = crate::client::classify(attrs) == Found::Folder;
+        let is_probe = depth == 0 && path.starts_with(&format!("{STAGING}/{SCRATCH}."));
+        if is_folder && is_probe && !self.is_older(attrs, PROBE_MAX)? {
+            return Ok(false);
+        }
         if is_folder && self.empty(path.clone(), depth + 1).await?.1 > 0 {
             return Ok(false);
         }
-        if !self.is_old(attrs)? {
+        if !self.is_older(attrs, self.older_than)? {
             return Ok(false);
         }
         let request = match is_folder {
@@ -96,9 +105,9 @@ impl Sweep<'_> {
     }
 
     /// A time in the future is young; an age of zero takes everything.
-    fn is_old(&self, attrs: Attrs) -> Result<bool> {
+    fn is_older(&self, attrs: Attrs, age: Duration) -> Result<bool> {
         let size = attrs.size.or(Some(0));
         let modified = meta_of(self.step, Attrs { size, ..attrs })?.modified;
-        Ok(self.now.duration_since(modified).unwrap_or_default() >= self.older_than)
+        Ok(self.now.duration_since(modified).unwrap_or_default() >= age)
     }
 }

@@ -125,9 +125,12 @@ pub(crate) async fn read_folder(
     let opening = async { channel.begin(Request::OpenFolder { path: &path }).await?.handle().await };
     let read = match opening.await {
         Ok(handle) => read_entries(channel, &handle).await,
-        Err(failure) if failure.is_no_such_file() => return Ok(Vec::new()),
         Err(failure) => Err(failure),
     };
+    // Some servers notice only when it is read that a folder is gone.
+    if matches!(&read, Err(failure) if failure.is_no_such_file()) {
+        return Ok(Vec::new());
+    }
     let entries = read.map_err(|failure| step.failed(format!("read the folder {path}"), failure))?;
     match entries {
         Some(entries) => Ok(entries),
