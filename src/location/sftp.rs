@@ -1,5 +1,6 @@
 //! Opening a folder on a machine that `ssh` reaches.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -22,6 +23,8 @@ pub struct SftpOptions {
     pub ssh_options: Vec<String>,
     /// How many connections there may be at once.
     pub connections_max: Option<usize>,
+    /// The folder for temporary files; without one, `/tmp`.
+    pub temporary: Option<PathBuf>,
 }
 
 fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
@@ -33,6 +36,7 @@ fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
     config.user = location.user.clone();
     config.port = location.port;
     config.ssh_options = options.ssh_options.clone();
+    config.temporary = options.temporary.clone();
     if let Some(program) = &options.ssh_program {
         config.ssh_program = program.into();
     }

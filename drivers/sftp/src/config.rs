@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use packvault_storage::{Error, ErrorKind, Operation, Result};
@@ -30,6 +31,9 @@ pub struct SftpConfig {
     pub ssh_options: Vec<String>,
     /// How many channels are used at once, at most.
     pub connections_max: usize,
+    /// Where the folder of the shared connection's socket is made; `/tmp` where there is none, or where its
+    /// path is too long for a socket.
+    pub temporary: Option<PathBuf>,
     /// How long what is waited for.
     pub timeouts: SftpTimeouts,
 }
@@ -74,6 +78,7 @@ impl SftpConfig {
             ssh_program: OsString::from("ssh"),
             ssh_options: Vec::new(),
             connections_max: CONNECTIONS_MAX,
+            temporary: None,
             timeouts: SftpTimeouts::default(),
         }
     }

@@ -100,7 +100,11 @@ impl Ssh {
         };
         let settings = String::from_utf8_lossy(&output.stdout);
         let shared = !output.status.success() || shares_connections(&settings);
-        Ok(if shared { Sharing::Theirs } else { socket_folder().map_or(Sharing::Theirs, Sharing::Ours) })
+        if shared {
+            return Ok(Sharing::Theirs);
+        }
+        let folder = socket_folder(self.config.temporary.as_deref());
+        Ok(folder.map_or(Sharing::Theirs, Sharing::Ours))
     }
 
     fn cannot_start(&self, error: &std::io::Error) -> Arc<Breakage> {
@@ -295,14 +299,14 @@ fn shares_connections(settings: &str) -> bool {
 }
 
 /// Makes a private folder whose path is short and plain enough for a socket.
-fn socket_folder() -> Option<TempDir> {
+fn socket_folder(parent: Option<&Path>) -> Option<TempDir> {
     let make = |parent: &Path| tempfile::Builder::new().prefix("pv-").rand_bytes(10).tempdir_in(parent).ok();
     let fits = |folder: &TempDir| {
         let path = socket(folder.path(), u32::MAX);
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
         path.to_str().is_some_and(|path| path.len() <= SOCKET_BYTES_MAX && path.as_bytes().iter().all(plain))
     };
-    [std::env::temp_dir(), PathBuf::from("/tmp")].iter().find_map(|parent| make(parent).filter(fits))
+    parent.into_iter().chain([Path::new("/tmp")]).find_map(|parent| make(parent).filter(fits))
 }
 
 fn socket(folder: &Path, generation: u32) -> PathBuf {

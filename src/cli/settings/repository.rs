@@ -157,6 +157,7 @@ impl RepositorySection {
             ssh_program: self.ssh_program.clone(),
             ssh_options: self.ssh_options.clone().unwrap_or_default(),
             connections_max: self.connections,
+            temporary: Some(std::env::temp_dir()),
         }
     }
 }
