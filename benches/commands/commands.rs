@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::process::{self, Usage};
+use crate::support::process::{self, Usage};
 
 /// The measured commands, in the order they run.
 pub const NAMES: [&str; 5] =

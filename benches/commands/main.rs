@@ -13,26 +13,23 @@
 
 mod commands;
 mod parts;
-mod process;
 mod report;
+#[path = "../support/mod.rs"]
+mod support;
 mod walks;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use packvault::sample::{self, SampleOptions};
-
-/// Part of the archive's bytes that lies in its database.
-const DATABASE_PART: f64 = 0.62;
+use support::archive::{ArchiveArguments, make_apart, make_here};
 
 /// Measures packvault's commands against their unavoidable parts
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Size of the archive, database and attachments together
-    #[arg(long, default_value_t = 1000)]
-    megabytes: u64,
+    #[command(flatten)]
+    archive: ArchiveArguments,
     /// Jobs the commands run with
     #[arg(long, default_value_t = 2)]
     jobs: u32,
@@ -54,9 +51,6 @@ struct Arguments {
     /// Given by `cargo bench`; without it (as in `cargo test --benches`) nothing is measured
     #[arg(long, hide = true)]
     bench: bool,
-    /// Make the archive in this folder and do nothing else
-    #[arg(long, hide = true)]
-    make: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -71,16 +65,17 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(dir) = &arguments.make {
-        return make_here(dir, arguments.megabytes);
+    let ArchiveArguments { megabytes, noise, make } = &arguments.archive;
+    if let Some(dir) = make {
+        return make_here(dir, *megabytes, *noise);
     }
     if !arguments.bench {
         println!("nothing measured: run by `cargo bench`");
         return Ok(());
     }
-    let single = measure(arguments, arguments.megabytes)?;
+    let single = measure(arguments, *megabytes)?;
     if arguments.double {
-        let double = measure(arguments, 2 * arguments.megabytes)?;
+        let double = measure(arguments, 2 * megabytes)?;
         report::print_growth(&single, &double);
     }
     Ok(())
@@ -93,7 +88,7 @@ fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>
         .tempdir_in(&arguments.work_dir)
         .with_context(|| format!("cannot make a working folder in {}", arguments.work_dir.display()))?;
     let archive = work.path().join("archive");
-    make_apart(&archive, megabytes)?;
+    make_apart(&archive, megabytes, arguments.archive.noise)?;
     let (mut part_rounds, mut command_rounds) = (Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
         eprintln!("{megabytes} MB, round {round} of {}", arguments.rounds);
@@ -114,24 +109,4 @@ fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>
     report::print_parts(megabytes, &parts);
     report::print_commands(&command_rounds, &parts, arguments.jobs);
     Ok(command_rounds)
-}
-
-/// Makes the archive in a process of its own, which gives all its memory back: the memory of this one is the
-/// least a command can be seen to use.
-fn make_apart(archive: &Path, megabytes: u64) -> Result<()> {
-    eprintln!("making an archive of {megabytes} MB");
-    let this = std::env::current_exe().context("cannot find the benchmark itself")?;
-    let status = Command::new(this)
-        .args(["--megabytes", &megabytes.to_string(), "--make"])
-        .arg(archive)
-        .status()
-        .context("cannot start the making of the archive")?;
-    anyhow::ensure!(status.success(), "the archive could not be made");
-    Ok(())
-}
-
-fn make_here(dir: &Path, megabytes: u64) -> Result<()> {
-    let database_bytes = (megabytes as f64 * 1e6 * DATABASE_PART) as u64;
-    sample::make(dir, &SampleOptions::of_size(database_bytes, megabytes * 1_000_000 - database_bytes))?;
-    Ok(())
 }

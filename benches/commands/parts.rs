@@ -1,6 +1,7 @@
 //! The parts no backup can do without: what each cost, and which of them a command consists of.
 
-use super::process::Cost;
+use crate::support::median::median_cost;
+use crate::support::process::Cost;
 
 /// The costs of the parts, and the bytes they were spent on.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,19 +84,4 @@ impl Parts {
             ..rounds[0]
         }
     }
-}
-
-/// Returns the median CPU and the median wall time.
-pub fn median_cost(costs: impl Iterator<Item = Cost> + Clone) -> Cost {
-    Cost {
-        cpu_seconds: median(costs.clone().map(|cost| cost.cpu_seconds)),
-        wall_seconds: median(costs.map(|cost| cost.wall_seconds)),
-    }
-}
-
-/// Returns the median, the upper one of an even number; 0 of nothing.
-pub fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
 }

@@ -1,8 +1,9 @@
 //! The tables: what the parts cost, what the commands cost beside them, how memory grows.
 
 use super::commands::{NAMES, Round};
-use super::parts::{Parts, median, median_cost};
-use super::process::Cost;
+use super::parts::Parts;
+use crate::support::median::{median, median_cost};
+use crate::support::process::Cost;
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
 

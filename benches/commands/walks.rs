@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 use zstd::bulk::{Compressor, Decompressor};
 
 use super::parts::Parts;
-use super::process::{Cost, timed};
+use crate::support::archive::files_below;
+use crate::support::process::{Cost, timed};
 
 /// Bytes of one database blob, and of one page.
 const BLOB_BYTES: u64 = 4 << 20;
@@ -249,19 +250,4 @@ fn open(path: &Path) -> Result<File> {
 
 fn pack_path(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("{number}.pack"))
-}
-
-/// Returns all files below a folder, in order of their paths.
-fn files_below(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(files_below(&path)?);
-        } else {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -42,7 +42,7 @@ impl std::ops::AddAssign for Cost {
 }
 
 /// What a finished command cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// All its threads together.
     pub cost: Cost,
@@ -61,17 +61,48 @@ pub fn timed<T>(cost: &mut Cost, work: impl FnOnce() -> T) -> T {
 
 /// Runs the command to its end. Its output goes to `output`, and into the error if it fails.
 pub fn run(command: &mut Command, output: &Path) -> Result<Usage> {
-    let shown = format!("{command:?}");
+    run_together(std::slice::from_mut(command), output)
+}
+
+/// Runs the commands side by side until the last has ended. The peak memory is that of the largest.
+pub fn run_together(commands: &mut [Command], output: &Path) -> Result<Usage> {
     let file = File::create(output).with_context(|| format!("cannot create {}", output.display()))?;
-    let error_file = file.try_clone().context("cannot share the output file")?;
     forget_own_peak();
+    let begun: Vec<_> = commands.iter_mut().map(|command| begin(command, &file)).collect();
+    // Every one that runs is waited for, also beside one that does not.
+    let ended: Vec<_> = begun.into_iter().map(|child| end(child?, output)).collect();
+    let mut usage = Usage::default();
+    for ended in ended {
+        let ended = ended?;
+        usage.cost.cpu_seconds += ended.cost.cpu_seconds;
+        usage.peak_bytes = usage.peak_bytes.max(ended.peak_bytes);
+        usage.cost.wall_seconds = usage.cost.wall_seconds.max(ended.cost.wall_seconds);
+    }
+    Ok(usage)
+}
+
+/// A command that runs.
+struct Begun {
+    shown: String,
+    child: Child,
+    start: Instant,
+}
+
+fn begin(command: &mut Command, output: &File) -> Result<Begun> {
+    let shown = format!("{:?} {:?}", command.get_program(), command.get_args().collect::<Vec<_>>());
+    let share = || output.try_clone().context("cannot share the output file");
     let start = Instant::now();
     let child = command
         .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(error_file)
+        .stdout(share()?)
+        .stderr(share()?)
         .spawn()
         .with_context(|| format!("cannot start {shown}"))?;
+    Ok(Begun { shown, child, start })
+}
+
+fn end(begun: Begun, output: &Path) -> Result<Usage> {
+    let Begun { shown, child, start } = begun;
     let (status, resources) = wait(&child).with_context(|| format!("cannot wait for {shown}"))?;
     let wall_seconds = start.elapsed().as_secs_f64();
     if !(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0) {
