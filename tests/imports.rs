@@ -98,7 +98,7 @@ fn storage_is_named_by_the_repository_and_drivers_by_the_location_alone() {
         found
     };
     assert_without(&not_below(&["repo", "location"]), &["packvault_storage"], "only repo stores anything");
-    let drivers = ["packvault_local", "packvault_s3", "packvault_sftp"];
+    let drivers = ["packvault_local", "packvault_opendal", "packvault_s3", "packvault_sftp"];
     assert_without(&not_below(&["location"]), &drivers, "only location names drivers");
 }
 

@@ -5,6 +5,7 @@
 //! retries and the spool; a local disk is used as it is, for what fails there does not get better by
 //! asking again.
 
+mod cloud;
 mod local;
 mod remembered;
 mod s3;
@@ -25,6 +26,7 @@ use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
 use crate::progress::{Progress, Silent};
 
+pub use cloud::{Cloud, CloudLocation, CloudOptions};
 pub use packvault_storage::Wire;
 pub use s3::{S3Options, S3Secrets};
 pub use sftp::SftpOptions;
@@ -41,6 +43,8 @@ pub enum Location {
     S3(S3Location),
     /// A folder on a machine that `ssh` reaches.
     Sftp(SftpLocation),
+    /// A folder in a container of Azure Blob Storage or Google Cloud Storage.
+    Cloud(CloudLocation),
 }
 
 /// What the storage is opened for.
@@ -63,6 +67,8 @@ pub struct Opening {
     pub s3: S3Options,
     /// What is settled about machines that `ssh` reaches.
     pub sftp: SftpOptions,
+    /// What is settled about Azure's and Google's stores.
+    pub cloud: CloudOptions,
     /// Bytes per second that may be sent; `None` is no limit.
     pub upload_max: Option<u64>,
     /// Bytes per second that may be received; `None` is no limit.
@@ -86,6 +92,7 @@ impl Opening {
             purpose,
             s3: S3Options::default(),
             sftp: SftpOptions::default(),
+            cloud: CloudOptions::default(),
             upload_max: None,
             download_max: None,
             spool: spool.into(),
@@ -150,6 +157,9 @@ impl Location {
             Self::Sftp(location) => {
                 (Arc::new(sftp::open(location, opening, Arc::clone(&wire)).await?), sftp::UPLOADS_MAX)
             }
+            Self::Cloud(location) => {
+                (Arc::new(cloud::open(location, opening, Arc::clone(&wire)).await?), cloud::UPLOADS_MAX)
+            }
         };
         let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
         let watch = Watch::of(opening);
@@ -169,6 +179,7 @@ impl Location {
             }
             Self::S3(location) => s3::probe(location, opening).await,
             Self::Sftp(location) => sftp::probe(location, opening).await,
+            Self::Cloud(location) => cloud::probe(location, opening).await,
         }
     }
 }
@@ -179,6 +190,7 @@ impl fmt::Display for Location {
             Self::Local(path) => write!(f, "{}", path.display()),
             Self::S3(location) => location.fmt(f),
             Self::Sftp(location) => location.fmt(f),
+            Self::Cloud(location) => location.fmt(f),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Locations as text: a path, or `file:`, `s3:` and `sftp:` URLs.
+//! Locations as text: a path, or `file:`, `s3:`, `sftp:` and the clouds' URLs.
 //!
 //! Parsed before anything is opened. No error repeats the text, for it may hold a password by mistake.
 
@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::Location;
+use super::cloud::{self, Cloud};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A bucket and the folder in it: `s3://bucket/folder`.
@@ -56,9 +57,11 @@ pub(super) fn parse(text: &str) -> Result<Location> {
         "file" => Ok(Location::Local(file_path(rest)?)),
         "s3" => s3(rest).map(Location::S3),
         "sftp" => sftp(rest).map(Location::Sftp),
+        "azblob" => cloud::url::parse(Cloud::Azure, rest).map(Location::Cloud),
+        "gs" => cloud::url::parse(Cloud::Google, rest).map(Location::Cloud),
         scheme => Err(usage(format!(
-            "unknown kind of storage {scheme}://; packvault knows paths, s3://bucket/folder and \
-             sftp://user@host/folder"
+            "unknown kind of storage {scheme}://; packvault knows paths, s3://bucket/folder, \
+             sftp://user@host/folder, azblob://container/folder and gs://bucket/folder"
         ))),
     }
 }
@@ -85,18 +88,22 @@ fn file_path(rest: &str) -> Result<PathBuf> {
 fn s3(rest: &str) -> Result<S3Location> {
     let wrong = || usage("an S3 location must be s3://bucket or s3://bucket/folder");
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let (bucket, prefix) = container_and_folder(place).ok_or_else(wrong)?;
+    Ok(S3Location { bucket, prefix, query: s3_query(query)? })
+}
+
+/// Splits `bucket/folder` and decodes the folder; `None` for what is no place in a bucket.
+pub(super) fn container_and_folder(place: &str) -> Option<(String, String)> {
     let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
     let is_legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     if bucket.is_empty() || !bucket.chars().all(is_legal) {
-        return Err(wrong());
+        return None;
     }
-    let prefix = decode(prefix.trim_matches('/')).ok_or_else(wrong)?;
+    let prefix = decode(prefix.trim_matches('/'))?;
     let is_plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', '?', '#']);
     let has_control = prefix.chars().any(char::is_control);
-    if !prefix.is_empty() && (has_control || !prefix.split('/').all(is_plain)) {
-        return Err(wrong());
-    }
-    Ok(S3Location { bucket: bucket.to_owned(), prefix, query: s3_query(query)? })
+    let is_folder = prefix.is_empty() || (!has_control && prefix.split('/').all(is_plain));
+    is_folder.then(|| (bucket.to_owned(), prefix))
 }
 
 fn s3_query(text: &str) -> Result<S3Query> {
@@ -126,11 +133,11 @@ fn s3_query(text: &str) -> Result<S3Query> {
     Ok(query)
 }
 
-fn truth(name: &str, value: &str) -> Result<bool> {
+pub(super) fn truth(name: &str, value: &str) -> Result<bool> {
     match value {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err(usage(format!("{name} of an S3 location is true or false"))),
+        _ => Err(usage(format!("{name} of a location is true or false"))),
     }
 }
 
@@ -189,7 +196,7 @@ fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// Decodes percent signs; `None` for a wrong one, a zero byte, or what is no UTF-8.
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -207,7 +214,7 @@ fn decode(text: &str) -> Option<String> {
 }
 
 /// Encodes what would not be read back as it is.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -265,7 +272,7 @@ impl fmt::Display for SftpLocation {
     }
 }
 
-fn usage(message: impl Into<String>) -> Error {
+pub(super) fn usage(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Usage, message)
 }
 

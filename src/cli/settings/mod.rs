@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::archive::target::LiveHome;
-use packvault::location::{Opening, Purpose, S3Options};
+use packvault::location::{CloudOptions, Opening, Purpose, S3Options};
 use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
 use packvault::profiles::msgvault::{CONTENT_NAME, DATABASE_NAME, Msgvault};
 use packvault::progress::Progress;
@@ -52,6 +52,8 @@ pub struct Environment {
     pub msgvault_home: Option<PathBuf>,
     /// Every variable that begins with `AWS_`, as Amazon's own tools have them.
     pub aws: HashMap<String, String>,
+    /// Every variable that begins with `AZURE_STORAGE_` or `GOOGLE_`, as those clouds' own tools have them.
+    pub clouds: HashMap<String, String>,
 }
 
 /// The configuration file and the environment, read and checked.
@@ -193,16 +195,22 @@ impl Environment {
             config_file: path("PACKVAULT_CONFIG"),
             repository: variable("PACKVAULT_REPO").map(text).transpose()?,
             msgvault_home: path("MSGVAULT_HOME"),
-            aws: std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-                .filter(|(name, _)| name.starts_with("AWS_"))
-                .collect(),
+            aws: variables(&["AWS_"]),
+            clouds: variables(if cfg!(feature = "opendal") { &["AZURE_STORAGE_", "GOOGLE_"] } else { &[] }),
         })
     }
 }
 
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Returns every variable whose name begins in one of these ways.
+fn variables(beginnings: &[&str]) -> HashMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(|(name, _)| beginnings.iter().any(|beginning| name.starts_with(beginning)))
+        .collect()
 }
 
 fn text(value: OsString) -> Result<String> {
@@ -362,6 +370,10 @@ impl Settings {
             purpose,
             s3,
             sftp: section.sftp(),
+            cloud: CloudOptions {
+                variables: self.environment.clouds.clone(),
+                home: self.environment.home.clone(),
+            },
             upload_max: section.limit_upload.map(|size| size.0),
             download_max: section.limit_download.map(|size| size.0),
             spool,

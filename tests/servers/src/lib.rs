@@ -4,6 +4,8 @@
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
 //! the test fails. CI names them all.
 
+mod azurite;
+mod fake_gcs;
 mod faketime;
 mod moto;
 pub mod openssh;
@@ -17,6 +19,8 @@ mod rgw;
 mod s3;
 mod sftp;
 
+pub use azurite::Azurite;
+pub use fake_gcs::FakeGcs;
 pub use faketime::set_clock;
 pub use moto::Moto;
 pub use process::{Process, free_port, wait_until_answers};
