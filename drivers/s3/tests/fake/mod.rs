@@ -7,6 +7,7 @@ pub mod store;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use jiff::fmt::rfc2822::DateTimePrinter;
 use packvault_s3::{S3Config, S3Credentials, S3Storage, S3Timeouts};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -60,14 +61,21 @@ pub fn say(status: &str, headers: &str, body: &[u8]) -> Reply {
 
 /// Makes the head of an answer.
 pub fn head(status: &str, headers: &str) -> Vec<u8> {
-    let date = "Date: Sat, 28 Nov 2026 05:00:00 GMT";
-    format!("HTTP/1.1 {status}\r\n{date}\r\nServer: fake\r\nConnection: close\r\n{headers}\r\n").into_bytes()
+    dated_head("Sat, 28 Nov 2026 05:00:00 GMT", status, headers)
 }
 
-/// Makes a refusal as S3 says it.
+fn dated_head(date: &str, status: &str, headers: &str) -> Vec<u8> {
+    let common = format!("Date: {date}\r\nServer: fake\r\nConnection: close\r\n");
+    format!("HTTP/1.1 {status}\r\n{common}{headers}\r\n").into_bytes()
+}
+
+/// Makes a refusal as S3 says it, by a clock that is right: a wrong one would explain it.
 pub fn refuse(status: &str, code: &str, more: &str) -> Reply {
     let body = format!("<Error><Code>{code}</Code><Message>told so</Message>{more}</Error>");
-    say(status, "", body.as_bytes())
+    let now = DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now()).unwrap();
+    let mut bytes = dated_head(&now, status, &format!("Content-Length: {}\r\n", body.len()));
+    bytes.extend_from_slice(body.as_bytes());
+    Reply::Say(bytes)
 }
 
 type Answers = dyn Fn(&Asked) -> Reply + Send + Sync;
