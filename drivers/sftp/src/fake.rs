@@ -4,18 +4,22 @@
 //! foreign ids, packets without an end.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future;
 use packvault_storage::{ErrorKind, Key, Prefix, Storage, Wire};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Barrier;
 
 use crate::codec::code;
 use crate::config::{SftpConfig, SftpPath};
 use crate::error::Breakage;
-use crate::line::{Line, Peer};
+use crate::line::{Line, Patience, Peer};
+use crate::pool::Pool;
 use crate::ssh::Dial;
 use crate::{SftpFeatures, SftpStorage};
 
@@ -379,4 +383,44 @@ async fn a_cancelled_read_leaves_no_handle_open_and_the_channel_whole() {
     }
     assert!(storage.read(&object).await.unwrap() == pattern(1 << 20));
     assert_eq!(storage.client.pool.open_channels(), 1);
+}
+
+/// Connects the first channel at once, and further ones when the barrier opens.
+struct Reluctant {
+    fake: Fake,
+    is_connected: AtomicBool,
+    barrier: Arc<Barrier>,
+}
+
+#[async_trait]
+impl Dial for Reluctant {
+    async fn dial(&self) -> Result<Line, Arc<Breakage>> {
+        if self.is_connected.swap(true, Ordering::Relaxed) {
+            self.barrier.wait().await;
+        }
+        self.fake.dial().await
+    }
+}
+
+#[tokio::test]
+async fn further_channels_are_opened_side_by_side_and_nobody_else_waits_for_them() {
+    let barrier = Arc::new(Barrier::new(3));
+    let (fake, is_connected) = (Fake::new(Mood::Kind), AtomicBool::new(false));
+    let dialer = Reluctant { fake, is_connected, barrier: Arc::clone(&barrier) };
+    let seconds = Duration::from_secs;
+    let pool = Pool::new(Box::new(dialer), Patience { greeting: seconds(60), answer: seconds(60) }, 3);
+    let leases = async {
+        let first = pool.heavy().await.unwrap();
+        let further = future::join(pool.heavy(), pool.heavy());
+        let beside = async {
+            let lease = pool.heavy().await.unwrap();
+            barrier.wait().await;
+            lease
+        };
+        let ((second, third), fourth) = future::join(further, beside).await;
+        assert!(std::ptr::eq(&raw const *first, &raw const *fourth));
+        (first, second.unwrap(), third.unwrap(), fourth)
+    };
+    let _leases = tokio::time::timeout(seconds(60), leases).await.expect("somebody waits for a channel");
+    assert_eq!(pool.open_channels(), 3);
 }

@@ -2,7 +2,9 @@
 //!
 //! Work goes to the channel with the least of it. A further one is opened, up to the configured number,
 //! when all have enough to do; if the server does not let us have it, the ones that are there serve for a
-//! while. Each step that finds no channel opens one, so a broken connection is mended by the next step.
+//! while. The first is opened alone, for ssh may ask a person; further ones side by side, and whoever finds as
+//! many on their way as there may be does not wait for them, which over a slow line would be long. Each step
+//! that finds no channel opens one, so a broken connection is mended by the next step.
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -31,13 +33,31 @@ pub(crate) struct Pool {
     patience: Patience,
     channels_max: usize,
     state: Mutex<State>,
-    opening: tokio::sync::Mutex<()>,
+    first: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
     channels: Vec<Arc<Channel>>,
+    /// How many further ones are being opened.
+    opening: usize,
     refused_until: Option<Instant>,
+}
+
+/// Where a step finds its channel.
+enum Choice<'a> {
+    Open(Lease),
+    Further(Opening<'a>),
+    Nowhere,
+}
+
+/// A further channel that is being opened.
+struct Opening<'a>(&'a Pool);
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.state().opening -= 1;
+    }
 }
 
 impl fmt::Debug for Pool {
@@ -48,13 +68,7 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     pub(crate) fn new(dialer: Box<dyn Dial>, patience: Patience, channels_max: usize) -> Self {
-        Self {
-            dialer,
-            patience,
-            channels_max,
-            state: Mutex::default(),
-            opening: tokio::sync::Mutex::default(),
-        }
+        Self { dialer, patience, channels_max, state: Mutex::default(), first: tokio::sync::Mutex::default() }
     }
 
     /// Returns a channel for a small step.
@@ -74,19 +88,29 @@ impl Pool {
     }
 
     async fn lease(&self, weight: usize, load_max: usize) -> Result<Lease, Arc<Breakage>> {
-        if let Some(lease) = self.idle(weight, load_max) {
-            return Ok(lease);
+        let mut alone = None;
+        loop {
+            match self.choose(weight, load_max) {
+                Choice::Open(lease) => return Ok(lease),
+                Choice::Further(_opening) => {
+                    // Others need not wait until this one is open.
+                    drop(alone);
+                    return self.open_further(weight).await;
+                }
+                Choice::Nowhere if alone.is_some() => return Ok(Lease::new(self.open().await?, weight)),
+                // Others may open it while we wait for our turn.
+                Choice::Nowhere => alone = Some(self.first.lock().await),
+            }
         }
-        let _opening = self.opening.lock().await;
-        // Others may have opened one, or finished, while we waited for our turn.
-        if let Some(lease) = self.idle(weight, load_max) {
-            return Ok(lease);
-        }
+    }
+
+    async fn open_further(&self, weight: usize) -> Result<Lease, Arc<Breakage>> {
         match self.open().await {
             Ok(channel) => Ok(Lease::new(channel, weight)),
             Err(breakage) => {
-                let lease = self.idle(weight, usize::MAX).ok_or(breakage)?;
-                self.state().refused_until = Some(Instant::now() + REFUSED_FOR);
+                let mut state = self.state();
+                let lease = state.least().map(|channel| Lease::new(channel, weight)).ok_or(breakage)?;
+                state.refused_until = Some(Instant::now() + REFUSED_FOR);
                 Ok(lease)
             }
         }
@@ -99,18 +123,28 @@ impl Pool {
         Ok(channel)
     }
 
-    /// Returns the channel with the least load, if that is small enough or no further one may be opened.
-    fn idle(&self, weight: usize, load_max: usize) -> Option<Lease> {
+    /// Chooses the channel with the least load, unless that has enough to do and a further one may be opened.
+    fn choose(&self, weight: usize, load_max: usize) -> Choice<'_> {
         let mut state = self.state();
-        state.channels.retain(|channel| channel.breakage().is_none());
-        let is_full = state.channels.len() >= self.channels_max
+        let Some(least) = state.least() else { return Choice::Nowhere };
+        let is_full = state.channels.len() + state.opening >= self.channels_max
             || state.refused_until.is_some_and(|until| Instant::now() < until);
-        let load = |channel: &Arc<Channel>| channel.load.load(Ordering::Relaxed);
-        let least = state.channels.iter().min_by_key(|channel| load(channel))?;
-        (is_full || load(least) <= load_max).then(|| Lease::new(Arc::clone(least), weight))
+        if is_full || least.load.load(Ordering::Relaxed) <= load_max {
+            return Choice::Open(Lease::new(least, weight));
+        }
+        state.opening += 1;
+        Choice::Further(Opening(self))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns the channel with the least load, of those that are not broken.
+    fn least(&mut self) -> Option<Arc<Channel>> {
+        self.channels.retain(|channel| channel.breakage().is_none());
+        self.channels.iter().min_by_key(|channel| channel.load.load(Ordering::Relaxed)).cloned()
     }
 }
