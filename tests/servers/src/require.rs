@@ -36,7 +36,7 @@ pub fn missing(missing: &Missing) {
     let text = format!("{server}: {what}; install it with: {install}");
     assert!(!is_required(server), "{REQUIRE} demands {text}");
     // Straight to the terminal: the test runner keeps what a passing test prints to itself.
-    let notice = format!("NOT RUN, {text}\n");
+    let notice = format!("NOT RUN, {text} (or all servers of the suites: tests/servers/install)\n");
     let _ = rustix::io::write(rustix::stdio::stderr(), notice.as_bytes());
 }
 
