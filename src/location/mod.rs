@@ -1,7 +1,7 @@
 //! Where a repository lies, and how what lies there is opened.
 //!
-//! This is the only folder that names drivers: one file per kind of storage, [`url`] for the text a user
-//! writes, [`remembered`] for what servers were found to promise. Around a driver for a server stand the
+//! This is the only folder that names drivers: one file per kind of storage, `url` for the text a user
+//! writes, `remembered` for what servers were found to promise. Around a driver for a server stand the
 //! retries and the spool; a local disk is used as it is, for what fails there does not get better by
 //! asking again.
 

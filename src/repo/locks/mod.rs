@@ -1,14 +1,14 @@
 //! `locks/`: who may work on the repository.
 //!
 //! Two protocols keep one promise: nobody holds the exclusive lock beside anybody else. Where the storage
-//! can rename, it is the format's own ([`by_rename`], section 8), so that packvault and msgvault can share a
+//! can rename, it is the format's own (`by_rename`, section 8), so that packvault and msgvault can share a
 //! repository. Everywhere else locks lie under names that nobody else can choose, and are found by listing
-//! ([`by_listing`]). That one rests on nothing but listings, on every such store, also where create-only
+//! (`by_listing`). That one rests on nothing but listings, on every such store, also where create-only
 //! writes are honest: two clients whose probes of one server answered differently must still exclude each
 //! other, so what a probe found must not choose between protocols that do not see each other.
 //!
 //! In both, age is measured by the store's clock, and a holder that could not renew its lock in time counts
-//! it as lost, whatever lies there ([`heartbeat`]).
+//! it as lost, whatever lies there (`heartbeat`).
 
 mod by_listing;
 mod by_rename;
