@@ -18,6 +18,7 @@ mod memory_repo;
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anatomy::{Repo, Role, dissect};
 use crowd::noise;
@@ -25,7 +26,7 @@ use line::{Line, ROUND_TRIP};
 use memory_repo::*;
 use packvault::engine::verify::{VerifyOptions, verify};
 use packvault::engine::{Selection, list};
-use packvault::format::PackId;
+use packvault::format::{BlobId, PackId, index};
 use packvault::location;
 use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
@@ -235,6 +236,29 @@ fn a_large_pack_is_opened_with_one_request_and_read_by_few() {
     });
 }
 
+#[test]
+fn an_index_that_names_few_blobs_of_a_pack_costs_one_more_request() {
+    runtime().block_on(async {
+        let blobs: Vec<Vec<u8>> = (0..2000).map(|number| noise(number, 200)).collect();
+        let named: BTreeSet<BlobId> = blobs.iter().step_by(400).map(|raw| BlobId::of(raw)).collect();
+        let (storage, _) = crowded(&[blobs]).await;
+        let (key, bytes) =
+            storage.objects().into_iter().find(|(key, _)| key.name().ends_with(".mvidx")).unwrap();
+        let mut entries = index::decode(&bytes).unwrap();
+        let pack = entries.iter().find(|entry| named.contains(&entry.id)).unwrap().pack;
+        entries.retain(|entry| entry.pack != pack || named.contains(&entry.id));
+        storage.put_raw(&key, index::encode(&entries), SystemTime::now());
+        let record = RecordStorage::new(shared(&storage));
+        let report = check(Arc::new(record.clone()), Selection::All, false).await.unwrap();
+        assert!(report.problems.iter().all(|problem| problem.detail.contains("no index names it")));
+        assert_eq!(report.problems.len(), 2000 - named.len());
+        let pack = anatomy::pack_key(&pack).to_string();
+        let reads = record.calls().into_iter().filter(|call| call.object == pack).count();
+        // The ends, the footer that is longer than the index lets expect, and what is wanted.
+        assert_eq!(reads, 2 + named.len());
+    });
+}
+
 /// Runs on a clock that stands still but for waiting, and returns the round trips that were waited for.
 fn round_trips<T>(work: impl Future<Output = T>) -> u32 {
     let runtime =
@@ -269,9 +293,9 @@ fn many_batches_of_one_pack_are_fetched_at_once() {
     let (storage, _) = runtime().block_on(crowded(&[blobs]));
     let line = Line::to(shared(&storage));
     let waited = round_trips(verify_all(Arc::new(line.clone()), false));
-    // 16 batches of 4 MiB in a budget of 32 MiB.
+    // 16 batches of 4 MiB, each with 2 MiB for the blob that is decoded, in a budget of 32 MiB.
     assert!(waited <= ONE_AFTER_THE_OTHER, "{waited} round trips for {} requests", line.requests());
-    assert!((7..=32).contains(&line.most_under_way()), "{} at once", line.most_under_way());
+    assert!((5..=32).contains(&line.most_under_way()), "{} at once", line.most_under_way());
 }
 
 #[test]

@@ -184,7 +184,9 @@ async fn read_batch<V: BlobVisitor>(
 ) -> Result<()> {
     match batch {
         Batch::Small(range, entries) => {
-            let reservation = pipeline.reserve(range.end - range.start).await;
+            // Blobs are decoded one after the other, so the largest takes room besides.
+            let raw_bytes = entries.iter().map(|entry| entry.raw_bytes).max().unwrap_or_default();
+            let reservation = pipeline.reserve(range.end - range.start + raw_bytes).await;
             read_together(pipeline, fetcher, pack, range, entries, visitor, reservation).await
         }
         Batch::Whole(entry) => {

@@ -10,8 +10,8 @@ use crate::Result;
 use crate::format::PackId;
 use crate::repo::blobs::BlobStore;
 
-/// Requests under way at once. With their bytes bounded by the pipeline's budget, a line with 50 ms to and
-/// fro is kept busy up to about 600 MiB/s.
+/// Requests under way at once. The pipeline's budget bounds their bytes too, to between 16 and 32 MiB
+/// according to how large the blobs are; that keeps a line with 50 ms to and fro busy up to 300 MiB/s.
 const REQUESTS_IN_FLIGHT: usize = 16;
 
 /// Fetches ranges; clones share the bound.
