@@ -21,8 +21,8 @@ use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
 use packvault::{ErrorKind, Location, Result};
 use packvault_storage::{
-    ErrorKind as StorageErrorKind, Fault, FaultStorage, MemoryStorage, Operation, RetryPolicy, RetryStorage,
-    Storage,
+    ErrorKind as StorageErrorKind, Fault, FaultStorage, Guarantees, MemoryStorage, Operation, RetryPolicy,
+    RetryStorage, Storage,
 };
 
 const DEATHS: [Fault; 2] = [Fault::StopBefore, Fault::StopAfter];
@@ -45,9 +45,17 @@ struct Scene {
     made: Vec<Made>,
 }
 
+/// What a store promises on which no promise can be relied on that a store may break.
+const LESSER: Guarantees =
+    Guarantees { create_only: false, create_only_streamed: false, rename: false, sync: false };
+
 impl Scene {
     async fn new(step: Step) -> Self {
-        let (before, archive) = (MemoryStorage::new(), Archive::small());
+        Self::on(step, Guarantees::all()).await
+    }
+
+    async fn on(step: Step, guarantees: Guarantees) -> Self {
+        let (before, archive) = (MemoryStorage::new().with_guarantees(guarantees), Archive::small());
         let made = match step {
             Step::Init => vec![],
             Step::FirstCreate => fill(&before, &archive, 0).await,
@@ -87,9 +95,14 @@ impl Scene {
         }
     }
 
+    /// Returns a storage with the same objects and promises.
+    fn copy(&self) -> MemoryStorage {
+        copy_of(&self.before).with_guarantees(self.before.guarantees())
+    }
+
     /// Returns how many storage calls the step takes when all goes well.
     async fn count_calls(&self) -> u64 {
-        let faulty = FaultStorage::new(shared(&copy_of(&self.before)));
+        let faulty = FaultStorage::new(shared(&self.copy()));
         self.run(Arc::new(faulty.clone())).await.unwrap();
         faulty.call_count()
     }
@@ -140,12 +153,16 @@ impl Scene {
 
 /// Lets the process die at every call of the step, on storage in memory.
 async fn die_everywhere(step: Step) {
-    let scene = Scene::new(step).await;
+    die_everywhere_on(step, Guarantees::all()).await;
+}
+
+async fn die_everywhere_on(step: Step, guarantees: Guarantees) {
+    let scene = Scene::on(step, guarantees).await;
     let calls = scene.count_calls().await;
     assert!(calls > 0, "{step:?}");
     for number in 1..=calls {
         for death in DEATHS {
-            let storage = copy_of(&scene.before);
+            let storage = scene.copy();
             let faulty = FaultStorage::new(shared(&storage));
             faulty.at_call(number, death);
             let outcome = scene.run(Arc::new(faulty.clone())).await;
@@ -185,6 +202,15 @@ fn a_death_at_any_call_of_a_verify_changes_nothing() {
 #[test]
 fn a_death_at_any_call_of_a_restore_leaves_the_target_untouched_or_whole() {
     runtime().block_on(die_everywhere(Step::Restore));
+}
+
+#[test]
+fn a_death_at_any_call_leaves_order_on_a_store_without_renames_too() {
+    runtime().block_on(async {
+        for step in [Step::Init, Step::FirstCreate, Step::Verify] {
+            die_everywhere_on(step, LESSER).await;
+        }
+    });
 }
 
 async fn open_local(root: &Path) -> Arc<dyn Storage> {
@@ -228,7 +254,11 @@ fn a_death_during_a_create_into_a_folder_leaves_what_the_next_create_clears_away
 
 /// Fails each call of the step once, in turn, below the wrapper that tries again.
 async fn pass_everywhere(step: Step) {
-    let scene = Scene::new(step).await;
+    pass_everywhere_on(step, Guarantees::all()).await;
+}
+
+async fn pass_everywhere_on(step: Step, guarantees: Guarantees) {
+    let scene = Scene::on(step, guarantees).await;
     let calls = scene.count_calls().await;
     let policy = RetryPolicy {
         pause_first: Duration::from_micros(10),
@@ -237,7 +267,7 @@ async fn pass_everywhere(step: Step) {
     };
     for number in 1..=calls {
         for fault in [Fault::Before(StorageErrorKind::Timeout), Fault::After(StorageErrorKind::Timeout)] {
-            let storage = copy_of(&scene.before);
+            let storage = scene.copy();
             let faulty = FaultStorage::new(shared(&storage));
             faulty.at_call(number, fault);
             let retry = RetryStorage::new(Arc::new(faulty.clone()), policy);
@@ -274,6 +304,15 @@ fn a_timeout_that_passes_is_not_noticed_by_create() {
     runtime().block_on(pass_everywhere(Step::LaterCreate));
 }
 
+#[test]
+fn a_timeout_that_passes_is_not_noticed_on_a_store_without_renames() {
+    runtime().block_on(async {
+        for step in [Step::Init, Step::Verify] {
+            pass_everywhere_on(step, LESSER).await;
+        }
+    });
+}
+
 /// Lets every write, or every call, fail from some point on, for good.
 async fn fail_for_good(step: Step, kind: StorageErrorKind) {
     let scene = Scene::new(step).await;
@@ -283,7 +322,7 @@ async fn fail_for_good(step: Step, kind: StorageErrorKind) {
         matches!(asked, Create | Stage | Write | Seal | Replace)
     };
     for skipped in 0..calls {
-        let storage = copy_of(&scene.before);
+        let storage = scene.copy();
         let faulty = FaultStorage::new(shared(&storage));
         for _ in 0..200 {
             faulty.at_match(skipped, Fault::Before(kind), move |asked, _| {
