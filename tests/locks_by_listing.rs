@@ -346,7 +346,7 @@ fn of_ten_that_race_exactly_one_holds_the_lock_at_a_time() {
 #[test]
 fn of_ten_inits_on_a_store_that_lies_about_winners_one_makes_the_repository() {
     runtime().block_on(async {
-        for round in 0..30 {
+        for round in 0..10 {
             let storage = MemoryStorage::new().with_guarantees(LESSER);
             let tasks: Vec<_> = (0..10)
                 .map(|_| {
