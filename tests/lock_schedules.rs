@@ -456,8 +456,8 @@ fn an_exclusive_and_a_shared_side_never_hold_at_once_in_any_order_of_their_steps
 
 #[test]
 fn a_death_at_any_step_and_long_waits_let_no_two_hold_at_once() {
-    for roles in [[Exclusive, Exclusive], [Exclusive, Shared]] {
-        let bounds = Bounds { changes: 3, ticks: 1, longs: 1, kills: 1, sleeps: 0 };
+    for (roles, changes) in [([Exclusive, Exclusive], 4), ([Exclusive, Shared], 3)] {
+        let bounds = Bounds { changes, ticks: 1, longs: 1, kills: 1, sleeps: 0 };
         println!("{} schedules", run_all(&roles, bounds));
     }
 }
@@ -472,7 +472,7 @@ fn who_sleeps_past_the_staleness_at_any_step_confirms_nothing_beside_a_successor
 
 #[test]
 fn three_sides_never_hold_at_once_where_turns_change_seldom() {
-    for roles in [[Exclusive; 3], [Exclusive, Exclusive, Shared], [Exclusive, Shared, Shared]] {
+    for roles in [[Exclusive; 3], [Exclusive, Exclusive, Shared]] {
         println!("{} schedules", run_all(&roles, Bounds { changes: 3, ticks: 1, ..PLAIN }));
     }
 }
@@ -483,7 +483,7 @@ fn three_and_four_sides_never_hold_at_once_under_schedules_drawn_by_lot() {
     for roles in
         [&[Exclusive; 3][..], &[Exclusive, Exclusive, Shared], &[Exclusive, Exclusive, Shared, Shared]]
     {
-        run_some(roles, PLAIN, 2_000);
-        run_some(roles, all, 3_000);
+        run_some(roles, PLAIN, 1_000);
+        run_some(roles, all, 2_000);
     }
 }

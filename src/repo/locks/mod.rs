@@ -159,6 +159,8 @@ pub(super) async fn alone<T>(
 impl Lock {
     /// Makes sure that the lock is still ours: a holder that was stopped for longer than the staleness
     /// may have a successor, and must not publish over it.
+    ///
+    /// On stores without renames it may wait a minute for a contender that is about to withdraw.
     pub async fn confirm(&self) -> Result<()> {
         self.planted.expect_fresh()?;
         if !self.is_by_rename() && self.side == Side::Exclusive {
