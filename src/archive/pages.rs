@@ -33,7 +33,9 @@ pub fn scan(
     known: &[PageHash],
     mut buffer: Vec<u8>,
 ) -> Result<ScannedPages> {
-    buffer.resize(page_count * page_size, 0);
+    buffer.clear();
+    // Room alone costs no memory before something is read into it.
+    buffer.reserve_exact(page_count * page_size);
     let mut pages = ScannedPages {
         first_page,
         hashes: Vec::with_capacity(page_count),
@@ -47,6 +49,9 @@ pub fn scan(
     for begin in (0..page_count).step_by(step) {
         let count = step.min(page_count - begin);
         let read = kept_bytes..kept_bytes + count * page_size;
+        if buffer.len() < read.end {
+            buffer.resize(read.end, 0);
+        }
         source.read(first_page + begin as u64, page_size, &mut buffer[read.clone()])?;
         let mut position = read.start;
         for index in begin..begin + count {

@@ -4,10 +4,12 @@
 //! used again and again. Work starts when it is handed in, not when its result is asked for, so that
 //! reading, computing and writing overlap. What is in flight is bounded by callers through
 //! [`Pipeline::reserve`]: bytes of a budget that are given back when the reservation is dropped. A piece
-//! larger than the budget is admitted alone.
+//! larger than the budget is admitted alone. What an operation keeps in tables is set aside from the same
+//! budget, so that a larger archive does not take more memory.
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 
@@ -19,8 +21,10 @@ use crate::cancel::Cancel;
 use crate::format::{Compressor, Decompressor};
 use crate::{Error, ErrorKind, Result};
 
-/// Bytes that may be in flight between reading and writing.
+/// Bytes that may be kept in tables and be in flight between reading and writing.
 const BUDGET_BYTES: u64 = 32 * 1024 * 1024;
+/// What stays for the bytes in flight, however large the tables are.
+const IN_FLIGHT_BYTES_MIN: u64 = 8 * 1024 * 1024;
 /// The budget is counted in pieces of this size, for the counter has 32 bits.
 const BUDGET_UNIT_BYTES: u64 = 1024;
 /// Buffers kept for use again.
@@ -51,6 +55,8 @@ struct Shared {
     spool: PathBuf,
     running: Arc<Semaphore>,
     budget: Arc<Semaphore>,
+    /// The whole of the budget: what is free and what is reserved.
+    budget_bytes: AtomicU64,
     workers: Mutex<Vec<Worker>>,
     buffers: Mutex<Vec<Vec<u8>>>,
 }
@@ -70,6 +76,7 @@ impl Pipeline {
             spool: context.spool.clone(),
             running: Arc::new(Semaphore::new(jobs)),
             budget: Arc::new(Semaphore::new((BUDGET_BYTES / BUDGET_UNIT_BYTES) as usize)),
+            budget_bytes: AtomicU64::new(BUDGET_BYTES),
             workers: Mutex::default(),
             buffers: Mutex::default(),
         }))
@@ -119,14 +126,32 @@ impl Pipeline {
 
     /// Waits until so many bytes of the budget are free, and takes them.
     pub async fn reserve(&self, bytes: u64) -> Reservation {
-        let units = bytes.min(BUDGET_BYTES).div_ceil(BUDGET_UNIT_BYTES) as u32;
+        let units = self.units_of(bytes);
         let permit = self.0.budget.clone().acquire_many_owned(units).await;
         Reservation(permit.expect("the semaphore is never closed"))
     }
 
+    /// Takes bytes off the budget for good: what the operation keeps in tables. A quarter of the budget
+    /// stays, whatever the tables take.
+    pub async fn set_aside(&self, bytes: u64) {
+        let unit = |bytes: u64| bytes / BUDGET_UNIT_BYTES * BUDGET_UNIT_BYTES;
+        let whole = &self.0.budget_bytes;
+        let keep = |whole: u64| whole - unit(bytes.min(whole - IN_FLIGHT_BYTES_MIN));
+        let before = whole.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |whole| Some(keep(whole)));
+        let before = before.expect("the update always has a value");
+        // Who reserved more than is left now waits before us, and gets it first.
+        let units = (before - keep(before)) / BUDGET_UNIT_BYTES;
+        let taken = self.0.budget.acquire_many(units as u32).await;
+        taken.expect("the semaphore is never closed").forget();
+    }
+
     /// Tells whether a reservation of so many bytes would not have to wait.
     pub fn has_room(&self, bytes: u64) -> bool {
-        self.0.budget.available_permits() as u64 * BUDGET_UNIT_BYTES >= bytes.min(BUDGET_BYTES)
+        self.0.budget.available_permits() as u64 >= u64::from(self.units_of(bytes))
+    }
+
+    fn units_of(&self, bytes: u64) -> u32 {
+        bytes.min(self.0.budget_bytes.load(Ordering::Relaxed)).div_ceil(BUDGET_UNIT_BYTES) as u32
     }
 
     /// Waits until no work runs. Work that was started and not asked for has ended or never begins, once
@@ -191,4 +216,72 @@ impl<T> Drop for Task<T> {
 
 fn ended_early(error: tokio::task::JoinError) -> Error {
     Error::caused(ErrorKind::Io, "a worker ended early", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::progress::Silent;
+
+    fn pipeline() -> Pipeline {
+        let context = Context {
+            cancel: Cancel::new(),
+            progress: Arc::new(Silent),
+            jobs: 2,
+            hostname: String::new(),
+            spool: PathBuf::new(),
+        };
+        Pipeline::new(&context, 0)
+    }
+
+    fn free(pipeline: &Pipeline) -> u64 {
+        pipeline.0.budget.available_permits() as u64 * BUDGET_UNIT_BYTES
+    }
+
+    #[tokio::test]
+    async fn tables_leave_less_for_what_is_in_flight_and_never_less_than_a_quarter() {
+        let pipeline = pipeline();
+        pipeline.set_aside(10 * 1024 * 1024).await;
+        assert_eq!(free(&pipeline), BUDGET_BYTES - 10 * 1024 * 1024);
+        pipeline.set_aside(u64::MAX).await;
+        assert_eq!(free(&pipeline), IN_FLIGHT_BYTES_MIN);
+        pipeline.set_aside(1).await;
+        assert_eq!(free(&pipeline), IN_FLIGHT_BYTES_MIN);
+    }
+
+    #[tokio::test]
+    async fn a_piece_larger_than_what_tables_have_left_is_admitted_alone() {
+        let pipeline = pipeline();
+        pipeline.set_aside(BUDGET_BYTES).await;
+        assert!(pipeline.has_room(BUDGET_BYTES));
+        let alone = pipeline.reserve(BUDGET_BYTES).await;
+        assert!(!pipeline.has_room(1));
+        drop(alone);
+        assert_eq!(free(&pipeline), IN_FLIGHT_BYTES_MIN);
+    }
+
+    #[tokio::test]
+    async fn what_was_reserved_before_the_tables_came_is_waited_for() {
+        let pipeline = pipeline();
+        let before = pipeline.reserve(BUDGET_BYTES).await;
+        // Asked for while all of the budget was still there to be had.
+        let queued = tokio::spawn({
+            let pipeline = pipeline.clone();
+            async move { drop(pipeline.reserve(BUDGET_BYTES).await) }
+        });
+        tokio::task::yield_now().await;
+        let aside = tokio::spawn({
+            let pipeline = pipeline.clone();
+            async move { pipeline.set_aside(BUDGET_BYTES).await }
+        });
+        tokio::task::yield_now().await;
+        drop(before);
+        let both = async { (queued.await, aside.await) };
+        let (queued, aside) = tokio::time::timeout(Duration::from_secs(10), both).await.unwrap();
+        queued.unwrap();
+        aside.unwrap();
+        assert_eq!(free(&pipeline), IN_FLIGHT_BYTES_MIN);
+    }
 }

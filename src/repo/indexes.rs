@@ -75,6 +75,12 @@ impl IndexUnion {
         self.blobs.len()
     }
 
+    /// Returns about how many bytes of memory the union takes.
+    pub fn table_bytes(&self) -> u64 {
+        // A table of hashes has room for a seventh more than it holds, at least, and up to twice as much.
+        (self.blobs.capacity() * 8 / 7 * (size_of::<BlobId>() + 24)) as u64
+    }
+
     /// Tells whether no blob is indexed.
     pub fn is_empty(&self) -> bool {
         self.blobs.is_empty()

@@ -1,7 +1,6 @@
 //! The parent of a capture, and whether its chain goes on or a new one begins (section 4).
 
 use std::path::Path;
-use std::sync::Arc;
 
 use super::known::KnownBlobs;
 use super::pages::CapturedPages;
@@ -28,7 +27,8 @@ pub struct ParentState {
 }
 
 struct ParentMaps {
-    hashes: Arc<Vec<PageHash>>,
+    /// Until the scan takes them.
+    hashes: Vec<PageHash>,
     page_size: u32,
     /// Deltas from its keyframe to the parent, as found; a manifest may claim anything.
     depth: i64,
@@ -78,9 +78,10 @@ impl ParentState {
         self.manifest.as_ref()
     }
 
-    /// Returns the hashes that a scan with this page size is compared with.
-    pub fn hashes_for(&self, page_size: u32) -> Arc<Vec<PageHash>> {
-        self.maps_for(page_size).map(|maps| maps.hashes.clone()).unwrap_or_default()
+    /// Hands over the hashes that a scan with this page size is compared with.
+    pub fn take_hashes(&mut self, page_size: u32) -> Vec<PageHash> {
+        let maps = self.maps.as_mut().filter(|maps| maps.page_size == page_size);
+        maps.map(|maps| std::mem::take(&mut maps.hashes)).unwrap_or_default()
     }
 
     fn maps_for(&self, page_size: u32) -> Option<&ParentMaps> {
@@ -115,7 +116,7 @@ impl ParentMaps {
         // An object that recurs in the chain counts each time.
         let deltas_stored_bytes = loaded.objects.iter().skip(1).map(stored).sum();
         Ok(Self {
-            hashes: Arc::new(hashes.hashes),
+            hashes: hashes.hashes,
             page_size: hashes.page_size,
             depth: links.len() as i64 - 1,
             loaded,

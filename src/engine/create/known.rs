@@ -46,6 +46,11 @@ impl KnownBlobs {
         self.unsound.write().expect("no holder of the unsound packs panics").extend(failure.pack);
     }
 
+    /// Returns about how many bytes of memory the places of all blobs take.
+    pub fn table_bytes(&self) -> u64 {
+        self.union.table_bytes()
+    }
+
     /// Returns the stored length of a blob, as the index gives it.
     pub fn stored_bytes(&self, id: &BlobId) -> Option<u64> {
         self.union.get(id).map(|location| location.stored_bytes)

@@ -31,7 +31,7 @@ use crate::archive::freeze::FrozenDatabase;
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
 use crate::archive::{foreign, health};
-use crate::format::{IndexId, Manifest, effective_level, manifest};
+use crate::format::{IndexId, Manifest, PageHash, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
@@ -146,11 +146,12 @@ async fn run(
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
     let cache = profile.cache_folder(paths);
-    let parent =
+    let mut parent =
         ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
-    let captured = capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &parent).await;
+    let captured =
+        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &mut parent).await;
     let finished = match captured {
         Ok(captured) => {
             context.progress.begin(Stage::Seal, Unit::Steps, None);
@@ -198,7 +199,7 @@ async fn capture(
     profile: &Arc<dyn Profile>,
     paths: &ArchivePaths,
     options: &CreateOptions,
-    parent: &ParentState,
+    parent: &mut ParentState,
 ) -> Result<Capture> {
     context.progress.begin(Stage::Freeze, Unit::Steps, None);
     let database = paths.database.clone();
@@ -224,7 +225,8 @@ async fn capture(
     context.progress.end(Stage::Freeze);
 
     let geometry = (pinned.page_size(), pinned.page_count());
-    let parent_hashes = parent.hashes_for(geometry.0);
+    pipeline.set_aside(tables_bytes(geometry.1, sink.known())).await;
+    let parent_hashes = parent.take_hashes(geometry.0);
     let wal_growth_max = options.wal_growth_bytes_max;
     let captured = pages::capture(context, pipeline, sink, &pinned, parent_hashes, wal_growth_max).await?;
     let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
@@ -257,6 +259,11 @@ async fn capture(
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let extras = extras::capture(context, pipeline, sink, sources, secrets).await?;
     Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source })
+}
+
+/// Returns about how many bytes the hashes of the pages and the places of the blobs take.
+fn tables_bytes(pages: u64, known: &KnownBlobs) -> u64 {
+    pages.saturating_mul(size_of::<PageHash>() as u64).saturating_add(known.table_bytes())
 }
 
 fn source_of(pinned: &PinnedDatabase, facts: &CapturedFacts) -> SourceState {

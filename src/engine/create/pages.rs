@@ -1,9 +1,6 @@
 //! The database pages of a capture: read and hashed once, the changed ones compressed and stored.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
-
-use futures::{StreamExt, stream};
 
 use super::plan::{BLOB_PAGES_MAX, PlannedBlob, Planner};
 use super::sink::{BlobSink, EncodedBlob, encode};
@@ -60,12 +57,14 @@ struct Encoding {
 
 /// Scans a pinned database against the hashes of its parent and stores what has changed; stops if the WAL
 /// grows by more than `wal_growth_max` bytes meanwhile.
+///
+/// The new hashes take the place of the parent's, chunk by chunk: there is one table of them, not two.
 pub async fn capture(
     context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     pinned: &PinnedDatabase,
-    known: Arc<Vec<PageHash>>,
+    mut hashes: Vec<PageHash>,
     wal_growth_max: Option<u64>,
 ) -> Result<CapturedPages> {
     let (page_size, page_count) = (pinned.page_size(), pinned.page_count());
@@ -76,34 +75,33 @@ pub async fn capture(
         capacity: pipeline.jobs() + 1,
         page_size,
         indexes: HashMap::new(),
-        captured: CapturedPages {
-            hashes: Vec::with_capacity(page_count as usize),
-            ..CapturedPages::default()
-        },
+        captured: CapturedPages::default(),
     };
     let source = pinned.source();
+    hashes.truncate(page_count as usize);
+    hashes.reserve_exact(page_count as usize - hashes.len());
     let mut planner = Planner::new(page_size);
     let chunk_pages = (CHUNK_BYTES / u64::from(page_size)).clamp(1, BLOB_PAGES_MAX);
-    let chunks = (0..page_count).step_by(chunk_pages as usize);
-    let mut scans = stream::iter(chunks)
-        .map(|first_page| {
+    let mut chunks = (0..page_count).step_by(chunk_pages as usize);
+    let mut scans = VecDeque::new();
+    loop {
+        for first_page in chunks.by_ref().take(pipeline.jobs() + 1 - scans.len()) {
             let count = chunk_pages.min(page_count - first_page) as usize;
-            scan_chunk(pipeline, source.clone(), page_size, known.clone(), first_page, count)
-        })
-        .buffered(pipeline.jobs() + 1);
-    while let Some(scanned) = scans.next().await {
+            let known = hashes[(first_page as usize).min(hashes.len())..].iter().take(count);
+            scans.push_back(scan_chunk(pipeline, source.clone(), page_size, known, first_page, count));
+        }
+        let Some(scan) = scans.pop_front() else { break };
+        let scanned: pages::ScannedPages = scan.await?;
         context.cancel.check()?;
-        let mut scanned = scanned?;
         check_wal_growth(pinned, wal_growth_max)?;
         context.progress.advance(Stage::Scan, scanned.hashes.len() as u64);
-        encoding.captured.hashes.append(&mut scanned.hashes);
+        replace(&mut hashes, scanned.first_page as usize, &scanned.hashes);
         let (planned, free) = planner.push(scanned);
         pipeline.recycle(free);
         for blob in planned {
             encoding.push(context, pipeline, sink, blob).await?;
         }
     }
-    drop(scans);
     context.progress.end(Stage::Scan);
     for blob in planner.finish() {
         encoding.push(context, pipeline, sink, blob).await?;
@@ -112,7 +110,7 @@ pub async fn capture(
         encoding.pop(context, sink).await?;
     }
     context.progress.end(Stage::Pack);
-    let mut captured = encoding.captured;
+    let mut captured = CapturedPages { hashes, ..encoding.captured };
     captured.runs.sort_by_key(|run| run.start_page);
     Ok(captured)
 }
@@ -132,20 +130,24 @@ fn check_wal_growth(pinned: &PinnedDatabase, bytes_max: Option<u64>) -> Result<(
     Err(Error::new(ErrorKind::Refused, message))
 }
 
-fn scan_chunk(
+fn scan_chunk<'a>(
     pipeline: &Pipeline,
     source: PageSource,
     page_size: u32,
-    known: Arc<Vec<PageHash>>,
+    known: impl Iterator<Item = &'a PageHash>,
     first_page: u64,
     page_count: usize,
 ) -> Task<pages::ScannedPages> {
-    let buffer = pipeline.buffer();
-    pipeline.start(move |_| {
-        let from = (first_page as usize).min(known.len());
-        let until = (first_page as usize + page_count).min(known.len());
-        pages::scan(&source, first_page, page_count, page_size as usize, &known[from..until], buffer)
-    })
+    let (known, buffer): (Vec<PageHash>, _) = (known.copied().collect(), pipeline.buffer());
+    pipeline.start(move |_| pages::scan(&source, first_page, page_count, page_size as usize, &known, buffer))
+}
+
+/// Puts hashes in their place among those of the parent, or behind them. Chunks come in their order, so
+/// there is no gap.
+fn replace(hashes: &mut Vec<PageHash>, first_page: usize, scanned: &[PageHash]) {
+    let (within, beyond) = scanned.split_at(scanned.len().min(hashes.len() - first_page));
+    hashes[first_page..][..within.len()].copy_from_slice(within);
+    hashes.extend_from_slice(beyond);
 }
 
 impl Encoding {
@@ -190,5 +192,22 @@ impl Encoding {
             blob_offset += u64::from(pages) * u64::from(self.page_size);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_hashes_take_the_place_of_the_parents_and_go_on_behind_them() {
+        let hash = |number: u8| PageHash::from_bytes([number; 16]);
+        let mut hashes: Vec<PageHash> = (0..5).map(hash).collect();
+        replace(&mut hashes, 0, &[hash(10), hash(11)]);
+        assert_eq!(hashes, [10, 11, 2, 3, 4].map(hash));
+        replace(&mut hashes, 2, &[hash(12), hash(13)]);
+        replace(&mut hashes, 4, &[hash(14), hash(15)]);
+        replace(&mut hashes, 6, &[hash(16)]);
+        assert_eq!(hashes, [10, 11, 12, 13, 14, 15, 16].map(hash));
     }
 }

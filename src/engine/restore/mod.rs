@@ -80,6 +80,7 @@ async fn run(
         context.progress.remark(&remark);
     }
     context.cancel.check()?;
+    pipeline.set_aside(plan.table_bytes().saturating_add(store.union().table_bytes())).await;
 
     let policy = TargetPolicy {
         overwrite: options.overwrite,

@@ -7,7 +7,7 @@ use crate::archive::profile::{Profile, database_files};
 use crate::engine::Selection;
 use crate::engine::chain::{self, Manifests};
 use crate::engine::metadata::MetadataReader;
-use crate::format::{BlobId, ExtrasEntry, Manifest, PageHashes, PageMap, paths};
+use crate::format::{BlobId, ExtrasEntry, Manifest, PageHash, PageHashes, PageMap, paths};
 use crate::profiles;
 use crate::repo::Repository;
 use crate::repo::indexes::format_error;
@@ -31,6 +31,17 @@ pub struct Plan {
     pub extras: Vec<ExtrasEntry>,
     /// Artifacts that are left out on request.
     pub left_out: Vec<String>,
+}
+
+/// What an attachment takes in the tables of a restore: its entry in the plan, its path and place.
+const ATTACHMENT_TABLE_BYTES: usize = 320;
+
+impl Plan {
+    /// Returns about how many bytes of memory a restore keeps to carry the plan out.
+    pub fn table_bytes(&self) -> u64 {
+        let hashes = self.hashes.hashes.len() * size_of::<PageHash>();
+        (hashes + self.listed.len() * ATTACHMENT_TABLE_BYTES) as u64
+    }
 }
 
 /// Makes the plan, or says why the snapshot cannot be restored.

@@ -61,6 +61,17 @@ impl Checks {
         expectation.pages.get_or_insert_default().add(run, maps.map.page_size(), hashes);
     }
 
+    /// Returns about how many bytes of memory the checks take.
+    pub fn table_bytes(&self) -> u64 {
+        let entry_bytes = size_of::<BlobId>() + size_of::<Expectation>() + 1;
+        let table_bytes = self.0.capacity() * 8 / 7 * entry_bytes;
+        let besides = self.0.values().map(|expectation| {
+            let pages = expectation.pages.as_ref().map_or(0, |pages| pages.table_bytes());
+            expectation.lengths.capacity() * size_of::<ExpectedBytes>() + pages
+        });
+        (table_bytes + besides.sum::<usize>()) as u64
+    }
+
     /// Returns every blob.
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
         self.0.keys().copied()

@@ -82,8 +82,11 @@ async fn run(
     }
     context.progress.end(Stage::Structure);
 
-    problems.append(&mut survey.problems);
-    let checker = Arc::new(Checker::new(survey.checks, context.progress.clone()));
+    // What the walk kept for the next snapshot goes before the reading begins.
+    let (checks, mut found) = survey.finish();
+    problems.append(&mut found);
+    pipeline.set_aside(checks.table_bytes().saturating_add(store.union().table_bytes())).await;
+    let checker = Arc::new(Checker::new(checks, context.progress.clone()));
     let blobs = checker.checks().blobs().count() as u64;
     context.progress.begin(Stage::Blobs, Unit::Items, Some(blobs));
     if options.quick {

@@ -53,6 +53,13 @@ impl ExpectedPages {
         }
     }
 
+    /// Returns about how many bytes of memory they take.
+    pub fn table_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.slots.capacity() * size_of::<Option<PageHash>>()
+            + self.odd.len() * size_of::<OddPage>()
+    }
+
     fn add_page(&mut self, offset: u64, page_size: u32, hash: PageHash) {
         let aligned = page_size == self.page_size && offset.is_multiple_of(u64::from(page_size));
         let slot = usize::try_from(offset / u64::from(page_size)).unwrap_or(usize::MAX);

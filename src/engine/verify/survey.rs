@@ -43,9 +43,9 @@ pub struct Survey<'a> {
     trees: HashMap<(BlobId, String), Seen<()>>,
     profile: Arc<dyn Profile>,
     /// What the content of blobs must be.
-    pub checks: Checks,
+    checks: Checks,
     /// What was found so far.
-    pub problems: Vec<VerifyProblem>,
+    problems: Vec<VerifyProblem>,
 }
 
 impl<'a> Survey<'a> {
@@ -68,6 +68,11 @@ impl<'a> Survey<'a> {
             checks: Checks::default(),
             problems: Vec::new(),
         }
+    }
+
+    /// Returns what the content of blobs must be, and what was found.
+    pub fn finish(self) -> (Checks, Vec<VerifyProblem>) {
+        (self.checks, self.problems)
     }
 
     /// Looks at one snapshot. Only a failure that says nothing about the repository's content is an error.
