@@ -1,5 +1,6 @@
 //! list: what snapshots there are, oldest first. Takes no lock and goes on past a damaged manifest.
 
+use futures::join;
 use serde_json::value::RawValue;
 
 use super::report::ListRow;
@@ -11,9 +12,9 @@ use crate::{ErrorKind, Result};
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
     let files = repository.list_snapshots().await?;
-    let found = repository.read_snapshots(&files).await;
+    let (found, notes) = join!(repository.read_snapshots(&files), repository.read_notes(&files));
     let mut rows = found.into_iter().map(row).collect::<Result<Vec<ListRow>>>()?;
-    let mut notes = repository.read_notes(&files).await?;
+    let mut notes = notes?;
     for row in &mut rows {
         row.source_problems = notes.remove(&row.id).unwrap_or_default();
     }

@@ -16,6 +16,7 @@ mod spool;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::join;
 use jiff::Timestamp;
 
 use self::attachments::CapturedAttachments;
@@ -101,11 +102,7 @@ pub async fn create(
     }
     let request = context.lock_request("create", options.force_unlock);
     let lock = repository.lock_exclusive(&request).await?;
-    let result = async {
-        repository.clean_staging().await?;
-        run(repository, profile, paths, &options, context, Some(&lock)).await
-    }
-    .await;
+    let result = run(repository, profile, paths, &options, context, Some(&lock)).await;
     let released = lock.release().await;
     let report = result?;
     released?;
@@ -139,9 +136,17 @@ async fn run(
     let started = Instant::now();
     let level = effective_level(options.zstd_level).expect("checked before");
     let pipeline = Pipeline::new(context, level);
-    let snapshots = repository.load_snapshots().await?;
-    let union = Arc::new(repository.load_indexes().await?);
-    let lengths = repository.pack_lengths().await?;
+    let cleaning = async {
+        match lock {
+            Some(_) => repository.clean_staging().await,
+            None => Ok(()),
+        }
+    };
+    // Side by side, for on a long line each costs several times there and back.
+    let (cleaned, snapshots, union, lengths) =
+        join!(cleaning, repository.load_snapshots(), repository.load_indexes(), repository.pack_lengths());
+    cleaned?;
+    let (snapshots, union, lengths) = (snapshots?, Arc::new(union?), lengths?);
     let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());

@@ -12,6 +12,8 @@ mod proof;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::join;
+
 use self::files::{FilesVisitor, RestoredFile};
 use self::plan::Plan;
 use super::metadata::MetadataReader;
@@ -62,16 +64,18 @@ async fn run(
     context: &Context,
 ) -> Result<RestoreReport> {
     let pipeline = Pipeline::new(context, 0);
-    let (union, damaged_indexes) = repository.find_indexes().await?;
+    // Side by side, for on a long line each costs several times there and back.
+    let (files, indexes, lengths) =
+        join!(repository.list_snapshots(), repository.find_indexes(), repository.pack_lengths());
+    let (files, (union, damaged_indexes), lengths) = (files?, indexes?, lengths?);
     let (damaged_indexes, mut unread): (Vec<_>, Vec<_>) =
         damaged_indexes.into_iter().partition(|index| index.error.kind() == ErrorKind::Damaged);
     if let Some(unread) = unread.pop() {
         return Err(unread.error);
     }
-    let lengths = repository.pack_lengths().await?;
     let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union), lengths));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
-    let plan = plan::make(repository, &reader, &profile, selection, options.without_auxiliary).await;
+    let plan = plan::make(repository, &reader, &profile, &files, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
     let profile = plan.profile.clone();
     for damaged in &damaged_indexes {

@@ -13,6 +13,8 @@ mod survey;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::join;
+
 use self::attribution::Attribution;
 use self::checks::{Checker, Fault, Finding};
 use self::survey::Survey;
@@ -59,8 +61,10 @@ async fn run(
     context: &Context,
 ) -> Result<VerifyReport> {
     let pipeline = Pipeline::new(context, 0);
-    let found = repository.find_snapshots().await?;
-    let (union, damaged_indexes) = repository.find_indexes().await?;
+    // Side by side, for on a long line each costs several times there and back.
+    let (found, indexes, lengths) =
+        join!(repository.find_snapshots(), repository.find_indexes(), repository.pack_lengths());
+    let (found, (union, damaged_indexes), lengths) = (found?, indexes?, lengths?);
     let mut problems = damaged_manifests(&found, &selection);
     problems.extend(damaged_indexes.into_iter().map(|damaged| VerifyProblem {
         object: Some(format!("index {}", damaged.name)),
@@ -68,7 +72,6 @@ async fn run(
         ..VerifyProblem::default()
     }));
     let (manifests, selected) = select(found, &selection)?;
-    let lengths = repository.pack_lengths().await?;
     let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union), lengths));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, join};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
 
 use super::heartbeat::{Freshness, Moment};
@@ -27,8 +27,7 @@ fn exclusive_key() -> Key {
 
 impl Repository {
     pub(super) async fn exclusive_by_rename(&self, request: &LockRequest) -> Result<Lock> {
-        self.remove_old_claims().await?;
-        self.break_or_refuse_exclusive(request.force).await?;
+        self.look_around(request).await?;
         let planted = self.plant(exclusive_key(), request).await?;
         let lock = self.hold(planted, Side::Exclusive);
         match self.wait_for_shared(request).await {
@@ -41,8 +40,7 @@ impl Repository {
     }
 
     pub(super) async fn shared_by_rename(&self, request: &LockRequest) -> Result<Lock> {
-        self.remove_old_claims().await?;
-        self.break_or_refuse_exclusive(request.force).await?;
+        self.look_around(request).await?;
         let name = format!("locks/shared-{}.json", lower_ulid(self.ulids()));
         let lock = self.hold(self.plant(key(name), request).await?, Side::Shared);
         // The second look: an exclusive holder that planted after our first look has not seen our file
@@ -60,14 +58,32 @@ impl Repository {
     }
 
     /// Gives up a lock whose heartbeat has stopped, unless it is someone else's by now.
-    pub(super) async fn release_by_rename(&self, planted: &Planted) -> Result<()> {
+    pub(super) async fn release_by_rename(&self, planted: &Planted, side: Side) -> Result<()> {
+        match side {
+            Side::Exclusive => self.release_exclusive(planted).await,
+            Side::Shared => self.release_shared(planted).await,
+        }
+    }
+
+    /// A name that nobody else makes needs no claim: no successor can have taken it between the look and the
+    /// removal.
+    async fn release_shared(&self, Planted { key, body, .. }: &Planted) -> Result<()> {
+        match self.storage.read(key).await {
+            Ok(found) if found == *body => self.remove_own(key).await,
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
+            Err(error) => Err(lock_error(key, error)),
+        }
+    }
+
+    async fn release_exclusive(&self, planted: &Planted) -> Result<()> {
         let Planted { key, body, .. } = planted;
         if matches!(self.storage.read(key).await, Ok(found) if is_foreign(&found, body)) {
             return Ok(());
         }
         let Some(claim) = self.claim(key).await? else { return Ok(()) };
         match self.storage.read(&claim).await {
-            Ok(found) if found == *body => self.remove_claim(&claim).await,
+            Ok(found) if found == *body => self.remove_own(&claim).await,
             Ok(_) => self.put_back(&claim, key).await,
             Err(error) => {
                 self.put_back(&claim, key).await?;
@@ -76,11 +92,16 @@ impl Repository {
         }
     }
 
+    /// Removes what is left of dead claims, and refuses where somebody holds the exclusive lock.
+    async fn look_around(&self, request: &LockRequest) -> Result<()> {
+        let key = exclusive_key();
+        let (removed, exists) = join!(self.remove_old_claims(), self.exists(&key));
+        removed?;
+        if exists? { self.break_or_refuse_exclusive(request.force).await } else { Ok(()) }
+    }
+
     async fn break_or_refuse_exclusive(&self, force: bool) -> Result<()> {
         let key = exclusive_key();
-        if !self.exists(&key).await? {
-            return Ok(());
-        }
         if (force || self.is_stale(&key).await?) && self.reap(&key, force).await? {
             return Ok(());
         }
@@ -126,7 +147,7 @@ impl Repository {
     async fn reap(&self, key: &Key, force: bool) -> Result<bool> {
         let Some(claim) = self.claim(key).await? else { return Ok(true) };
         if force || self.is_stale(&claim).await? {
-            self.remove_claim(&claim).await?;
+            self.remove_own(&claim).await?;
             return Ok(true);
         }
         self.put_back(&claim, key).await?;
@@ -147,17 +168,18 @@ impl Repository {
         match self.storage.rename(claim, key).await {
             Ok(()) => Ok(()),
             // A successor took the name meanwhile; the claimed lock is nobody's any more.
-            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => self.remove_claim(claim).await,
+            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => self.remove_own(claim).await,
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
             Err(error) => Err(lock_error(key, error)),
         }
     }
 
-    async fn remove_claim(&self, claim: &Key) -> Result<()> {
-        match self.storage.remove(claim).await {
+    /// Removes what is nobody else's: a claim, or a lock under a name of its own.
+    async fn remove_own(&self, key: &Key) -> Result<()> {
+        match self.storage.remove(key).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
-            Err(error) => Err(lock_error(claim, error)),
+            Err(error) => Err(lock_error(key, error)),
         }
     }
 
@@ -165,7 +187,7 @@ impl Repository {
     async fn remove_old_claims(&self) -> Result<()> {
         for claim in self.names_starting("releasing-").await? {
             if self.is_stale(&claim).await? {
-                self.remove_claim(&claim).await?;
+                self.remove_own(&claim).await?;
             }
         }
         Ok(())

@@ -191,7 +191,7 @@ impl Lock {
     pub async fn release(mut self) -> Result<()> {
         if self.is_by_rename() {
             self.heartbeat.abort();
-            return self.repository.release_by_rename(&self.planted).await;
+            return self.repository.release_by_rename(&self.planted, self.side).await;
         }
         // A touch under way might make the object anew after it was removed.
         self.heartbeat.finish().await;
