@@ -178,6 +178,15 @@ impl Client {
         Ok(())
     }
 
+    /// Makes the folder of unfinished files if it is missing. Nothing in it must outlive the machine.
+    pub(crate) async fn make_scratch_folder(&self, channel: &Channel, step: &Step) -> Result<()> {
+        if !self.folders().seen.contains(STAGING) {
+            self.make_one(channel, step, STAGING).await?;
+            self.folders().remember(STAGING);
+        }
+        Ok(())
+    }
+
     async fn make_one(&self, channel: &Channel, step: &Step, path: &str) -> Result<()> {
         let mut failure = None;
         for _ in 0..MAKES_MAX {

@@ -196,6 +196,12 @@ impl Storage for SftpStorage {
         while_wanted(Operation::Read, key, async move { read::read(&client, &of).await }).await
     }
 
+    async fn read_start(&self, key: &Key, bytes_max: u64) -> Result<Bytes> {
+        let (client, of) = (self.client.clone(), key.clone());
+        while_wanted(Operation::Read, key, async move { read::read_start(&client, &of, bytes_max).await })
+            .await
+    }
+
     async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
         let mut found = self.read_ranges(key, &[range]).await?;
         found.pop().ok_or_else(|| Error::new(ErrorKind::Io, Operation::Read, key, "one range gave none"))

@@ -79,6 +79,9 @@ pub(crate) async fn publish_new(
     mut upload: Upload,
 ) -> Result<Published> {
     let published = give_name(client, step, key, &mut upload).await;
+    if matches!(published, Ok(Published::Done)) {
+        client.remember_plain(key);
+    }
     settle(step, upload, published).await
 }
 
@@ -99,9 +102,15 @@ async fn settle(step: &Step, mut upload: Upload, published: Result<Published>) -
 }
 
 async fn give_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload) -> Result<Published> {
-    upload.finish(step).await?;
+    // The folder is made while the last pieces are on their way; the name waits for both.
+    let folder = async {
+        let channel = client.light(step).await?;
+        client.make_folder(&channel, step, folder_of(key.as_str())).await
+    };
+    let (finished, made) = future::join(upload.finish(step), folder).await;
+    finished?;
+    made?;
     upload.close(step).await?;
-    client.make_folder(upload.channel(), step, folder_of(key.as_str())).await?;
     match client.features.publishing() {
         Publishing::Link => link(client, step, key, upload).await,
         Publishing::Claim => rename_claimed(client, step, key, upload).await,

@@ -30,14 +30,20 @@ const CHANGES_MAX: u32 = 8;
 
 /// Reads the whole object.
 pub(crate) async fn read(client: &Client, key: &Key) -> Result<Bytes> {
+    read_start(client, key, u64::MAX).await
+}
+
+/// Reads the first bytes of the object: all of them, or `bytes_max` of a longer one.
+pub(crate) async fn read_start(client: &Client, key: &Key, bytes_max: u64) -> Result<Bytes> {
     let step = Step::of(Operation::Read, key);
     let channel = client.light(&step).await?;
     let (handle, seen) = open(client, &channel, &step, key).await?;
-    let mut expected = seen.size.filter(|size| *size <= HASTY_BYTES_MAX).unwrap_or(0);
+    let seen = seen.size.map(|size| size.min(bytes_max));
+    let mut expected = seen.filter(|wanted| *wanted <= HASTY_BYTES_MAX).unwrap_or(0);
     for _ in 0..CHANGES_MAX {
         let reading = read_exactly(client, &channel, &step, &handle, 0, expected as usize);
         let (size, bytes) = future::join(size(&channel, &step, &handle), reading).await;
-        let size = size?;
+        let size = size?.min(bytes_max);
         // Of an object that takes another's place meanwhile, the first look told another size.
         if size == expected {
             return bytes;
@@ -61,17 +67,45 @@ pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>
         Some(opened) => opened,
         None => {
             let (handle, _) = open(client, &channel, &step, key).await?;
-            let size_bytes = size(&channel, &step, &handle).await?;
+            // What little is wanted is asked for while the size is still being confirmed.
+            let hasty = async {
+                match wanted <= HASTY_BYTES_MAX {
+                    true => Some(read_all(client, &channel, &step, &handle, ranges).await),
+                    false => None,
+                }
+            };
+            let (size, hasty) = future::join(size(&channel, &step, &handle), hasty).await;
+            let size_bytes = size?;
             let opened = Arc::new(Opened { handle, size_bytes });
             client.handles.keep(key, &opened);
+            if let Some(read) = hasty {
+                check_ranges(key, ranges, size_bytes)?;
+                return read;
+            }
             opened
         }
     };
-    let lens: Vec<_> =
-        ranges.iter().map(|range| range_bytes(key, range, opened.size_bytes)).collect::<Result<_>>()?;
-    let reads = ranges.iter().zip(lens);
-    let reads =
-        reads.map(|(range, len)| read_exactly(client, &channel, &step, &opened.handle, range.start, len));
+    check_ranges(key, ranges, opened.size_bytes)?;
+    read_all(client, &channel, &step, &opened.handle, ranges).await
+}
+
+/// Sees that every range lies in an object of that size.
+fn check_ranges(key: &Key, ranges: &[Range<u64>], size_bytes: u64) -> Result<()> {
+    ranges.iter().try_for_each(|range| range_bytes(key, range, size_bytes).map(drop))
+}
+
+/// Reads ranges whose lengths are known to be sane.
+async fn read_all(
+    client: &Client,
+    channel: &Channel,
+    step: &Step,
+    handle: &OpenHandle,
+    ranges: &[Range<u64>],
+) -> Result<Vec<Bytes>> {
+    let reads = ranges.iter().map(|range| {
+        let len = range.end.saturating_sub(range.start) as usize;
+        read_exactly(client, channel, step, handle, range.start, len)
+    });
     let at_once = WINDOW_BYTES / channel.greeting().piece_bytes();
     stream::iter(reads.collect::<Vec<_>>()).buffered(at_once).try_collect().await
 }

@@ -68,7 +68,7 @@ impl Upload {
     ) -> Result<Self> {
         let mut refusal = None;
         for attempt in 0..NAMES_MAX {
-            client.make_folder(&channel, step, STAGING).await?;
+            client.make_scratch_folder(&channel, step).await?;
             let name = format!("{STAGING}/{}", name(attempt));
             match open_new(&client, &channel, &name).await {
                 Ok(handle) => return Ok(Self::new(client, channel, Some(handle), name)),
