@@ -5,6 +5,9 @@ use std::path::PathBuf;
 /// The servers a run demands, by name and separated by commas.
 const REQUIRE: &str = "PACKVAULT_REQUIRE";
 
+/// Servers that `install` leaves alone: a Docker engine, Node and Go are more than a test should bring along.
+const NOT_INSTALLED: [&str; 4] = ["azurite", "fake-gcs", "minio", "openssh-container"];
+
 /// Folders in which servers lie that are not on every user's path; the last is where `install` puts them.
 const FOLDERS: [&str; 4] = [
     "/usr/sbin",
@@ -20,7 +23,7 @@ pub struct Missing {
     pub server: &'static str,
     /// What is not there.
     pub what: String,
-    /// The command that installs it.
+    /// The command that installs it, or what else helps.
     pub install: &'static str,
 }
 
@@ -33,11 +36,19 @@ pub fn is_required(server: &str) -> bool {
 /// Says aloud that a test does not run, or fails it where the server is required.
 pub fn missing(missing: &Missing) {
     let Missing { server, what, install } = missing;
-    let text = format!("{server}: {what}; install it with: {install}");
+    let text = format!("{server}: {what}; to have it: {install}");
     assert!(!is_required(server), "{REQUIRE} demands {text}");
-    // Straight to the terminal: the test runner keeps what a passing test prints to itself.
-    let notice = format!("NOT RUN, {text} (or all servers of the suites: tests/servers/install)\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), notice.as_bytes());
+    let all = if NOT_INSTALLED.contains(server) {
+        ""
+    } else {
+        " (or all servers of the suites: tests/servers/install)"
+    };
+    say(&format!("NOT RUN, {text}{all}\n"));
+}
+
+/// Says something straight to the terminal: the test runner keeps what a passing test prints to itself.
+pub(crate) fn say(line: &str) {
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 /// Returns where a program lies.
