@@ -64,3 +64,11 @@ fn speaks_s3(port: u16) -> bool {
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_image_is_the_one_to_try_it_with() {
+        assert!(include_str!("../../../docker-compose.yml").contains(super::IMAGE));
+    }
+}

@@ -35,3 +35,11 @@ pub fn start() -> Result<SftpServer, Missing> {
     keys.write("known_hosts", &output_of(&mut scan).expect("a server that answers shows its key"));
     Ok(SftpServer::answering(keys, container.process, port, Some(USER), HOME))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_image_is_the_one_to_try_it_with() {
+        assert!(include_str!("../../../docker-compose.yml").contains(super::IMAGE));
+    }
+}
