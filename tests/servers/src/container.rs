@@ -77,8 +77,8 @@ impl Image {
         say(&format!("started {} in a container: {}, on port {port}\n", self.server, self.name));
         let begun = Instant::now();
         while !is_ready(port) {
-            let waited = begun.elapsed();
-            assert!(waited < READY_MAX, "{} does not answer: {}", self.name, engine::last_words(running));
+            let may_come = begun.elapsed() < READY_MAX && engine::is_running(running);
+            assert!(may_come, "{} does not answer: {}", self.name, engine::last_words(running));
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(Container { port, process })
@@ -88,10 +88,15 @@ impl Image {
 /// Stands where nothing is built in that could speak to an engine.
 #[cfg(not(feature = "containers"))]
 mod engine {
+    #[derive(Clone, Copy)]
     pub(super) struct Running;
 
     pub(super) fn run(_: &super::Image, _: &str) -> Result<(Running, u16), &'static str> {
         Err("built without containers")
+    }
+
+    pub(super) fn is_running(_: Running) -> bool {
+        false
     }
 
     pub(super) fn last_words(_: Running) -> String {

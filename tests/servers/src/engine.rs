@@ -34,11 +34,16 @@ pub(crate) fn run(image: &Image, name: &str) -> Result<(Running, u16), Testconta
     })
 }
 
+/// Tells whether the container has not ended.
+pub(crate) fn is_running(running: Running) -> bool {
+    block_on(running.is_running()).unwrap_or(false)
+}
+
 /// Returns the end of what the container has logged.
 pub(crate) fn last_words(running: Running) -> String {
-    let logged = block_on(async { running.stderr_to_vec().await }).unwrap_or_default();
-    let text = String::from_utf8_lossy(&logged);
-    text.lines().last().unwrap_or("it has logged nothing").to_owned()
+    let streams = [block_on(running.stdout_to_vec()), block_on(running.stderr_to_vec())];
+    let text = streams.map(Result::unwrap_or_default).concat();
+    String::from_utf8_lossy(&text).lines().last().unwrap_or("it has logged nothing").to_owned()
 }
 
 fn request(image: &Image, name: &str) -> ContainerRequest<GenericImage> {
