@@ -2,7 +2,7 @@
 //!
 //! One file per server. Each says which programs it needs; where they are missing a test says aloud that
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
-//! the test fails. CI names them all.
+//! the test fails. CI names them all; those in containers where an engine is there to run them.
 
 mod azurite;
 mod container;

@@ -1,6 +1,7 @@
 //! Which servers must be there, and what is said where they are not.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// The servers a run demands, by name and separated by commas.
 const REQUIRE: &str = "PACKVAULT_REQUIRE";
@@ -33,7 +34,10 @@ pub fn is_required(server: &str) -> bool {
     required.split(',').any(|name| name.trim() == server)
 }
 
-/// Says aloud that a test does not run, or fails it where the server is required.
+/// What was said to be missing, so that a suite of many tests says it once.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Says aloud that tests do not run, or fails the test where the server is required.
 pub fn missing(missing: &Missing) {
     let Missing { server, what, install } = missing;
     let text = format!("{server}: {what}; to have it: {install}");
@@ -43,7 +47,12 @@ pub fn missing(missing: &Missing) {
     } else {
         " (or all servers of the suites: tests/servers/install)"
     };
-    say(&format!("NOT RUN, {text}{all}\n"));
+    let notice = format!("NOT RUN, {text}{all}\n");
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.contains(&notice) {
+        say(&notice);
+        said.push(notice);
+    }
 }
 
 /// Says something straight to the terminal: the test runner keeps what a passing test prints to itself.
