@@ -99,6 +99,11 @@ fn a_local_repository_copied_to_ceph_works_there_and_back() {
 }
 
 #[test]
+fn a_local_repository_copied_to_minio_works_there_and_back() {
+    copy_there_and_back(Backend::Minio);
+}
+
+#[test]
 fn a_local_repository_copied_to_moto_works_there_and_back() {
     copy_there_and_back(Backend::Moto);
 }

@@ -66,10 +66,12 @@ suite!(memory, Memory:
 );
 suite!(local, Local);
 suite!(ceph, Rgw);
+suite!(minio, Minio);
 suite!(moto, Moto);
 suite!(rclone_s3, RcloneS3);
 suite!(own_s3, OwnS3);
 suite!(openssh, Openssh);
+suite!(openssh_container, OpensshContainer);
 suite!(proftpd, Proftpd);
 suite!(proftpd_without_extensions, PlainProftpd);
 suite!(rclone_sftp, RcloneSftp);

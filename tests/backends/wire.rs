@@ -250,12 +250,21 @@ on_lines_to! {
         a_line_that_is_cut_is_taken_up_again
         a_busy_server_is_asked_again_and_named_if_it_stays_busy
         ctrl_c_ends_a_command_whose_line_is_stalled;
+    minio Minio:
+        a_slow_line_carries_every_command
+        a_line_that_is_cut_is_taken_up_again
+        a_busy_server_is_asked_again_and_named_if_it_stays_busy
+        ctrl_c_ends_a_command_whose_line_is_stalled;
     moto Moto:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
         a_busy_server_is_asked_again_and_named_if_it_stays_busy
         ctrl_c_ends_a_command_whose_line_is_stalled;
     openssh Openssh:
+        a_slow_line_carries_every_command
+        a_line_that_is_cut_is_taken_up_again
+        ctrl_c_ends_a_command_whose_line_is_stalled;
+    openssh_container OpensshContainer:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
         ctrl_c_ends_a_command_whose_line_is_stalled;

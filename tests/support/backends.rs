@@ -19,7 +19,8 @@ use packvault::location::{Opening, Purpose, S3Options, S3Secrets, SftpOptions};
 use packvault_storage::{Key, MemoryStorage, Prefix, Storage};
 use packvault_test_servers::openssh::OpensshOptions;
 use packvault_test_servers::{
-    Missing, Moto, RcloneS3, Rgw, S3Place, SftpServer, missing, openssh, own_s3, proftpd, rclone_sftp,
+    Minio, Missing, Moto, RcloneS3, Rgw, S3Place, SftpServer, missing, openssh, openssh_container, own_s3,
+    proftpd, rclone_sftp,
 };
 
 use crate::support::operations::block_on;
@@ -34,6 +35,8 @@ pub enum Backend {
     Local,
     /// Ceph's object gateway.
     Rgw,
+    /// MinIO, in a container.
+    Minio,
     /// moto.
     Moto,
     /// `rclone serve s3`, which ignores conditions.
@@ -42,6 +45,8 @@ pub enum Backend {
     OwnS3,
     /// OpenSSH.
     Openssh,
+    /// OpenSSH, in a container.
+    OpensshContainer,
     /// ProFTPD with its extensions.
     Proftpd,
     /// ProFTPD without any: a plain NAS.
@@ -60,11 +65,13 @@ enum Server {
 }
 
 static RGW: LazyLock<Result<Arc<Rgw>, Missing>> = LazyLock::new(Rgw::shared);
+static MINIO: LazyLock<Result<Minio, Missing>> = LazyLock::new(Minio::start);
 static MOTO: LazyLock<Result<Moto, Missing>> = LazyLock::new(Moto::start);
 static RCLONE_S3: LazyLock<Result<RcloneS3, Missing>> = LazyLock::new(RcloneS3::start);
 static OWN_S3: LazyLock<Option<S3Place>> = LazyLock::new(own_s3);
 static OPENSSH: LazyLock<Result<SftpServer, Missing>> =
     LazyLock::new(|| openssh::start(OpensshOptions::default()));
+static OPENSSH_CONTAINER: LazyLock<Result<SftpServer, Missing>> = LazyLock::new(openssh_container::start);
 static PROFTPD: LazyLock<Result<SftpServer, Missing>> = LazyLock::new(|| proftpd::start(true));
 static PLAIN_PROFTPD: LazyLock<Result<SftpServer, Missing>> = LazyLock::new(|| proftpd::start(false));
 static RCLONE_SFTP: LazyLock<Result<SftpServer, Missing>> = LazyLock::new(rclone_sftp::start);
@@ -88,10 +95,12 @@ impl Backend {
         match self {
             Self::Memory | Self::Local => Some(Server::None),
             Self::Rgw => s3(&RGW, |server| server.place()),
+            Self::Minio => s3(&MINIO, Minio::place),
             Self::Moto => s3(&MOTO, Moto::place),
             Self::RcloneS3 => s3(&RCLONE_S3, RcloneS3::place),
             Self::OwnS3 => OWN_S3.as_ref().map(Server::S3),
             Self::Openssh => sftp(&OPENSSH),
+            Self::OpensshContainer => sftp(&OPENSSH_CONTAINER),
             Self::Proftpd => sftp(&PROFTPD),
             Self::PlainProftpd => sftp(&PLAIN_PROFTPD),
             Self::RcloneSftp => sftp(&RCLONE_SFTP),
@@ -101,12 +110,13 @@ impl Backend {
 
     /// Tells whether objects have a name that can be moved, and locks are the format's own.
     pub fn has_renames(self) -> bool {
-        matches!(self, Self::Memory | Self::Local | Self::Openssh | Self::Proftpd)
+        use Backend::{Local, Memory, Openssh, OpensshContainer, Proftpd};
+        matches!(self, Memory | Local | Openssh | OpensshContainer | Proftpd)
     }
 
     /// Tells whether it is an S3 server.
     pub fn is_s3(self) -> bool {
-        matches!(self, Self::Rgw | Self::Moto | Self::RcloneS3 | Self::OwnS3)
+        matches!(self, Self::Rgw | Self::Minio | Self::Moto | Self::RcloneS3 | Self::OwnS3)
     }
 }
 

@@ -18,7 +18,7 @@ use packvault_s3::{
 };
 use packvault_storage::conformance::{self, Factory, Subject};
 use packvault_storage::{Prefix, Result, RetryPolicy, RetryStorage, Storage, Wire};
-use packvault_test_servers::{Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
+use packvault_test_servers::{Minio, Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
 
 /// So little goes in one request that the larger objects of the rules go in parts.
 const LITTLE_BYTES: u64 = 5 << 20;
@@ -123,6 +123,24 @@ async fn every_rule_is_kept_on_moto() {
     assert_eq!(probed.features.create_only_streamed, Condition::Kept);
     // It tells the same day of 2010 for every upload.
     assert!(!probed.features.uploads_listed);
+    probed.run_both_lists(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_rule_is_kept_on_minio() {
+    let server = match Minio::start() {
+        Ok(server) => server,
+        Err(what) => return missing(&what),
+    };
+    let mut probed = Server::probed(server.place()).await;
+    if !Minio::is_replaced() {
+        assert_eq!(probed.features.create_only, Condition::Kept);
+        assert_eq!(probed.features.create_only_streamed, Condition::Kept);
+        assert_eq!(probed.features.overwrite_if_match, IfMatch::Quoted);
+        assert_eq!(probed.features.checksum, Checksum::Signed);
+        // It lists those of one name only, and that has to be given whole.
+        assert!(!probed.features.uploads_listed);
+    }
     probed.run_both_lists(&[]).await;
 }
 

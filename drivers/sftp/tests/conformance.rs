@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage};
 use packvault_storage::conformance::{self, Factory, Report, Subject};
 use packvault_storage::{Result, Wire};
-use packvault_test_servers::{Missing, SftpServer, missing, openssh, proftpd, rclone_sftp};
+use packvault_test_servers::{
+    Missing, SftpServer, missing, openssh, openssh_container, proftpd, rclone_sftp,
+};
 
 /// The rules a server without a replacing rename cannot keep.
 const REPLACING: [&str; 3] = [
@@ -20,6 +22,16 @@ const REPLACING: [&str; 3] = [
     "replace_makes_and_overwrites",
     "replace_shows_old_or_new_at_any_instant",
 ];
+
+const EVERYTHING: SftpFeatures = SftpFeatures {
+    hard_link: true,
+    posix_rename: true,
+    rename_refuses: true,
+    exclusive_open: true,
+    exclusive_folder: true,
+    sync_file: true,
+    sync_folder: true,
+};
 
 struct Remote {
     server: SftpServer,
@@ -73,16 +85,14 @@ async fn openssh_keeps_every_rule() {
         return;
     };
     report.assert_all_kept();
-    let everything = SftpFeatures {
-        hard_link: true,
-        posix_rename: true,
-        rename_refuses: true,
-        exclusive_open: true,
-        exclusive_folder: true,
-        sync_file: true,
-        sync_folder: true,
-    };
-    assert_eq!(features, everything);
+    assert_eq!(features, EVERYTHING);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn openssh_in_a_container_keeps_every_rule() {
+    let Some((features, report)) = run(openssh_container::start()).await else { return };
+    report.assert_all_kept();
+    assert_eq!(features, EVERYTHING);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,13 +2,18 @@
 //!
 //! One file per server. Each says which programs it needs; where they are missing a test says aloud that
 //! it did not run and how to install them ([`missing`]), unless `PACKVAULT_REQUIRE` names the server: then
-//! the test fails. CI names them all.
+//! the test fails. CI names them all; those in containers where an engine is there to run them.
 
 mod azurite;
+mod container;
+#[cfg(feature = "containers")]
+mod engine;
 mod fake_gcs;
 mod faketime;
+mod minio;
 mod moto;
 pub mod openssh;
+pub mod openssh_container;
 mod process;
 pub mod proftpd;
 mod proxy;
@@ -22,6 +27,7 @@ mod sftp;
 pub use azurite::Azurite;
 pub use fake_gcs::FakeGcs;
 pub use faketime::set_clock;
+pub use minio::Minio;
 pub use moto::Moto;
 pub use process::{Process, free_port, wait_until_answers};
 pub use proxy::{Direction, Proxy};

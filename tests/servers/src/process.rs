@@ -12,6 +12,9 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// the test is killed, or when it keeps the value in a static, which nobody drops.
 const GUARD: &str = r#""$@" & read -r _; kill -KILL 0"#;
 
+/// Runs a program when standard input ends.
+const AT_THE_END: &str = r#"read -r _; exec "$@""#;
+
 /// A program that ends with this value, or with the test.
 #[derive(Debug)]
 pub struct Process {
@@ -21,8 +24,17 @@ pub struct Process {
 impl Process {
     /// Starts the command with nothing on its standard streams.
     pub fn start(command: &Command) -> std::io::Result<Self> {
+        Self::guarded(GUARD, command)
+    }
+
+    /// Runs the command once this value, or the test, has ended.
+    pub(crate) fn start_at_the_end(command: &Command) -> std::io::Result<Self> {
+        Self::guarded(AT_THE_END, command)
+    }
+
+    fn guarded(guard: &str, command: &Command) -> std::io::Result<Self> {
         let mut guarded = Command::new("/bin/sh");
-        guarded.args(["-c", GUARD, "guard"]).arg(command.get_program()).args(command.get_args());
+        guarded.args(["-c", guard, "guard"]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => guarded.env(name, value),

@@ -1,9 +1,13 @@
 //! Which servers must be there, and what is said where they are not.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 /// The servers a run demands, by name and separated by commas.
 const REQUIRE: &str = "PACKVAULT_REQUIRE";
+
+/// Servers that `install` leaves alone: a Docker engine, Node and Go are more than a test should bring along.
+const NOT_INSTALLED: [&str; 4] = ["azurite", "fake-gcs", "minio", "openssh-container"];
 
 /// Folders in which servers lie that are not on every user's path; the last is where `install` puts them.
 const FOLDERS: [&str; 4] = [
@@ -20,7 +24,7 @@ pub struct Missing {
     pub server: &'static str,
     /// What is not there.
     pub what: String,
-    /// The command that installs it.
+    /// The command that installs it, or what else helps.
     pub install: &'static str,
 }
 
@@ -30,14 +34,30 @@ pub fn is_required(server: &str) -> bool {
     required.split(',').any(|name| name.trim() == server)
 }
 
-/// Says aloud that a test does not run, or fails it where the server is required.
+/// What was said to be missing, so that a suite of many tests says it once.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Says aloud that tests do not run, or fails the test where the server is required.
 pub fn missing(missing: &Missing) {
     let Missing { server, what, install } = missing;
-    let text = format!("{server}: {what}; install it with: {install}");
+    let text = format!("{server}: {what}; to have it: {install}");
     assert!(!is_required(server), "{REQUIRE} demands {text}");
-    // Straight to the terminal: the test runner keeps what a passing test prints to itself.
-    let notice = format!("NOT RUN, {text} (or all servers of the suites: tests/servers/install)\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), notice.as_bytes());
+    let all = if NOT_INSTALLED.contains(server) {
+        ""
+    } else {
+        " (or all servers of the suites: tests/servers/install)"
+    };
+    let notice = format!("NOT RUN, {text}{all}\n");
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if !said.contains(&notice) {
+        say(&notice);
+        said.push(notice);
+    }
+}
+
+/// Says something straight to the terminal: the test runner keeps what a passing test prints to itself.
+pub(crate) fn say(line: &str) {
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 /// Returns where a program lies.

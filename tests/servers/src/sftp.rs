@@ -68,12 +68,17 @@ impl SftpServer {
         folder: PathBuf,
     ) -> Self {
         assert!(wait_until_answers(port), "the SFTP server on port {port} does not answer");
+        Self { folder: Some(folder), ..Self::answering(keys, process, port, user, root) }
+    }
+
+    /// Returns a server that answers, whose files are not seen from here.
+    pub(crate) fn answering(keys: Keys, process: Process, port: u16, user: Option<&str>, root: &str) -> Self {
         Self {
             host: "127.0.0.1".to_owned(),
             port: Some(port),
             user: user.map(str::to_owned),
             root: root.to_owned(),
-            folder: Some(folder),
+            folder: None,
             ssh_options: keys.ssh_options(),
             process: Some(process),
             _keys: Some(keys),
@@ -95,22 +100,31 @@ pub(crate) struct Keys {
 impl Keys {
     /// Makes keys of the kind, in their format, for a server on the port.
     pub(crate) fn make(kind: &[&str], port: u16) -> Self {
-        let folder = tempfile::Builder::new().prefix("pv-sftp-").tempdir().expect("a folder can be made");
-        let keys = Self { folder };
-        for name in ["host", "user"] {
-            let status = Command::new("ssh-keygen")
-                .args(["-q", "-N", "", "-C", "test", "-f"])
-                .arg(keys.path(name))
-                .args(kind)
-                .stdin(Stdio::null())
-                .status();
-            assert!(status.is_ok_and(|status| status.success()), "ssh-keygen makes a key");
-        }
+        let keys = Self::of_user(kind);
+        keys.make_key("host", kind);
         let public = keys.read("host.pub");
         let key: Vec<_> = public.split_whitespace().take(2).collect();
         keys.write("known_hosts", &format!("[127.0.0.1]:{port} {}\n", key.join(" ")));
+        keys
+    }
+
+    /// Makes a user's key alone, for a server that makes its own and is not known yet.
+    pub(crate) fn of_user(kind: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("pv-sftp-").tempdir().expect("a folder can be made");
+        let keys = Self { folder };
+        keys.make_key("user", kind);
         keys.write("config", "");
         keys
+    }
+
+    fn make_key(&self, name: &str, kind: &[&str]) {
+        let status = Command::new("ssh-keygen")
+            .args(["-q", "-N", "", "-C", "test", "-f"])
+            .arg(self.path(name))
+            .args(kind)
+            .stdin(Stdio::null())
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "ssh-keygen makes a key");
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
