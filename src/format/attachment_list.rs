@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_list_keeps_the_order_it_was_given() {
-        let list: Vec<_> = [9, 1, 5, 1].map(listed).to_vec();
+        let list: Vec<_> = [9, 1, 0, 5, 1].map(listed).to_vec();
         assert_eq!(decode(&encode(&list)).unwrap(), list);
         assert_eq!(decode(&encode(&[])).unwrap(), []);
     }

@@ -58,11 +58,6 @@ impl FormatError {
         self.kind
     }
 
-    /// Returns the message without the object it is about.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
     /// Returns the error with the object it was met in put before its message.
     pub fn within(self, object: impl fmt::Display) -> Self {
         Self { kind: self.kind, message: format!("{object}: {}", self.message) }

@@ -321,6 +321,9 @@ mod tests {
             (0.00001, "1e-05"),
             (2e30, "2e+30"),
             (1e100, "1e+100"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+            (f64::NAN, "NaN"),
         ] {
             assert_eq!(go_g_float(value), text);
         }

@@ -200,3 +200,14 @@ impl Storage for LocalStorage {
         now.map_err(|error| error.full_in(self.client.location()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_blocking_work_goes_on_in_the_caller() {
+        let calling = tokio::spawn(blocking::<()>(Operation::Read, "x", || panic!("a defect")));
+        assert!(calling.await.unwrap_err().is_panic());
+    }
+}

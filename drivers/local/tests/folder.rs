@@ -62,6 +62,12 @@ async fn files_are_for_their_owner_alone() {
 }
 
 #[tokio::test]
+async fn a_place_is_named_by_its_path() {
+    let (_folder, root, storage) = repository().await;
+    assert_eq!(storage.location(), root.display().to_string());
+}
+
+#[tokio::test]
 async fn the_root_must_be_a_folder_and_is_made_only_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let missing = LocalConfig::new(folder.path().join("missing"));

@@ -89,6 +89,35 @@ fn a_manifest_comes_back_as_it_was_written() {
 }
 
 #[test]
+fn what_a_manifest_refers_to_is_told_by_its_ids_and_nothing_where_it_refers_to_nothing() {
+    const ULID: &str = "01m8gmkxwmapkw0chd8bcp1y7k";
+    let bare = manifest();
+    assert_eq!((bare.parent().unwrap(), bare.extras_tree().unwrap()), (None, None));
+    assert_eq!((bare.lists().unwrap(), bare.new_packs().unwrap()), (vec![], vec![]));
+    assert_eq!(bare.new_index().unwrap(), None);
+
+    let parent = "20260706T135616Z-58f31413ca9d5d805a9a2865cdc53c8b";
+    let (one, other) = (BlobId::of(b"one"), BlobId::of(b"other"));
+    let full = Manifest {
+        parent_id: parent.into(),
+        attachments: Attachments {
+            lists: Some(vec![one.to_string(), other.to_string()]),
+            ..Attachments::default()
+        },
+        extras_tree: other.to_string(),
+        new_packs: Some(vec![ULID.into()]),
+        new_index: ULID.into(),
+        ..manifest()
+    };
+    assert_eq!(full.parent().unwrap().unwrap().as_str(), parent);
+    assert_eq!((full.lists().unwrap(), full.extras_tree().unwrap()), (vec![one, other], Some(other)));
+    assert_eq!(full.new_packs().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>(), [ULID]);
+    assert_eq!(full.new_index().unwrap().unwrap().to_string(), ULID);
+    let damaged = Manifest { extras_tree: "no id".into(), new_index: "no id".into(), ..manifest() };
+    assert!(damaged.extras_tree().is_err() && damaged.new_index().is_err());
+}
+
+#[test]
 fn null_and_empty_arrays_are_kept_apart() {
     let (mut null, mut empty) = (manifest(), manifest());
     empty.attachments.lists = Some(vec![]);

@@ -8,6 +8,14 @@ use crate::format::ids::PackId;
 
 const FRAMES: [&[u8]; 4] = [b"hello", b"", b"world!", b"x"];
 
+#[test]
+fn the_limits_are_those_of_the_format() {
+    assert_eq!(TARGET_STORED_BYTES, 33_554_432);
+    assert_eq!(BLOB_RAW_BYTES_MAX, 4_294_967_296);
+    assert_eq!(BLOB_STORED_BYTES_MAX, 4_311_744_616);
+    assert_eq!(FOOTER_BYTES_MAX, 1_073_741_824);
+}
+
 fn entries(frames: &[&[u8]]) -> Vec<Entry> {
     let mut offset = HEADER_BYTES as u64;
     let append = |frame: &&[u8]| {
