@@ -6,6 +6,7 @@
 
 #![allow(dead_code, reason = "no test file needs all of it")]
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock};
 
@@ -15,6 +16,7 @@ use packvault_test_servers::openssh::{self, OpensshOptions};
 use packvault_test_servers::{Missing, Rgw, S3Place, SftpServer, missing};
 use tokio::sync::OnceCell;
 
+use crate::memory_repo::scratch;
 use crate::scenes::{Ground, Plot, age_files};
 
 /// Twice as fast as moto, and a server that people use.
@@ -24,12 +26,8 @@ static OPENSSH: LazyLock<Result<SftpServer, Missing>> =
     LazyLock::new(|| openssh::start(OpensshOptions::default()));
 static OPENSSH_FEATURES: OnceCell<SftpFeatures> = OnceCell::const_new();
 
-/// Tells plots apart.
+/// Tells folders of the bucket apart, which ends with the process.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
-
-fn fresh_folder() -> String {
-    format!("plot-{:08x}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
-}
 
 /// Folders in a bucket of Ceph's gateway; `None` where it is missing, which was then said aloud.
 pub fn on_s3() -> Option<Ground> {
@@ -38,7 +36,8 @@ pub fn on_s3() -> Option<Ground> {
 }
 
 async fn s3_plot(place: &'static S3Place) -> Plot {
-    let config = s3_config(place, &fresh_folder());
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let config = s3_config(place, &format!("plot-{number}"));
     let features = RGW_FEATURES.get_or_init(|| async {
         let asked = S3Storage::open(s3_config(place, "asked"), None, Arc::default()).unwrap();
         asked.probe().await.unwrap().0
@@ -68,22 +67,24 @@ pub fn on_sftp() -> Option<Ground> {
 }
 
 async fn sftp_plot(server: &'static SftpServer) -> Plot {
-    let folder = fresh_folder();
+    // The server runs as whoever runs the tests, so its folders may lie in memory: it syncs all it writes.
+    let folder = scratch();
+    let path = |name: &str| folder.path().join(name);
     let features = OPENSSH_FEATURES.get_or_init(|| async {
-        let config = sftp_config(server, "asked");
+        let config = sftp_config(server, &path("asked"));
         let asked = SftpStorage::create_root(config, None, Arc::default()).await.unwrap();
         asked.probe().await.unwrap().0
     });
-    let (config, features) = (sftp_config(server, &folder), *features.await);
-    let storage = SftpStorage::create_root(config, Some(features), Arc::default()).await.unwrap();
-    let locks = server.folder.as_ref().unwrap().join(&folder).join("locks");
+    let features = Some(*features.await);
+    let config = sftp_config(server, &path("repository"));
+    let storage = SftpStorage::create_root(config, features, Arc::default()).await.unwrap();
+    let locks = path("repository/locks");
     let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || age_files(&locks));
-    Plot { storage: Arc::new(storage), age_locks: Some(age_locks), memory: None, kept: Box::new(()) }
+    Plot { storage: Arc::new(storage), age_locks: Some(age_locks), memory: None, kept: Box::new(folder) }
 }
 
-fn sftp_config(server: &SftpServer, folder: &str) -> SftpConfig {
-    let path = SftpPath::Absolute(format!("{}/{folder}", server.root));
-    let mut config = SftpConfig::new(&server.host, path);
+fn sftp_config(server: &SftpServer, folder: &Path) -> SftpConfig {
+    let mut config = SftpConfig::new(&server.host, SftpPath::Absolute(folder.display().to_string()));
     (config.user, config.port) = (server.user.clone(), server.port);
     config.ssh_options.clone_from(&server.ssh_options);
     // Beside the server's keys. The login ends with the server.
