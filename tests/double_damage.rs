@@ -16,6 +16,7 @@ mod hostile;
 mod memory_repo;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anatomy::{Repo, Role, dissect, manifest_key, pack_key};
@@ -24,8 +25,8 @@ use memory_repo::*;
 use packvault::ErrorKind;
 use packvault::engine::Selection;
 use packvault::engine::restore::RestoreOptions;
-use packvault::format::{BlobId, PackId};
-use packvault_storage::{Key, MemoryStorage};
+use packvault::format::{BlobId, PackId, SnapshotId};
+use packvault_storage::{ErrorKind as StorageErrorKind, Fault, FaultStorage, Key, MemoryStorage};
 
 /// No case may take longer; a case takes a fraction of a second.
 const HANG_AFTER: Duration = Duration::from_secs(60);
@@ -397,6 +398,41 @@ fn every_pair_of_kinds_of_damage_is_named_and_never_restored() {
         }
     }
     assert!(cases > 300, "{cases}");
+}
+
+/// What is read a second time, to tell whose a damaged blob is, may fail where it went well before.
+#[test]
+fn damage_beside_a_call_that_fails_is_never_called_clean() {
+    let runtime = runtime();
+    let scene = runtime.block_on(Scene::new());
+    let newest = &scene.made[2].id;
+    for role in ROLES {
+        // A blob that a snapshot deep in a chain needs, as late as there is one.
+        let needs = &scene.repo.snapshots[2].needs;
+        let blob =
+            needs.iter().filter(|(_, roles)| roles.contains(&role)).map(|(id, _)| *id).next_back().unwrap();
+        let entry = scene.repo.blobs[&blob].entry;
+        let hurt = scene.blob(name_of(role), &blob, Blow::Flip(entry.offset as usize, 1));
+        let storage = scene.pair([&hurt, &hurt], String::new()).storage;
+        // Once more, for the pair has flipped it twice.
+        let bytes = hurt.blow.strike(scene.objects[&hurt.key].clone()).unwrap();
+        storage.put_raw(&hurt.key, bytes, SystemTime::now());
+        for selection in [Selection::All, Selection::One(SnapshotId::parse(newest).unwrap())] {
+            for kind in [StorageErrorKind::NotFound, StorageErrorKind::Io, StorageErrorKind::Timeout] {
+                for number in 1.. {
+                    let faulty = FaultStorage::new(shared(&copy_of(&storage)));
+                    faulty.at_call(number, Fault::Before(kind));
+                    let report = runtime.block_on(check(Arc::new(faulty.clone()), selection.clone(), false));
+                    let is_clean = report.is_ok_and(|report| report.ok);
+                    let at = faulty.calls().get(number as usize - 1).cloned();
+                    assert!(!is_clean, "{role:?} flipped, {kind:?} at call {number}, {at:?}: called clean");
+                    if faulty.call_count() < number {
+                        break;
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -106,10 +106,7 @@ pub async fn create(
         run(repository, profile, paths, &options, context, Some(&lock)).await
     }
     .await;
-    let released = lock.release().await;
-    let report = result?;
-    released?;
-    Ok(report)
+    lock.end(result).await
 }
 
 fn check_options(options: &CreateOptions) -> Result<()> {
