@@ -6,6 +6,7 @@
 //! On real servers each class of call is tried once; `PACKVAULT_FIRE=all` tries every call in every way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "how many cases there were is told to who asks with --nocapture")]
 
 #[path = "support/memory_repo.rs"]
 mod memory_repo;

@@ -8,7 +8,12 @@
 //! real servers, in real time, each class of call meets some of the faults.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "how many cases there were is told to who asks with --nocapture")]
 
+#[path = "support/anatomy.rs"]
+mod anatomy;
+#[path = "support/crowd.rs"]
+mod crowd;
 #[path = "support/memory_repo.rs"]
 mod memory_repo;
 #[path = "support/scenes.rs"]
@@ -23,9 +28,10 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use memory_repo::*;
-use packvault::engine::Context;
+use packvault::engine::{Context, Selection};
 use packvault::{Cancel, ErrorKind, Result};
 use packvault_storage::ErrorKind as StorageErrorKind;
+use packvault_storage::retry::Unwatched;
 use packvault_storage::{
     Error as StorageError, Fault, FaultStorage, Operation, RetryPolicy, RetryStorage, RetryWatch, Storage,
 };
@@ -469,6 +475,45 @@ fn a_server_that_falls_silent_ends_every_operation_in_time_and_is_not_called_dam
                 for number in 1..=table.calls.len() {
                     silence_from(&scene, &ground, number as u64).await;
                 }
+            }
+        }
+    });
+}
+
+/// Lets the server say nothing more from each call on, while the blobs of one pack are read.
+async fn silence_with(blobs: Vec<Vec<u8>>, restores: bool) {
+    let (storage, _, _) = repository_of(1).await;
+    let before = anatomy::dissect(&storage).snapshots[0].manifest.clone();
+    let id = crowd::publish(&storage, &before, &[blobs]);
+    for number in 1.. {
+        let faulty = FaultStorage::new(shared(&copy_of(&storage)));
+        faulty.from_call(number, Fault::Silence(SILENCE));
+        let line = spooled_line(Arc::new(faulty.clone()), RetryPolicy::default(), Arc::new(Unwatched));
+        let begun = tokio::time::Instant::now();
+        let outcome = match restores {
+            true => bring_back(line, &id, &scratch().path().join("target")).await.map(drop),
+            false => check(line, Selection::All, false).await.map(drop),
+        };
+        if faulty.call_count() < number {
+            return;
+        }
+        let case = format!("restores {restores}, silent from call {number} on: {outcome:?}");
+        let error = outcome.expect_err(&case);
+        // An attachment that no database knows of is refused by a restore, once it is read.
+        assert!(restores || error.is_inconclusive(), "{case}");
+        assert!(begun.elapsed() <= SILENT_MAX, "{case}: ends after {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn however_many_blobs_a_silent_server_keeps_back_it_is_waited_for_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        // A pack that is read whole, one that is read in batches, one that is read in pieces.
+        for (count, bytes) in [(40, 2000), (3, 200_000), (1, 9 << 20)] {
+            for restores in [false, true] {
+                let blobs = (0..count).map(|seed| crowd::noise(seed, bytes)).collect();
+                silence_with(blobs, restores).await;
             }
         }
     });
