@@ -40,6 +40,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     lacks_room: bool,
+    is_unanswered: bool,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -49,7 +50,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// Makes an error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), lacks_room: false, source: None }
+        Self { kind, message: message.into(), lacks_room: false, is_unanswered: false, source: None }
     }
 
     /// Makes an error that keeps its cause.
@@ -58,7 +59,8 @@ impl Error {
         message: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, message: message.into(), lacks_room: false, source: Some(source.into()) }
+        let source = Some(source.into());
+        Self { kind, message: message.into(), lacks_room: false, is_unanswered: false, source }
     }
 
     /// Returns what callers may match on.
@@ -69,6 +71,25 @@ impl Error {
     /// Remembers that a store said so: what its own errors mean is known where they are lifted.
     pub(crate) fn lacking_room(self) -> Self {
         Self { lacks_room: true, ..self }
+    }
+
+    /// Remembers that a store gave no answer, however often it was asked.
+    pub(crate) fn unanswered(self) -> Self {
+        Self { is_unanswered: true, ..self }
+    }
+
+    /// Tells whether nothing can be said about what is stored: the user stopped the operation, or the store
+    /// did not answer. Who goes on past damage ends here, and calls nothing damaged.
+    pub fn is_inconclusive(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let of_ours = error.downcast_ref::<Self>();
+            if of_ours.is_some_and(|error| error.is_unanswered || error.kind == ErrorKind::Interrupted) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
     }
 
     /// Tells whether a disk or a store has no room left, whatever else went wrong because of that.
@@ -89,6 +110,17 @@ impl Error {
             cause = error.source();
         }
         false
+    }
+
+    /// Returns an error that says and means the same, for another who waited for the same thing.
+    pub(crate) fn repeated(&self) -> Self {
+        Self {
+            kind: self.kind,
+            message: self.chain(),
+            lacks_room: self.is_full(),
+            is_unanswered: self.kind != ErrorKind::Interrupted && self.is_inconclusive(),
+            source: None,
+        }
     }
 
     /// Returns the message and every cause, joined by `: `, in one line.

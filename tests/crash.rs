@@ -3,13 +3,17 @@
 //!
 //! Pass one counts the storage calls of an operation. Pass two runs it once for each of them and lets the
 //! process die there, before the step or after it with the answer lost, then opens the same storage again.
+//! On real servers each class of call is tried once; `PACKVAULT_FIRE=all` tries every call in every way.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "how many cases there were is told to who asks with --nocapture")]
 
 #[path = "support/memory_repo.rs"]
 mod memory_repo;
 #[path = "support/scenes.rs"]
 mod scenes;
+#[path = "support/server_grounds.rs"]
+mod server_grounds;
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -19,7 +23,8 @@ use memory_repo::*;
 use packvault::ErrorKind;
 use packvault::engine::list::list;
 use packvault::repo::Repository;
-use packvault_storage::{ErrorKind as StorageErrorKind, Fault, FaultStorage, Operation};
+use packvault_storage::retry::Unwatched;
+use packvault_storage::{ErrorKind as StorageErrorKind, Fault, FaultStorage, Operation, Storage};
 use scenes::*;
 
 /// How a process ends at a call: before it, after it, or alive but without the answer, for good.
@@ -49,29 +54,61 @@ fn every_operation_and_every_command_is_in_the_table() {
 /// Lets the process die at every `stride`th call of the act, in every way, then opens the storage again.
 async fn die_everywhere(ground: Ground, act: Act, stride: u64) {
     let scene = Scene::new(act).await;
-    let calls = scene.count_calls().await;
+    let as_it_is = |storage| storage;
+    let calls = scene.calls_on(&ground, as_it_is).await.len() as u64;
     assert!(calls > 0, "{act:?}");
     let mut cases = 0;
     for number in 1..=calls {
         for death in DEATHS {
             cases += 1;
             // The last calls are those of the commit, and of giving the lock back.
-            if cases % stride != 0 && number + 2 < calls {
-                continue;
+            if cases % stride == 0 || number + 2 >= calls {
+                die_at(&scene, &ground, as_it_is, (number, calls), death).await;
             }
-            let plot = ground().await;
-            scene.sow(&plot.storage).await;
-            let faulty = FaultStorage::new(plot.storage.clone());
-            faulty.at_call(number, death);
-            let outcome = scene.run(Arc::new(faulty.clone())).await;
-            let died_at = faulty.calls().get(number as usize - 1).cloned();
-            let case = format!("{act:?}: {death:?} at call {number} of {calls}, {died_at:?}");
-            if faulty.is_stopped() {
-                assert!(outcome.is_err(), "{case}: nobody is told");
-            }
-            scene.expect_order(&plot, &case).await;
         }
     }
+}
+
+/// Lets the process die there, below what `line` puts above the ground, then opens the storage again.
+async fn die_at(
+    scene: &Scene,
+    ground: &Ground,
+    line: impl Fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
+    (number, calls): (u64, u64),
+    death: Fault,
+) {
+    let plot = ground().await;
+    scene.sow(&plot.storage).await;
+    let faulty = FaultStorage::new(plot.storage.clone());
+    faulty.at_call(number, death);
+    let outcome = scene.run(line(Arc::new(faulty.clone()))).await;
+    let died_at = faulty.calls().get(number as usize - 1).cloned();
+    let case = format!("{:?}: {death:?} at call {number} of {calls}, {died_at:?}", scene.act);
+    if faulty.is_stopped() {
+        assert!(outcome.is_err(), "{case}: nobody is told");
+    }
+    scene.expect_order(&plot, &case).await;
+}
+
+/// The same on a real server, below the retries and the spool that production has: one way to die at each
+/// class of call of each operation, or every way at every call.
+async fn die_on_a_server(ground: Ground, acts: &[Act]) {
+    let line = |storage| spooled_line(storage, quick_retries(), Arc::new(Unwatched));
+    let (mut picked, mut cases) = (Picked::default(), 0);
+    for act in acts {
+        let scene = Scene::new(*act).await;
+        let calls = scene.calls_on(&ground, line).await;
+        for number in picked.of(*act, &calls) {
+            for (turn, death) in DEATHS.into_iter().enumerate() {
+                if runs_everything() || turn == cases % DEATHS.len() {
+                    die_at(&scene, &ground, line, (number, calls.len() as u64), death).await;
+                }
+            }
+            cases += 1;
+        }
+        println!("{act:?}: {} calls, died at {cases} since the beginning", calls.len());
+    }
+    assert!(cases > 0, "no call was found to die at");
 }
 
 #[test]
@@ -137,10 +174,37 @@ fn a_death_during_any_operation_on_a_folder_leaves_what_the_next_create_clears_a
     });
 }
 
+/// Runs the cases on the ground, unless its server is missing.
+fn on_a_server(ground: Option<Ground>, acts: &[Act]) {
+    if let Some(ground) = ground {
+        runtime().block_on(die_on_a_server(ground, acts));
+    }
+}
+
+#[test]
+fn a_death_during_a_create_on_a_real_s3_server_leaves_whole_snapshots() {
+    on_a_server(server_grounds::on_s3(), &acts(true));
+}
+
+#[test]
+fn a_death_during_anything_else_on_a_real_s3_server_leaves_order() {
+    on_a_server(server_grounds::on_s3(), &acts(false));
+}
+
+#[test]
+fn a_death_during_a_create_on_a_real_sftp_server_leaves_whole_snapshots() {
+    on_a_server(server_grounds::on_sftp(), &acts(true));
+}
+
+#[test]
+fn a_death_during_anything_else_on_a_real_sftp_server_leaves_order() {
+    on_a_server(server_grounds::on_sftp(), &acts(false));
+}
+
 /// Lets every write, or every call, fail from some point on, for good.
 async fn fail_for_good(act: Act, kind: StorageErrorKind) {
     let scene = Scene::new(act).await;
-    let calls = scene.count_calls().await;
+    let calls = scene.calls_on(&in_memory(), |storage| storage).await.len() as u64;
     let is_write = |asked: Operation| {
         use Operation::{Create, Replace, Seal, Stage, Write};
         matches!(asked, Create | Stage | Write | Seal | Replace)
@@ -174,10 +238,7 @@ async fn fail_for_good(act: Act, kind: StorageErrorKind) {
             assert!(left.into_iter().all(|key| !key.starts_with("locks/")), "{case}: a lock stays behind");
         }
         if skipped % 3 == 0 {
-            let clock = storage.clone();
-            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
-            let plot = Plot { storage: shared(&storage), age_locks: Some(age_locks), kept: Box::new(()) };
-            scene.expect_order(&plot, &case).await;
+            scene.expect_order(&Plot::of(&storage), &case).await;
         }
     }
 }

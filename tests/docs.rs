@@ -159,6 +159,78 @@ fn every_command_that_is_shown_is_understood() {
     assert!(seen > 10, "only {seen} commands were found in the pages");
 }
 
+/// Returns what stands between backticks in the text.
+fn code_words(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Returns the rows of the tables below the heading, as their cells.
+fn rows_below<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
+    let section = page.lines().skip_while(|line| *line != heading).skip(1);
+    let section = section.take_while(|line| !line.starts_with("## "));
+    let rows = section.filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").collect()).filter(|row: &Vec<&str>| !row[0].starts_with("---")).collect()
+}
+
+#[test]
+fn every_test_that_the_page_on_testing_names_exists() {
+    let mut seen = 0;
+    for line in read("docs/testing.md").lines().filter(|line| line.starts_with("| ")) {
+        let mut file = None;
+        for word in code_words(line) {
+            if word.starts_with("tests/") || word.starts_with("drivers/") {
+                assert!(root().join(word).exists(), "docs/testing.md: {word} is not there");
+                file = Some(word);
+            } else if word.matches('_').count() >= 3 {
+                let file = file.unwrap_or_else(|| panic!("docs/testing.md: {word} has no file before it"));
+                let is_there = read(file).contains(&format!("fn {word}("));
+                assert!(is_there, "docs/testing.md: {file} has no test {word}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} tests are named");
+}
+
+#[test]
+fn every_promise_of_the_readme_has_a_row_that_names_tests() {
+    let (readme, testing) = (read("README.md"), read("docs/testing.md"));
+    let section = readme.lines().skip_while(|line| *line != "## What is promised, and what is not").skip(1);
+    let section: Vec<&str> = section.take_while(|line| !line.starts_with("## ")).collect();
+    let items = section.iter().filter_map(|line| line.strip_prefix("- **")?.split("**").next());
+    let promises: Vec<&str> = items.map(|promise| promise.trim_end_matches('.')).collect();
+    assert!(promises.len() >= 7, "{promises:?}");
+    let rows = rows_below(&testing, "## What the README promises");
+    for promise in promises {
+        let row = rows.iter().find(|row| row[0] == promise);
+        let row = row.unwrap_or_else(|| panic!("docs/testing.md lacks the promise {promise:?}"));
+        assert!(code_words(row[1]).any(|word| word.ends_with(".rs")), "{promise:?} names no test");
+    }
+}
+
+#[test]
+fn no_test_file_is_missing_from_the_page_on_testing() {
+    let testing = read("docs/testing.md");
+    let mut folders = vec![root().join("tests")];
+    folders.extend(
+        fs::read_dir(root().join("drivers")).unwrap().map(|entry| entry.unwrap().path().join("tests")),
+    );
+    for folder in folders {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let is_test = path.extension().is_some_and(|extension| extension == "rs");
+            // A folder is one test if it has a main file.
+            let file = if path.join("main.rs").exists() { path.join("main.rs") } else { path };
+            let name = file.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+            let is_named = testing.contains(&format!("`{name}`"));
+            assert!(
+                is_named || !(is_test || name.ends_with("main.rs")),
+                "docs/testing.md does not name {name}"
+            );
+        }
+    }
+}
+
 #[test]
 fn every_section_that_the_source_refers_to_is_in_the_format_page() {
     let format = read("docs/format.md");

@@ -4,14 +4,22 @@
 //!
 //! Each operation runs once for each of its storage calls and each fault, below the retries that stand above
 //! every server, with and without the spool. Time is virtual, so that pauses and hangs cost nothing.
-//! `PACKVAULT_FIRE=all` runs every case; without it every so manyth is run, each fault at many calls.
+//! `PACKVAULT_FIRE=all` runs every case; without it every so manyth is run, each fault at many calls, and on
+//! real servers, in real time, each class of call meets some of the faults.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "how many cases there were is told to who asks with --nocapture")]
 
+#[path = "support/anatomy.rs"]
+mod anatomy;
+#[path = "support/crowd.rs"]
+mod crowd;
 #[path = "support/memory_repo.rs"]
 mod memory_repo;
 #[path = "support/scenes.rs"]
 mod scenes;
+#[path = "support/server_grounds.rs"]
+mod server_grounds;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,12 +28,12 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use memory_repo::*;
-use packvault::engine::Context;
+use packvault::engine::{Context, Selection};
 use packvault::{Cancel, ErrorKind, Result};
 use packvault_storage::ErrorKind as StorageErrorKind;
+use packvault_storage::retry::Unwatched;
 use packvault_storage::{
-    Error as StorageError, Fault, FaultStorage, MemoryStorage, Operation, RetryPolicy, RetryStorage,
-    RetryWatch, Spool, Storage,
+    Error as StorageError, Fault, FaultStorage, Operation, RetryPolicy, RetryStorage, RetryWatch, Storage,
 };
 use scenes::*;
 use tokio::sync::Notify;
@@ -34,6 +42,19 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long a stopped operation may take to end, in virtual time.
 const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// The same in real time, on a busy machine.
+const REAL_STOP_MAX: Duration = Duration::from_secs(10);
+
+/// After how long without an answer an attempt is given up, as on an S3 server.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How long an operation may then take to end: the step that failed, which after a lost answer is followed by
+/// a look at what lies there, and giving back the lock.
+const SILENT_MAX: Duration = Duration::from_secs(310);
+
+/// How many of the faults each class of call meets on a real server.
+const TROUBLES_PER_CLASS: usize = 3;
 
 /// What happens at one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +104,11 @@ impl Trouble {
         }
     }
 
+    /// Tells whether it can be made on a server whose clock is nobody's to set.
+    fn leaves_clocks_alone(self) -> bool {
+        !matches!(self, Self::ClockForward | Self::ClockBack)
+    }
+
     /// Tells whether it is an error that no second attempt can help.
     fn is_final(self) -> bool {
         matches!(self, Self::Once(Before(kind)) if !kind.is_passing())
@@ -113,28 +139,34 @@ impl RetryWatch for UntilCancelled {
 /// One run of an act, with trouble at one call.
 struct Run<'a> {
     scene: &'a Scene,
-    storage: MemoryStorage,
+    plot: Plot,
     faulty: FaultStorage,
     context: Context,
     spooled: bool,
 }
 
 impl<'a> Run<'a> {
-    fn new(scene: &'a Scene, spooled: bool) -> Self {
-        let storage = copy_of(&scene.before);
-        let faulty = FaultStorage::new(shared(&storage));
-        Self { scene, storage, faulty, context: context(), spooled }
+    async fn new(scene: &'a Scene, ground: &Ground, spooled: bool) -> Self {
+        let plot = ground().await;
+        scene.sow(&plot.storage).await;
+        let faulty = FaultStorage::new(plot.storage.clone());
+        Self { scene, plot, faulty, context: context(), spooled }
     }
 
     /// Returns the storage as a server stands before the engine.
     fn line(&self) -> Arc<dyn Storage> {
         let watch = Arc::new(UntilCancelled(self.context.cancel.clone()));
-        let retry = RetryStorage::new(Arc::new(self.faulty.clone()), RetryPolicy::default());
-        let retry = retry.watched_by(watch);
-        if !self.spooled {
-            return Arc::new(retry);
+        let policy = if self.is_virtual() { RetryPolicy::default() } else { quick_retries() };
+        let faulty = Arc::new(self.faulty.clone());
+        if self.spooled {
+            return spooled_line(faulty, policy, watch);
         }
-        Arc::new(retry.through(Arc::new(Spool::new(std::env::temp_dir(), 64 << 20, 2))))
+        Arc::new(RetryStorage::new(faulty, policy).watched_by(watch))
+    }
+
+    /// Tells whether the ground is memory, and time costs nothing.
+    fn is_virtual(&self) -> bool {
+        self.plot.memory.is_some()
     }
 
     /// Runs the act; returns how it ended.
@@ -146,10 +178,13 @@ impl<'a> Run<'a> {
                 return std::future::pending().await;
             }
             reached.notified().await;
-            tokio::time::sleep(Duration::from_secs(3)).await;
+            let (wait, stop_max) = match self.is_virtual() {
+                true => (Duration::from_secs(3), STOP_MAX),
+                false => (Duration::from_millis(20), REAL_STOP_MAX),
+            };
+            tokio::time::sleep(wait).await;
             self.context.cancel.cancel();
-            let end_max = tokio::time::Instant::now() + STOP_MAX;
-            tokio::time::sleep_until(end_max).await;
+            tokio::time::sleep(stop_max).await;
         };
         tokio::select! {
             ended = self.scene.run_within(self.line(), &self.context) => ended,
@@ -158,9 +193,12 @@ impl<'a> Run<'a> {
     }
 
     fn plan(&self, trouble: Trouble, number: u64, reached: Arc<Notify>) {
-        let (calls, storage) = (AtomicU64::new(0), self.storage.clone());
+        let (calls, memory) = (AtomicU64::new(0), self.plot.memory.clone());
         let is_reached = move || calls.fetch_add(1, Ordering::Relaxed) + 1 == number;
         match trouble {
+            Trouble::Once(Fault::Delay(_)) if !self.is_virtual() => {
+                self.faulty.at_call(number, Fault::Delay(Duration::from_millis(50)));
+            }
             Trouble::Once(fault) => self.faulty.at_call(number, fault),
             Trouble::HangAndStop => self.faulty.at_match(0, Fault::Hang, move |_, _| {
                 let is_reached = is_reached();
@@ -170,10 +208,11 @@ impl<'a> Run<'a> {
                 is_reached
             }),
             Trouble::ClockForward | Trouble::ClockBack => {
+                let memory = memory.expect("only the clock of memory can be set");
                 let turn = move |_: Operation, _: &str| {
                     match is_reached() {
-                        true if trouble == Trouble::ClockForward => storage.advance_clock(DAY),
-                        true => storage.set_clock(SystemTime::now() - DAY),
+                        true if trouble == Trouble::ClockForward => memory.advance_clock(DAY),
+                        true => memory.set_clock(SystemTime::now() - DAY),
                         false => {}
                     }
                     false
@@ -182,16 +221,6 @@ impl<'a> Run<'a> {
             }
         }
     }
-}
-
-/// Returns what a call does to which kind of object, without the names that differ from run to run.
-fn class((operation, object): &(Operation, String)) -> String {
-    let named = object.split(" -> ").map(|key| {
-        let folder = key.split('/').next().unwrap_or_default();
-        let lock = key.strip_prefix("locks/").and_then(|name| name.split(['-', '.']).next());
-        format!("{folder}/{}", lock.unwrap_or_default())
-    });
-    format!("{operation} {}", named.collect::<Vec<_>>().join(" -> "))
 }
 
 fn count_classes(calls: &[(Operation, String)]) -> BTreeMap<String, usize> {
@@ -204,7 +233,6 @@ fn count_classes(calls: &[(Operation, String)]) -> BTreeMap<String, usize> {
 struct Case<'a> {
     run: &'a Run<'a>,
     trouble: Trouble,
-    number: usize,
     at: (Operation, String),
     clean: &'a BTreeMap<String, usize>,
     name: String,
@@ -215,11 +243,11 @@ impl Case<'_> {
         self.at.1.starts_with("locks/")
     }
 
-    /// Tells whether the call read a pack's tail, of which a small pack needs only the end.
-    fn opens_a_pack(&self) -> bool {
-        let calls = self.run.faulty.calls();
-        let earlier = calls[..self.number - 1].iter().rev().find(|(_, object)| *object == self.at.1);
-        self.at.1.starts_with("packs/") && earlier.is_some_and(|(operation, _)| *operation == Operation::Stat)
+    /// Tells whether the flipped bit may lie in a blob that nothing has to be read of: a small pack is opened
+    /// by reading all of it.
+    fn is_passed_over(&self) -> bool {
+        let flips = self.trouble == Trouble::Once(Fault::Flip);
+        flips && self.run.scene.act == Act::QuickVerify && self.at.1.starts_with("packs/")
     }
 
     fn judge_outcome(&self, outcome: &Result<()>) {
@@ -230,7 +258,7 @@ impl Case<'_> {
         }
         let holds_data = ["packs/", "indexes/", "snapshots/"].iter().any(|folder| at.1.starts_with(folder));
         let looks = matches!(run.scene.act, Act::List | Act::Verify | Act::QuickVerify);
-        let spoilt = trouble.spoils_bytes() && at.0 == Operation::Read && !self.opens_a_pack();
+        let spoilt = trouble.spoils_bytes() && at.0 == Operation::Read && !self.is_passed_over();
         if looks && holds_data && (spoilt || *trouble == Trouble::Once(Before(NotFound))) {
             assert!(told.is_some(), "{name}: called sound");
         }
@@ -262,65 +290,116 @@ impl Case<'_> {
 
     async fn judge_storage(&self, outcome: &Result<()>, thorough: bool) {
         let Self { run, name, .. } = self;
-        let storage = shared(&run.storage);
-        assert_eq!(run.storage.unfinished_uploads(), 0, "{name}");
-        let locks = locks(&storage).await;
+        let storage = &run.plot.storage;
+        let locks = locks(storage).await;
         assert!(locks.is_empty() || self.is_about_locks(), "{name}: {locks:?}");
-        if !locks.is_empty() {
-            run.storage.set_clock(SystemTime::now() + 2 * DAY);
+        if let Some(memory) = &run.plot.memory {
+            assert_eq!(memory.unfinished_uploads(), 0, "{name}");
+            if !locks.is_empty() {
+                memory.set_clock(SystemTime::now() + 2 * DAY);
+            }
         }
-        let known = run.scene.reopen(&storage, name).await;
+        let known = run.scene.reopen(&run.plot, name).await;
         let added = known.len() - run.scene.made.len();
         if outcome.is_ok() && run.scene.act.creates() {
             assert_eq!(added, 1, "{name}: a snapshot was promised");
         }
-        let after: BTreeMap<_, _> = run.storage.objects().into_iter().collect();
+        let after = objects(storage).await;
         for (key, bytes) in run.scene.before.objects() {
             assert!(key.as_str() == "config.toml" || after.get(&key) == Some(&bytes), "{name}: {key}");
         }
-        if added > 0 {
+        // On a server whose locks do not grow old the thorough look comes first, which breaks them.
+        if added > 0 && (locks.is_empty() || run.is_virtual()) {
             assert_sound(storage.clone(), name).await;
             assert_comes_back(storage.clone(), known.last().unwrap(), name).await;
         }
         if thorough {
-            let clock = run.storage.clone();
-            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || {
-                clock.set_clock(SystemTime::now() + 4 * DAY);
-            });
-            let plot = Plot { storage, age_locks: Some(age_locks), kept: Box::new(()) };
-            run.scene.expect_order(&plot, name).await;
+            if let Some(memory) = &run.plot.memory {
+                memory.set_clock(SystemTime::now() + 2 * DAY);
+            }
+            run.scene.expect_order(&run.plot, name).await;
         }
     }
 }
 
 /// Tells how far apart the cases are that are run.
 fn stride() -> usize {
-    if std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all") { 1 } else { 3 }
+    if runs_everything() { 1 } else { 3 }
+}
+
+/// An act, where it is done, and what it asks the storage for when all goes well.
+struct Table<'a> {
+    scene: &'a Scene,
+    ground: Ground,
+    spooled: bool,
+    calls: Vec<(Operation, String)>,
+    clean: BTreeMap<String, usize>,
+}
+
+impl<'a> Table<'a> {
+    async fn new(scene: &'a Scene, ground: Ground, spooled: bool) -> Self {
+        let run = Run::new(scene, &ground, spooled).await;
+        scene.run(run.line()).await.unwrap();
+        let calls = run.faulty.calls();
+        let clean = count_classes(&calls);
+        Self { scene, ground, spooled, calls, clean }
+    }
+
+    /// Runs the act with trouble at the call, and judges what came of it.
+    async fn run(&self, trouble: Trouble, number: usize, thorough: bool) {
+        let run = Run::new(self.scene, &self.ground, self.spooled).await;
+        let outcome = run.with(trouble, number as u64).await;
+        let Some(at) = run.faulty.calls().get(number - 1).cloned() else { return };
+        let (act, spooled, calls) = (self.scene.act, self.spooled, self.calls.len());
+        let name = format!("{act:?}, spooled {spooled}: {trouble:?} at call {number} of {calls}, {at:?}");
+        let case = Case { run: &run, trouble, at, clean: &self.clean, name };
+        case.judge_outcome(&outcome);
+        case.judge_attempts();
+        case.judge_storage(&outcome, thorough).await;
+    }
 }
 
 /// Runs the act under every trouble at every call, as far as the stride says.
 async fn trouble_everywhere(act: Act, spooled: bool) {
     let scene = Scene::new(act).await;
-    let clean = Run::new(&scene, spooled);
-    scene.run(clean.line()).await.unwrap();
-    let clean = count_classes(&clean.faulty.calls());
-    let calls: usize = clean.values().sum();
-    for number in 1..=calls {
+    let table = Table::new(&scene, in_memory(), spooled).await;
+    for number in 1..=table.calls.len() {
         for (index, trouble) in TROUBLES.into_iter().enumerate() {
             // The spool and the line without one take turns, so that together they see everything.
             let turn = number + index + usize::from(spooled);
-            if turn % stride() != 0 {
-                continue;
+            if turn % stride() == 0 {
+                table.run(trouble, number, (turn / stride()).is_multiple_of(5)).await;
             }
-            let run = Run::new(&scene, spooled);
-            let outcome = run.with(trouble, number as u64).await;
-            let Some(at) = run.faulty.calls().get(number - 1).cloned() else { continue };
-            let name = format!("{act:?}, spooled {spooled}: {trouble:?} at call {number} of {calls}, {at:?}");
-            let case = Case { run: &run, trouble, number, at, clean: &clean, name };
-            case.judge_outcome(&outcome);
-            case.judge_attempts();
-            case.judge_storage(&outcome, (turn / stride()).is_multiple_of(5)).await;
         }
+    }
+}
+
+/// Runs the acts on a real server, spooled as everything is there: each class of call under some troubles,
+/// which change from class to class, or every call under all of them.
+async fn trouble_on_a_server(ground: Ground, acts: &[Act]) {
+    let troubles: Vec<Trouble> = TROUBLES.into_iter().filter(|one| one.leaves_clocks_alone()).collect();
+    let apart = troubles.len() / TROUBLES_PER_CLASS;
+    let (mut picked, mut cases, mut turn) = (Picked::default(), 0, 0);
+    for act in acts {
+        let scene = Scene::new(*act).await;
+        let table = Table::new(&scene, ground.clone(), true).await;
+        for number in picked.of(*act, &table.calls) {
+            for (index, trouble) in troubles.iter().enumerate() {
+                if runs_everything() || (turn + index).is_multiple_of(apart) {
+                    table.run(*trouble, number as usize, cases % 4 == 0).await;
+                    cases += 1;
+                }
+            }
+            turn += 1;
+        }
+        println!("{act:?}: {} calls; {cases} cases since the beginning", table.calls.len());
+    }
+    assert!(cases > 0, "no call was found to trouble");
+}
+
+fn on_a_server(ground: Option<Ground>, acts: &[Act]) {
+    if let Some(ground) = ground {
+        runtime().block_on(trouble_on_a_server(ground, acts));
     }
 }
 
@@ -363,4 +442,99 @@ fn what_only_reads_is_never_called_sound_by_mistake() {
 #[test]
 fn a_restore_under_fire_brings_back_every_byte_or_leaves_the_target_alone() {
     under_fire(&[Act::Restore, Act::RestoreOver]);
+}
+
+/// Lets the server say nothing more from this call on, and judges how the operation ends.
+async fn silence_from(scene: &Scene, ground: &Ground, number: u64) {
+    let run = Run::new(scene, ground, true).await;
+    run.faulty.from_call(number, Fault::Silence(SILENCE));
+    let begun = tokio::time::Instant::now();
+    let outcome = scene.run_within(run.line(), &run.context).await;
+    let at = run.faulty.calls().get(number as usize - 1).cloned();
+    let case = format!("{:?}: silent from call {number} on, {at:?}", scene.act);
+    if at.is_none() {
+        // Calls that are under way at once are not always as many.
+        return assert!(outcome.is_ok(), "{case}: {outcome:?}");
+    }
+    let error = outcome.expect_err(&case);
+    let text = error.chain();
+    assert_eq!(error.kind(), ErrorKind::Io, "{case}: {text}");
+    assert!(error.is_inconclusive(), "{case}: {text}");
+    assert!(!text.contains('\n') && text.starts_with(char::is_lowercase), "{case}: {text}");
+    assert!(begun.elapsed() <= SILENT_MAX, "{case}: ends after {:?}: {text}", begun.elapsed());
+}
+
+#[test]
+fn a_server_that_falls_silent_ends_every_operation_in_time_and_is_not_called_damaged() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        for act in ACTS {
+            let scene = Scene::new(act).await;
+            for ground in [in_memory(), in_lesser_memory()] {
+                let table = Table::new(&scene, ground.clone(), true).await;
+                for number in 1..=table.calls.len() {
+                    silence_from(&scene, &ground, number as u64).await;
+                }
+            }
+        }
+    });
+}
+
+/// Lets the server say nothing more from each call on, while the blobs of one pack are read.
+async fn silence_with(blobs: Vec<Vec<u8>>, restores: bool) {
+    let (storage, _, _) = repository_of(1).await;
+    let before = anatomy::dissect(&storage).snapshots[0].manifest.clone();
+    let id = crowd::publish(&storage, &before, &[blobs]);
+    for number in 1.. {
+        let faulty = FaultStorage::new(shared(&copy_of(&storage)));
+        faulty.from_call(number, Fault::Silence(SILENCE));
+        let line = spooled_line(Arc::new(faulty.clone()), RetryPolicy::default(), Arc::new(Unwatched));
+        let begun = tokio::time::Instant::now();
+        let outcome = match restores {
+            true => bring_back(line, &id, &scratch().path().join("target")).await.map(drop),
+            false => check(line, Selection::All, false).await.map(drop),
+        };
+        if faulty.call_count() < number {
+            return;
+        }
+        let case = format!("restores {restores}, silent from call {number} on: {outcome:?}");
+        let error = outcome.expect_err(&case);
+        // An attachment that no database knows of is refused by a restore, once it is read.
+        assert!(restores || error.is_inconclusive(), "{case}");
+        assert!(begun.elapsed() <= SILENT_MAX, "{case}: ends after {:?}", begun.elapsed());
+    }
+}
+
+#[test]
+fn however_many_blobs_a_silent_server_keeps_back_it_is_waited_for_once() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+    runtime.unwrap().block_on(async {
+        // A pack that is read whole, one that is read in batches, one that is read in pieces.
+        for (count, bytes) in [(40, 2000), (3, 200_000), (1, 9 << 20)] {
+            for restores in [false, true] {
+                let blobs = (0..count).map(|seed| crowd::noise(seed, bytes)).collect();
+                silence_with(blobs, restores).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_create_on_a_real_s3_server_under_fire_adds_a_whole_snapshot_or_none() {
+    on_a_server(server_grounds::on_s3(), &acts(true));
+}
+
+#[test]
+fn everything_else_on_a_real_s3_server_under_fire_succeeds_or_fails_cleanly() {
+    on_a_server(server_grounds::on_s3(), &acts(false));
+}
+
+#[test]
+fn a_create_on_a_real_sftp_server_under_fire_adds_a_whole_snapshot_or_none() {
+    on_a_server(server_grounds::on_sftp(), &acts(true));
+}
+
+#[test]
+fn everything_else_on_a_real_sftp_server_under_fire_succeeds_or_fails_cleanly() {
+    on_a_server(server_grounds::on_sftp(), &acts(false));
 }

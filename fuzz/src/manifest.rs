@@ -20,7 +20,7 @@ pub fn run(data: &[u8]) {
     if error.kind() != FormatErrorKind::Mismatch {
         return;
     }
-    let Some(id) = computed_id(error.message()) else { panic!("no id in {error}") };
+    let Some(id) = computed_id(&error.to_string()) else { panic!("no id in {error}") };
     let Ok(text) = std::str::from_utf8(data) else { panic!("what is no text has no id") };
     let file = text.replace(PLACEHOLDER, id.as_str());
     let Ok(manifest) = Manifest::load(&id, file.as_bytes(), SUPPORTED_READER_LEVEL) else { return };

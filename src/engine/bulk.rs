@@ -154,7 +154,14 @@ async fn open_group<V: BlobVisitor>(
                 pack = Some(found);
                 entries.push(entry);
             }
-            Err(failure) => failures.push(failure),
+            Err(failure) => {
+                // A store that does not answer is not waited for again at every blob.
+                let is_over = failure.error.is_inconclusive();
+                failures.push(failure);
+                if is_over {
+                    break;
+                }
+            }
         }
     }
     Group { pack, batches: batches::cut(entries, visitor), failures, room }
@@ -211,9 +218,8 @@ async fn read_together<V: BlobVisitor>(
     let bytes = match fetcher.fetch(&pack, range).await {
         Ok(bytes) => bytes,
         Err(error) => {
-            let message = error.chain();
             for entry in &entries {
-                let error = Error::new(error.kind(), message.clone());
+                let error = error.repeated();
                 visitor.failed(BlobFailure { blob: entry.id, pack: Some(pack), error })?;
             }
             return Ok(());

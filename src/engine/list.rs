@@ -4,16 +4,16 @@ use futures::join;
 use serde_json::value::RawValue;
 
 use super::report::ListRow;
+use crate::Result;
 use crate::format::{Manifest, go_json};
 use crate::repo::Repository;
 use crate::repo::snapshots::FoundSnapshot;
-use crate::{ErrorKind, Result};
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
     let files = repository.list_snapshots().await?;
     let (found, notes) = join!(repository.read_snapshots(&files), repository.read_notes(&files));
-    let mut rows = found.into_iter().map(row).collect::<Result<Vec<ListRow>>>()?;
+    let mut rows: Vec<ListRow> = found?.into_iter().map(row).collect();
     let mut notes = notes?;
     for row in &mut rows {
         row.source_problems = notes.remove(&row.id).unwrap_or_default();
@@ -21,12 +21,10 @@ pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
     Ok(rows)
 }
 
-fn row(found: FoundSnapshot) -> Result<ListRow> {
+fn row(found: FoundSnapshot) -> ListRow {
     match found.manifest {
-        Ok(manifest) => Ok(sound_row(manifest)),
-        // Nothing is known to be wrong with a manifest that was not waited for.
-        Err(error) if error.kind() == ErrorKind::Interrupted => Err(error),
-        Err(error) => Ok(ListRow { id: found.name, problem: Some(error.chain()), ..ListRow::default() }),
+        Ok(manifest) => sound_row(manifest),
+        Err(error) => ListRow { id: found.name, problem: Some(error.chain()), ..ListRow::default() },
     }
 }
 

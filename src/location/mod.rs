@@ -16,6 +16,7 @@ mod watch;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use packvault_storage::probe::ProbeReport;
@@ -32,6 +33,9 @@ pub use s3::{S3Options, S3Secrets};
 pub use sftp::SftpOptions;
 pub use url::{S3Location, S3Query, SftpLocation};
 use watch::Watch;
+
+/// A step is tried again as long as so many attempts take that time out: three minutes, where a minute is usual.
+const TIMEOUTS_PER_STEP: u32 = 3;
 
 /// Where a repository lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +73,8 @@ pub struct Opening {
     pub sftp: SftpOptions,
     /// What is settled about Azure's and Google's stores.
     pub cloud: CloudOptions,
+    /// How long a server may leave an attempt without a sign of life; without it, what suits its kind.
+    pub timeout: Option<Duration>,
     /// Bytes per second that may be sent; `None` is no limit.
     pub upload_max: Option<u64>,
     /// Bytes per second that may be received; `None` is no limit.
@@ -93,6 +99,7 @@ impl Opening {
             s3: S3Options::default(),
             sftp: SftpOptions::default(),
             cloud: CloudOptions::default(),
+            timeout: None,
             upload_max: None,
             download_max: None,
             spool: spool.into(),
@@ -101,6 +108,13 @@ impl Opening {
             cancel: Cancel::new(),
             progress: Arc::new(Silent),
         }
+    }
+
+    /// Returns how often and how long a step is tried.
+    fn retries(&self) -> RetryPolicy {
+        let usual = RetryPolicy::default();
+        let total_max = self.timeout.map_or(usual.total_max, |timeout| TIMEOUTS_PER_STEP * timeout);
+        RetryPolicy { total_max, ..usual }
     }
 }
 
@@ -163,9 +177,8 @@ impl Location {
         };
         let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
         let watch = Watch::of(opening);
-        let storage = RetryStorage::new(driver, RetryPolicy::default())
-            .watched_by(Arc::new(watch))
-            .through(Arc::new(spool));
+        let storage =
+            RetryStorage::new(driver, opening.retries()).watched_by(Arc::new(watch)).through(Arc::new(spool));
         Ok(Opened { storage: Arc::new(storage), wire: Some(wire) })
     }
 
@@ -208,7 +221,7 @@ async fn first_words<'a, T>(
     step: impl Fn() -> BoxFuture<'a, packvault_storage::Result<T>> + Send + Sync,
 ) -> Result<T> {
     let (watch, place) = (Watch::of(opening), location.to_string());
-    let said = persist(RetryPolicy::default(), &watch, (Operation::Open, &place), step).await;
+    let said = persist(opening.retries(), &watch, (Operation::Open, &place), step).await;
     said.map_err(|error| cannot_open(location, error))
 }
 
@@ -232,6 +245,16 @@ mod tests {
 
     fn opening(purpose: Purpose) -> Opening {
         Opening::new(purpose, std::env::temp_dir())
+    }
+
+    #[test]
+    fn a_shorter_timeout_means_shorter_retries_and_none_changes_nothing() {
+        let mut opening = opening(Purpose::Work);
+        assert_eq!(opening.retries(), RetryPolicy::default());
+        opening.timeout = Some(Duration::from_secs(5));
+        let retries = opening.retries();
+        assert_eq!(retries.total_max, Duration::from_secs(15));
+        assert_eq!(retries.attempts_max, RetryPolicy::default().attempts_max);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use packvault_s3::{Environment, S3Config, S3Credentials, S3Features, S3Storage};
+use packvault_s3::{Environment, S3Config, S3Credentials, S3Features, S3Storage, S3Timeouts};
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::S3Location;
@@ -65,7 +65,8 @@ impl fmt::Debug for S3Secrets {
     }
 }
 
-fn config(location: &S3Location, options: &S3Options) -> S3Config {
+fn config(location: &S3Location, opening: &Opening) -> S3Config {
+    let options = &opening.s3;
     let query = &location.query;
     let credentials = match &options.secrets {
         _ if options.anonymous => S3Credentials::Anonymous,
@@ -87,6 +88,7 @@ fn config(location: &S3Location, options: &S3Options) -> S3Config {
         allow_http: query.allow_http.unwrap_or(options.allow_http),
         ca_certificate: options.ca_certificate.clone(),
         proxy: options.proxy.clone(),
+        timeouts: opening.timeout.map_or_else(S3Timeouts::default, S3Timeouts::all),
         ..S3Config::new(&location.bucket, &location.prefix, credentials)
     }
 }
@@ -98,7 +100,7 @@ fn remembered_as(config: &S3Config) -> String {
 }
 
 pub(super) async fn open(location: &S3Location, opening: &Opening, wire: Arc<Wire>) -> Result<S3Storage> {
-    let config = config(location, &opening.s3);
+    let config = config(location, opening);
     let memory = opening.memory.as_deref();
     let name = remembered_as(&config);
     let known: Option<S3Features> = match opening.purpose {
@@ -116,7 +118,7 @@ pub(super) async fn open(location: &S3Location, opening: &Opening, wire: Arc<Wir
 }
 
 pub(super) async fn probe(location: &S3Location, opening: &Opening) -> Result<Probed> {
-    let config = config(location, &opening.s3);
+    let config = config(location, opening);
     let lift = |error| cannot_open(location, error);
     let wire = Arc::new(Wire::default());
     let storage = S3Storage::open(config.clone(), None, Arc::clone(&wire)).map_err(lift)?;
@@ -144,12 +146,13 @@ mod tests {
             secrets: Some(secrets),
             ..S3Options::default()
         };
-        let found = config(&location, &options);
+        let opening = |options| Opening { s3: options, ..Opening::new(Purpose::Look, "/tmp") };
+        let found = config(&location, &opening(options.clone()));
         assert_eq!(found.endpoint.as_deref(), Some("https://nas:9000"));
         assert_eq!((found.region.as_deref(), found.allow_http), (Some("eu"), false));
         assert!(matches!(found.credentials, S3Credentials::Static { .. }));
         assert!(!format!("{options:?}").contains("hush"));
         let anonymous = S3Options { anonymous: true, ..options };
-        assert_eq!(config(&location, &anonymous).credentials, S3Credentials::Anonymous);
+        assert_eq!(config(&location, &opening(anonymous)).credentials, S3Credentials::Anonymous);
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage};
+use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage, SftpTimeouts};
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::SftpLocation;
@@ -27,7 +27,8 @@ pub struct SftpOptions {
     pub temporary: Option<PathBuf>,
 }
 
-fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
+fn config(location: &SftpLocation, opening: &Opening) -> SftpConfig {
+    let options = &opening.sftp;
     let path = match location.path.starts_with('/') {
         true => SftpPath::Absolute(location.path.clone()),
         false => SftpPath::Relative(location.path.clone()),
@@ -37,6 +38,7 @@ fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
     config.port = location.port;
     config.ssh_options = options.ssh_options.clone();
     config.temporary = options.temporary.clone();
+    config.timeouts = opening.timeout.map_or_else(SftpTimeouts::default, SftpTimeouts::all);
     if let Some(program) = &options.ssh_program {
         config.ssh_program = program.into();
     }
@@ -48,7 +50,7 @@ fn config(location: &SftpLocation, options: &SftpOptions) -> SftpConfig {
 
 /// Opens the folder and asks its server what it promises, unless that is remembered.
 pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<Wire>) -> Result<SftpStorage> {
-    let config = config(location, &opening.sftp);
+    let config = config(location, opening);
     let memory = opening.memory.as_deref();
     let known: Option<SftpFeatures> = match opening.purpose {
         Purpose::Init => None,
@@ -72,7 +74,7 @@ pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<W
 }
 
 pub(super) async fn probe(location: &SftpLocation, opening: &Opening) -> Result<Probed> {
-    let config = config(location, &opening.sftp);
+    let config = config(location, opening);
     let open = || -> BoxFuture<'_, _> { Box::pin(SftpStorage::open(config.clone(), None, Arc::default())) };
     let storage = first_words(location, opening, open).await?;
     let (features, report) = first_words(location, opening, || Box::pin(storage.probe())).await?;

@@ -69,7 +69,7 @@ struct OpenedPack {
 }
 
 /// A pack as it was found: opened, or why it cannot be.
-type Opened = std::result::Result<Arc<OpenedPack>, String>;
+type Opened = std::result::Result<Arc<OpenedPack>, Arc<Error>>;
 
 /// A pack that is being opened, or was: of several that want it, one reads.
 type Opening = Arc<OnceCell<Opened>>;
@@ -81,7 +81,7 @@ pub struct BlobStore {
     union: Arc<IndexUnion>,
     /// The length of every pack, as one listing gave it.
     lengths: HashMap<PackId, u64>,
-    /// The most recently used last. A failed open is kept too, so that a damaged pack is read once.
+    /// The most recently used last. That a pack is damaged is kept too, so that it is read once.
     opened: Mutex<VecDeque<(PackId, Opening)>>,
 }
 
@@ -155,16 +155,25 @@ impl BlobStore {
         (start <= end && end <= found.tail.len()).then(|| found.tail.slice(start..end))
     }
 
-    /// Opens the pack, or remembers having done so.
+    /// Opens the pack, or remembers having done so. Whoever waits for somebody else's attempt takes its outcome:
+    /// a store that does not answer must not be waited for once by each.
     async fn open_pack(&self, id: &PackId) -> Result<Arc<OpenedPack>> {
         let opening = self.opening(id);
-        let opened = opening.get_or_try_init(async || match self.read_ends(id).await {
-            Ok(opened) => Ok(Ok(Arc::new(opened))),
+        let read = async || self.read_ends(id).await.map(Arc::new).map_err(Arc::new);
+        opening.get_or_init(read).await.clone().map_err(|error| {
             // Only damage is remembered: what failed on the way may succeed the next time.
-            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) => Err(error),
-            Err(error) => Ok(Err(error.chain())),
-        });
-        opened.await?.clone().map_err(|message| Error::new(ErrorKind::Damaged, message))
+            if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) {
+                self.forget(&opening);
+                return error.repeated();
+            }
+            Error::new(ErrorKind::Damaged, error.chain())
+        })
+    }
+
+    /// Lets the next who wants the pack try anew.
+    fn forget(&self, opening: &Opening) {
+        let mut opened = self.opened.lock().expect("no holder of the footers panics");
+        opened.retain(|(_, known)| !Arc::ptr_eq(known, opening));
     }
 
     fn opening(&self, id: &PackId) -> Opening {

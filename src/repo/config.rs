@@ -55,8 +55,11 @@ pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp, hostname: 
         let message = format!("a repository exists already at {place}; nothing was changed");
         Error::new(ErrorKind::Refused, message)
     };
-    if storage.stat(&config_key()).await.is_ok() {
-        return Err(taken());
+    match storage.stat(&config_key()).await {
+        Ok(_) => return Err(taken()),
+        Err(error) if error.kind().is_passing() => return Err(cannot_make(storage, error)),
+        // Whatever else keeps it from being seen: publishing it decides.
+        Err(_) => {}
     }
     let id = uuid::Uuid::new_v4().hyphenated().to_string();
     let id = RepoId::parse(&id).expect("a hyphenated UUID is a repository id");

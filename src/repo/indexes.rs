@@ -141,7 +141,8 @@ impl Repository {
         }
     }
 
-    /// Reads the union of all index files that can be read, and says which cannot.
+    /// Reads the union of all index files that can be read, and says which cannot. Where the store gives no
+    /// answer, nothing is known of any.
     pub async fn find_indexes(&self) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
         let folder = Prefix::folder("indexes").expect("a plain word is a key");
         let mut files: Vec<(Key, ObjectMeta)> = self
@@ -170,6 +171,7 @@ impl Repository {
         while let Some((entries, key, _room)) = reads.next().await {
             match entries {
                 Ok(entries) => union.add(&entries),
+                Err(error) if error.is_inconclusive() => return Err(error),
                 Err(error) => damaged.push(DamagedIndex { name: key.name().to_owned(), error }),
             }
         }

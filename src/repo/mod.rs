@@ -72,9 +72,13 @@ pub(crate) fn storage_error(message: impl Into<String>, error: StorageError) -> 
         StorageErrorKind::Interrupted => ErrorKind::Interrupted,
         _ => ErrorKind::Io,
     };
-    let lacks_room = error.kind() == StorageErrorKind::Full;
+    let (lacks_room, is_unanswered) = (error.kind() == StorageErrorKind::Full, error.kind().is_passing());
     let lifted = Error::caused(kind, message, error);
-    if lacks_room { lifted.lacking_room() } else { lifted }
+    match () {
+        () if lacks_room => lifted.lacking_room(),
+        () if is_unanswered => lifted.unanswered(),
+        () => lifted,
+    }
 }
 
 #[cfg(test)]
@@ -94,5 +98,26 @@ mod tests {
         let stop = StorageErrorKind::Interrupted;
         let error = StorageError::new(stop, Operation::Read, "packs/01/x", "the operation was stopped");
         assert_eq!(storage_error("cannot read pack x", error).kind(), ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn only_a_stop_and_a_store_that_does_not_answer_say_nothing_about_what_is_stored() {
+        use StorageErrorKind as Kind;
+        for (kind, is_inconclusive) in [
+            (Kind::Timeout, true),
+            (Kind::Connection, true),
+            (Kind::Throttled, true),
+            (Kind::Interrupted, true),
+            (Kind::NotFound, false),
+            (Kind::Denied, false),
+            (Kind::Short, false),
+            (Kind::Io, false),
+        ] {
+            let error = StorageError::new(kind, Operation::Read, "packs/01/x", "the store says so");
+            let error = storage_error("cannot read pack x", error);
+            assert_eq!(error.is_inconclusive(), is_inconclusive, "{kind:?}");
+            let above = Error::caused(ErrorKind::Damaged, "cannot go on", error);
+            assert_eq!(above.is_inconclusive(), is_inconclusive, "{kind:?}");
+        }
     }
 }

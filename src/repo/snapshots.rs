@@ -78,26 +78,29 @@ impl Repository {
     /// Reads every manifest, oldest first (by name), and keeps going past damaged ones.
     pub async fn find_snapshots(&self) -> Result<Vec<FoundSnapshot>> {
         let files = self.list_snapshots().await?;
-        Ok(self.read_snapshots(&files).await)
+        self.read_snapshots(&files).await
     }
 
-    /// Reads every manifest of the listing, oldest first (by name).
-    pub async fn read_snapshots(&self, files: &SnapshotFiles) -> Vec<FoundSnapshot> {
+    /// Reads every manifest of the listing, oldest first (by name). One that was not waited for, or for which
+    /// the store gave no answer, is an error at once: nothing is known to be wrong with it.
+    pub async fn read_snapshots(&self, files: &SnapshotFiles) -> Result<Vec<FoundSnapshot>> {
         let found = futures::stream::iter(&files.manifests)
-            .map(async |(name, meta)| FoundSnapshot {
-                name: name.clone(),
-                file_bytes: meta.size_bytes,
-                manifest: self.load_named(name, meta).await,
+            .map(async |(name, meta)| {
+                let manifest = match self.load_named(name, meta).await {
+                    Err(error) if error.is_inconclusive() => return Err(error),
+                    manifest => manifest,
+                };
+                Ok(FoundSnapshot { name: name.clone(), file_bytes: meta.size_bytes, manifest })
             })
             .buffered(READS_IN_FLIGHT)
-            .collect()
-            .await;
+            .try_collect()
+            .await?;
         if self.cache.is_some() {
             let ids = files.names().filter_map(|name| SnapshotId::parse(name).ok());
             let keys: Vec<Key> = ids.map(|id| manifest_key(&id)).collect();
             self.tidy_cache(&folder(), keys.iter()).await;
         }
-        found
+        Ok(found)
     }
 
     /// Reads every manifest, oldest first; one that cannot be read is an error, as in the reference
@@ -129,20 +132,23 @@ impl Repository {
     }
 
     /// Reads the manifests of so many snapshots just before the one of that name: most often the
-    /// ancestors it needs. One that cannot be read is left out.
+    /// ancestors it needs. One that cannot be read is left out, unless the store gave no answer.
     pub async fn load_snapshots_before(
         &self,
         files: &SnapshotFiles,
         name: &str,
         count: usize,
-    ) -> Vec<Manifest> {
+    ) -> Result<Vec<Manifest>> {
         let end = files.position(name).unwrap_or_default();
         let before = &files.manifests[end.saturating_sub(count)..end];
         futures::stream::iter(before)
-            .map(async |(name, meta)| self.load_named(name, meta).await.ok())
+            .map(async |(name, meta)| match self.load_named(name, meta).await {
+                Err(error) if error.is_inconclusive() => Err(error),
+                manifest => Ok(manifest.ok()),
+            })
             .buffered(READS_IN_FLIGHT)
-            .filter_map(async |manifest| manifest)
-            .collect()
+            .try_filter_map(async |manifest| Ok(manifest))
+            .try_collect()
             .await
     }
 

@@ -20,6 +20,15 @@ use crate::support::stderr;
 /// How long the end of a process is waited for on a busy machine; it takes a moment.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// How long a command may take to end on a line that stalls for good, where a second without a sign of life is
+/// enough to give an attempt up: a step is tried for three, once more to look whether it was done, and the lock is
+/// given back. Beyond that it is the machine that is busy.
+const SILENT_MAX: Duration = Duration::from_secs(40);
+
+/// What a command says of a server that gave no sign of life for that second.
+const SILENT_NAMES: [&str; 3] =
+    ["nothing moved for 1 s", "answered nothing for 1 s", "no SFTP session began within 1 s"];
+
 /// A repository with one snapshot, and a line to it.
 struct Scene {
     place: Place,
@@ -127,10 +136,15 @@ fn a_line_that_is_cut_is_taken_up_again(backend: Backend) {
         &["restore", &scene.first.id, "--target", &target, "--no-cache"],
     ];
     for arguments in reading {
-        for bytes in [300, 5_000] {
+        // The last is in the middle of a pack, of which a list has no need.
+        for bytes in
+            [300, 5_000, 100_000].into_iter().filter(|bytes| *bytes < 9_000 || arguments[0] != "list")
+        {
             let case = format!("{backend:?}, {arguments:?}, cut after {bytes}");
+            let before = scene.proxy.cuts();
             scene.proxy.cut_after(Direction::Down, bytes);
             let output = scene.client.run(arguments);
+            assert!(arguments[0] == "list" || scene.proxy.cuts() > before, "{case}: the line was not cut");
             if output.status.code() != Some(0) {
                 println!("{case}: {}", stderr(&output));
                 assert_one_sentence(&output, &case);
@@ -140,6 +154,20 @@ fn a_line_that_is_cut_is_taken_up_again(backend: Backend) {
                 fs::remove_dir_all(scene.client.scratch.path("above")).unwrap();
             }
         }
+    }
+    for (direction, bytes) in [(Direction::Up, 300), (Direction::Up, 9_000), (Direction::Down, 3_000)] {
+        let case = format!("{backend:?}, init, {direction:?} cut after {bytes}");
+        let place = Place::fresh(backend).unwrap();
+        let before = scene.proxy.cuts();
+        scene.proxy.cut_after(direction, bytes);
+        let output = place.through(scene.proxy.port()).run(&["init"]);
+        assert!(scene.proxy.cuts() > before, "{case}: the line was not cut");
+        if output.status.code() != Some(0) {
+            assert_one_sentence(&output, &case);
+            place.json(&["init"]);
+        }
+        place.json(&["create", &scene.home()]);
+        place.raw().assert_no_remains();
     }
     scene.assert_sound(snapshots, "at the end");
 }
@@ -154,10 +182,43 @@ fn a_busy_server_is_asked_again_and_named_if_it_stays_busy(backend: Backend) {
     scene.assert_sound(2, "after a burst");
     scene.place.raw().assert_no_remains();
 
+    let unmade = Place::fresh(backend).unwrap();
+    let busy = unmade.through(scene.proxy.port());
+    let (home, target) = (scene.home(), scene.target());
+    let restore: &[&str] = &["restore", "--target", &target, "--no-cache"];
+    let commands: [(&Place, &[&str]); 5] = [
+        (&busy, &["init"]),
+        (&scene.client, &["list", "--no-cache"]),
+        (&scene.client, &["verify", "--all"]),
+        (&scene.client, restore),
+        (&scene.client, &["create", &home]),
+    ];
+    for (client, arguments) in &commands[..4] {
+        scene.proxy.be_busy(5);
+        let output = client.run(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(scene.proxy.busy_left(), 0, "{arguments:?}");
+    }
+    fs::remove_dir_all(scene.client.scratch.path("above")).unwrap();
+    unmade.raw().assert_no_remains();
+
+    let fresh = Place::fresh(backend).unwrap();
+    let client = fresh.through(scene.proxy.port());
+    let commands = commands
+        .map(|(_, arguments)| (if arguments[0] == "init" { &client } else { &scene.client }, arguments));
+    for client in [&client, &scene.client] {
+        client.settle("timeout_seconds = 1");
+    }
     scene.proxy.be_busy(u64::MAX);
-    let output = scene.client.run(&["list"]);
-    assert_one_sentence(&output, "a server that stays busy");
-    assert!(stderr(&output).contains("503"), "{}", stderr(&output));
+    for (case, output) in run_side_by_side(&commands) {
+        assert_one_sentence(&output, &case);
+        assert!(stderr(&output).contains("503"), "{case}: {}", stderr(&output));
+    }
+    scene.proxy.be_busy(0);
+    assert!(!scene.client.scratch.path("above").exists());
+    assert_eq!(fresh.raw().names(""), Vec::<String>::new());
+    scene.assert_sound(2, "after a server that stayed busy");
+    scene.place.raw().assert_no_remains();
 }
 
 /// Waits until the program has said how it is to be stopped.
@@ -188,17 +249,40 @@ fn wait_bounded(mut child: Child, case: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// Runs commands at the same time; returns each as a text, and how it ended.
+fn run_side_by_side<'a>(
+    commands: &'a [(&Place, &[&str])],
+) -> impl Iterator<Item = (String, Output)> + use<'a> {
+    let spawn = |(client, arguments): &'a (&Place, &[&str])| {
+        let mut command = client.packvault(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        (format!("{:?}, {arguments:?}", client.backend), child)
+    };
+    let children: Vec<(String, Child)> = commands.iter().map(spawn).collect();
+    children.into_iter().map(|(case, child)| {
+        let output = wait_bounded(child, &case);
+        (case, output)
+    })
+}
+
 fn ctrl_c_ends_a_command_whose_line_is_stalled(backend: Backend) {
     let Some(scene) = Scene::new(backend, Duration::ZERO) else { return };
     let (home, target) = (scene.home(), scene.target());
-    let commands: [&[&str]; 5] =
-        [&["list"], &["create", &home], &["verify", "--all"], &["restore", "--target", &target], &["probe"]];
+    let unmade = Place::fresh(backend).unwrap().through(scene.proxy.port());
+    let commands: [(&Place, &[&str]); 6] = [
+        (&unmade, &["init"]),
+        (&scene.client, &["list"]),
+        (&scene.client, &["create", &home]),
+        (&scene.client, &["verify", "--all"]),
+        (&scene.client, &["restore", "--target", &target]),
+        (&scene.client, &["probe"]),
+    ];
     let raw = scene.place.raw();
     let before = raw.names("");
     scene.proxy.stall(true);
-    for arguments in commands {
+    for (client, arguments) in commands {
         let case = format!("{backend:?}, {arguments:?}, stalled from the start");
-        let mut command = scene.client.packvault(arguments);
+        let mut command = client.packvault(arguments);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_until_interruptible(&child);
         // Into the middle of its waiting, as a rule; at any moment it must end all the same.
@@ -225,6 +309,63 @@ fn ctrl_c_ends_a_command_whose_line_is_stalled(backend: Backend) {
     scene.assert_sound(2, &case);
 }
 
+/// Where a line stalls: at once, with the connection or the first answer; or in the middle of what is carried.
+#[derive(Debug, Clone, Copy)]
+enum Stall {
+    AtOnce,
+    After(Direction, u64),
+}
+
+/// Runs commands side by side over a line that stalls for good, and judges how they end.
+fn stall(scene: &Scene, at: Stall, commands: &[(&Place, &[&str])]) {
+    match at {
+        Stall::AtOnce => scene.proxy.stall(true),
+        Stall::After(direction, bytes) => scene.proxy.stall_after(direction, bytes),
+    }
+    let begun = Instant::now();
+    for (case, output) in run_side_by_side(commands) {
+        let case = format!("{case}, stalled {at:?}");
+        println!("{case}: ended after {:?}", begun.elapsed());
+        assert!(scene.proxy.is_stalled(), "{case}: the command needed less: {}", stderr(&output));
+        assert_one_sentence(&output, &case);
+        let said = stderr(&output);
+        assert!(SILENT_NAMES.iter().any(|name| said.contains(name)), "{case}: {said}");
+        assert!(begun.elapsed() < SILENT_MAX, "{case}: {:?}: {said}", begun.elapsed());
+        assert!(!scene.client.scratch.path("above").exists(), "{case}");
+    }
+    scene.proxy.stall(false);
+    scene.proxy.cut_now();
+}
+
+fn a_line_that_stalls_for_good_ends_every_command_in_time(backend: Backend) {
+    let Some(scene) = Scene::new(backend, Duration::ZERO) else { return };
+    scene.client.settle("timeout_seconds = 1");
+    // Known by now, the server is not asked what it promises, and what stalls is the command's own.
+    scene.client.json(&["verify", "--all"]);
+    let unmade = Place::fresh(backend).unwrap().through(scene.proxy.port());
+    unmade.settle("timeout_seconds = 1");
+    scene.add_noise(1);
+    let (client, home, target) = (&scene.client, scene.home(), scene.target());
+    let restore: &[&str] = &["restore", "--target", &target, "--no-cache"];
+    let (create, verify): (&[&str], &[&str]) = (&["create", &home], &["verify", "--all"]);
+    let all: [(&Place, &[&str]); 6] = [
+        (&unmade, &["init"]),
+        (client, &["list", "--no-cache"]),
+        (client, create),
+        (client, verify),
+        (client, restore),
+        (client, &["probe"]),
+    ];
+    stall(&scene, Stall::AtOnce, &all);
+    stall(&scene, Stall::After(Direction::Up, 8_000), &all[..1]);
+    stall(&scene, Stall::After(Direction::Up, 100_000), &[(client, create)]);
+    assert_eq!(scene.place.raw().names("snapshots").len(), 1);
+    scene.create_after("after a stall");
+    stall(&scene, Stall::After(Direction::Down, 100_000), &[(client, verify), (client, restore)]);
+    scene.place.json(&["create", &home, "--force-unlock"]);
+    scene.assert_sound(3, "after the stalls");
+}
+
 fn interrupt(child: Child, case: &str) {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let begun = Instant::now();
@@ -249,12 +390,14 @@ on_lines_to! {
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
         a_busy_server_is_asked_again_and_named_if_it_stays_busy
-        ctrl_c_ends_a_command_whose_line_is_stalled;
+        ctrl_c_ends_a_command_whose_line_is_stalled
+        a_line_that_stalls_for_good_ends_every_command_in_time;
     minio Minio:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
         a_busy_server_is_asked_again_and_named_if_it_stays_busy
-        ctrl_c_ends_a_command_whose_line_is_stalled;
+        ctrl_c_ends_a_command_whose_line_is_stalled
+        a_line_that_stalls_for_good_ends_every_command_in_time;
     moto Moto:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
@@ -263,9 +406,11 @@ on_lines_to! {
     openssh Openssh:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
-        ctrl_c_ends_a_command_whose_line_is_stalled;
+        ctrl_c_ends_a_command_whose_line_is_stalled
+        a_line_that_stalls_for_good_ends_every_command_in_time;
     openssh_container OpensshContainer:
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
-        ctrl_c_ends_a_command_whose_line_is_stalled;
+        ctrl_c_ends_a_command_whose_line_is_stalled
+        a_line_that_stalls_for_good_ends_every_command_in_time;
 }

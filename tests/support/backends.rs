@@ -259,6 +259,13 @@ impl Place {
         fs::write(self.scratch.path("packvault.toml"), text).unwrap();
     }
 
+    /// Settles more about the repository in the configuration.
+    pub fn settle(&self, line: &str) {
+        let path = self.scratch.path("packvault.toml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, format!("{text}{line}\n")).unwrap();
+    }
+
     /// Returns the program with everything it needs to reach the repository.
     pub fn packvault(&self, arguments: &[&str]) -> Command {
         assert!(self.backend != Backend::Memory, "the program cannot reach this process's memory");

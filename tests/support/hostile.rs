@@ -37,7 +37,12 @@ pub struct Stage {
 impl Stage {
     pub fn new() -> Self {
         let (storage, archive, mut made) = runtime().block_on(repository_of(1));
-        let stage = Self { folder: scratch(), storage, archive, honest: made.remove(0) };
+        Self::of(storage, archive, made.remove(0))
+    }
+
+    /// Makes a stage of a repository that is there already.
+    pub fn of(storage: MemoryStorage, archive: Archive, honest: Made) -> Self {
+        let stage = Self { folder: scratch(), storage, archive, honest };
         fs::create_dir(stage.path("outside")).unwrap();
         fs::write(stage.path("outside/precious"), "precious").unwrap();
         stage.write();

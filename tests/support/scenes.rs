@@ -7,10 +7,12 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::BoxFuture;
 use packvault::engine::create::CreateOptions;
@@ -23,7 +25,10 @@ use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
 use packvault::{Error, ErrorKind, Result, location};
-use packvault_storage::{FaultStorage, Guarantees, MemoryStorage, Prefix, Storage};
+use packvault_storage::{
+    FaultStorage, Guarantees, Key, MemoryStorage, Operation, Prefix, RetryPolicy, RetryStorage, RetryWatch,
+    Spool, Storage,
+};
 
 use crate::memory_repo::*;
 
@@ -69,6 +74,11 @@ pub const ACTS: [Act; 11] = [
     Act::RestoreOver,
 ];
 
+/// Returns the acts that are a `create`, or all others.
+pub fn acts(are_creates: bool) -> Vec<Act> {
+    ACTS.into_iter().filter(|act| (act.operation() == "create") == are_creates).collect()
+}
+
 /// Public modules of the engine that are no operations.
 pub const NO_OPERATIONS: [&str; 2] = ["pipeline", "report"];
 
@@ -103,6 +113,8 @@ pub struct Plot {
     pub storage: Arc<dyn Storage>,
     /// Lets the locks that lie there grow old. Where that cannot be done, they are broken by force.
     pub age_locks: Option<Box<dyn Fn() + Send + Sync>>,
+    /// The same storage, where it is memory: its clock can be set, and its unfinished uploads are known.
+    pub memory: Option<MemoryStorage>,
     /// What must live as long as the storage: a folder, a server.
     pub kept: Box<dyn Any + Send + Sync>,
 }
@@ -112,16 +124,29 @@ pub fn stale() -> Duration {
     STALE_AFTER + Duration::from_secs(1)
 }
 
+impl Plot {
+    /// Makes a plot of memory.
+    pub fn of(storage: &MemoryStorage) -> Self {
+        let clock = storage.clone();
+        let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
+        let memory = Some(storage.clone());
+        Self { storage: shared(storage), age_locks: Some(age_locks), memory, kept: Box::new(()) }
+    }
+
+    /// Lets the locks grow old; where that cannot be done they go away, for nothing but age could break them.
+    async fn outlive_locks(&self) {
+        if let Some(age_locks) = &self.age_locks {
+            return age_locks();
+        }
+        for name in locks(&self.storage).await {
+            self.storage.remove(&key(&name)).await.unwrap();
+        }
+    }
+}
+
 /// Storage in memory.
 pub fn in_memory() -> Ground {
-    Arc::new(|| {
-        Box::pin(async {
-            let storage = MemoryStorage::new();
-            let clock = storage.clone();
-            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
-            Plot { storage: shared(&storage), age_locks: Some(age_locks), kept: Box::new(()) }
-        })
-    })
+    Arc::new(|| Box::pin(async { Plot::of(&MemoryStorage::new()) }))
 }
 
 /// Storage in memory that has no renames, and whose creates look first and write then.
@@ -129,11 +154,8 @@ pub fn in_lesser_memory() -> Ground {
     Arc::new(|| {
         Box::pin(async {
             let storage = MemoryStorage::new();
-            let clock = storage.clone();
-            let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || clock.advance_clock(stale()));
             let less = Guarantees { create_only: false, rename: false, ..Guarantees::all() };
-            let lesser = Arc::new(storage.with_guarantees(less));
-            Plot { storage: lesser, age_locks: Some(age_locks), kept: Box::new(()) }
+            Plot { storage: Arc::new(storage.with_guarantees(less)), ..Plot::of(&storage) }
         })
     })
 }
@@ -146,17 +168,78 @@ pub fn in_a_folder() -> Ground {
             let storage = location::folder(folder.path()).await.unwrap();
             let locks = folder.path().join("locks");
             let age_locks: Box<dyn Fn() + Send + Sync> = Box::new(move || age_files(&locks));
-            Plot { storage, age_locks: Some(age_locks), kept: Box::new(folder) }
+            Plot { storage, age_locks: Some(age_locks), memory: None, kept: Box::new(folder) }
         })
     })
 }
 
-fn age_files(folder: &Path) {
+/// Lets the files of the folder look as if nobody had touched them for as long as makes a lock stale.
+pub fn age_files(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries {
         let file = std::fs::File::options().append(true).open(entry.unwrap().path()).unwrap();
         file.set_modified(SystemTime::now() - stale()).unwrap();
     }
+}
+
+/// Returns the storage with what production has above every server: retries and the spool.
+///
+/// Pauses between attempts are the policy's; a test on a real server has no time for long ones.
+pub fn spooled_line(
+    storage: Arc<dyn Storage>,
+    policy: RetryPolicy,
+    watch: Arc<dyn RetryWatch>,
+) -> Arc<dyn Storage> {
+    let spool = Arc::new(Spool::new(std::env::temp_dir(), 64 << 20, 2));
+    Arc::new(RetryStorage::new(storage, policy).watched_by(watch).through(spool))
+}
+
+/// Returns retries that are as many as in production, and follow each other at once.
+pub fn quick_retries() -> RetryPolicy {
+    let (pause_first, pause_max) = (Duration::from_millis(2), Duration::from_millis(20));
+    RetryPolicy { pause_first, pause_max, ..RetryPolicy::default() }
+}
+
+/// Tells whether every case of every table is to be run.
+pub fn runs_everything() -> bool {
+    std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all")
+}
+
+/// Returns what a call does to which kind of object, without the names that differ from run to run.
+pub fn class((operation, object): &(Operation, String)) -> String {
+    let named = object.split(" -> ").map(|key| {
+        let folder = key.split('/').next().unwrap_or_default();
+        let lock = key.strip_prefix("locks/").and_then(|name| name.split(['-', '.']).next());
+        format!("{folder}/{}", lock.unwrap_or_default())
+    });
+    format!("{operation} {}", named.collect::<Vec<_>>().join(" -> "))
+}
+
+/// The calls at which something goes wrong on a ground where not every call can be tried.
+#[derive(Default)]
+pub struct Picked {
+    seen: BTreeSet<(&'static str, String)>,
+}
+
+impl Picked {
+    /// Returns the numbers of all calls, or of the first of each class that the operation has not been seen
+    /// to make yet.
+    pub fn of(&mut self, act: Act, calls: &[(Operation, String)]) -> Vec<u64> {
+        let mut is_due = |call| runs_everything() || self.seen.insert((act.operation(), class(call)));
+        let numbered = calls.iter().zip(1..);
+        numbered.filter(|(call, _)| is_due(call)).map(|(_, number)| number).collect()
+    }
+}
+
+/// Returns every object that lies on the storage.
+pub async fn objects(storage: &Arc<dyn Storage>) -> BTreeMap<Key, Bytes> {
+    let listed: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
+    let mut objects = BTreeMap::new();
+    for object in listed {
+        let bytes = storage.read(&object.key).await.unwrap();
+        objects.insert(object.key, bytes);
+    }
+    objects
 }
 
 /// A repository before an act, its archive, and the snapshots there are.
@@ -278,21 +361,30 @@ impl Scene {
         restored.map(drop)
     }
 
-    /// Returns how many storage calls the act takes when all goes well.
-    pub async fn count_calls(&self) -> u64 {
-        let faulty = FaultStorage::new(shared(&copy_of(&self.before)));
-        self.run(Arc::new(faulty.clone())).await.unwrap();
-        faulty.call_count()
+    /// Returns the storage calls of the act on such ground when all goes well, below what `line` puts above it.
+    pub async fn calls_on(
+        &self,
+        ground: &Ground,
+        line: impl Fn(Arc<dyn Storage>) -> Arc<dyn Storage>,
+    ) -> Vec<(Operation, String)> {
+        let plot = ground().await;
+        self.sow(&plot.storage).await;
+        let faulty = FaultStorage::new(plot.storage.clone());
+        self.run(line(Arc::new(faulty.clone()))).await.unwrap();
+        faulty.calls()
     }
 
     /// Opens what lies on the storage as anybody would, makes a repository if the dead `init` made none, and
     /// returns every snapshot with what it must bring back: the old ones, and perhaps one more.
-    pub async fn reopen(&self, storage: &Arc<dyn Storage>, case: &str) -> Vec<Made> {
+    pub async fn reopen(&self, plot: &Plot, case: &str) -> Vec<Made> {
+        let storage = &plot.storage;
         let repository = match Repository::open(storage.clone()).await {
             Ok(repository) => repository,
             Err(error) => {
                 let is_none = self.act == Act::Init && error.kind() == ErrorKind::NoRepository;
                 assert!(is_none, "{case}: {error:?}");
+                // Where only a lock tells whose repository it is, the dead one's keeps others out for a while.
+                plot.outlive_locks().await;
                 init::init(storage.as_ref()).await.unwrap();
                 Repository::open(storage.clone()).await.unwrap()
             }
@@ -310,10 +402,14 @@ impl Scene {
     /// Expects everything to be in order on the plot, and the next create to need no repair.
     pub async fn expect_order(&self, plot: &Plot, case: &str) {
         let storage = &plot.storage;
-        let mut known = self.reopen(storage, case).await;
+        let mut known = self.reopen(plot, case).await;
         if let Some(age_locks) = &plot.age_locks {
             age_locks();
             expect_all(storage, &known, case).await;
+        } else if locks(storage).await.iter().any(|name| name.starts_with("locks/exclusive")) {
+            let refused = capture(storage.clone(), &self.archive).await;
+            let kind = refused.as_ref().err().map(Error::kind);
+            assert_eq!(kind, Some(ErrorKind::Locked), "{case}: a fresh lock keeps others out: {refused:?}");
         }
         let options = CreateOptions { force_unlock: plot.age_locks.is_none(), ..CreateOptions::default() };
         let created = capture_with(storage.clone(), &self.archive, options).await;

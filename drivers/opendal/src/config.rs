@@ -47,6 +47,13 @@ pub struct Timeouts {
     pub idle: Duration,
 }
 
+impl Timeouts {
+    /// Returns the same time for everything.
+    pub fn all(time: Duration) -> Self {
+        Self { connect: time, idle: time }
+    }
+}
+
 impl Default for Timeouts {
     fn default() -> Self {
         Self { connect: Duration::from_secs(30), idle: Duration::from_secs(60) }

@@ -72,6 +72,13 @@ pub struct S3Timeouts {
     pub idle: Duration,
 }
 
+impl S3Timeouts {
+    /// Returns the same time for everything.
+    pub fn all(time: Duration) -> Self {
+        Self { connect: time, idle: time }
+    }
+}
+
 impl Default for S3Timeouts {
     fn default() -> Self {
         Self { connect: Duration::from_secs(20), idle: Duration::from_secs(60) }

@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use http::header::{HeaderName, HeaderValue, RANGE};
 use http::{Method, StatusCode};
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{ErrorKind, Key, Operation, Prefix, Result};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Prefix, Result};
 
 use crate::body::Payload;
 use crate::client::{Client, Request};
@@ -29,7 +29,8 @@ use crate::{list, read, sweep, write};
 /// that.
 pub const REQUESTS_ABOUT: usize = 200;
 
-/// How often the probe begins anew after a failure that may pass.
+/// How often the probe begins anew when the server is busy. Whether one that does not answer is asked again is
+/// for the caller to decide.
 const ATTEMPTS_MAX: u32 = 3;
 
 /// The pause before it does.
@@ -55,10 +56,13 @@ pub(crate) async fn probe(client: &Arc<Client>) -> Result<(S3Features, ProbeRepo
     let mut attempt = 1;
     loop {
         let probe = Probe::new(client)?;
-        let asked = probe.ask().await;
+        // Nothing has been written yet, so a server that does not answer this is asked for nothing else.
+        let server = probe.server().await?;
+        let asked = probe.ask(server).await;
         let cleaned = probe.clean().await;
+        let is_busy = |error: &Error| matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Conflict);
         match asked.and_then(|found| cleaned.map(|()| found)) {
-            Err(error) if error.kind().is_passing() && attempt < ATTEMPTS_MAX => attempt += 1,
+            Err(error) if is_busy(&error) && attempt < ATTEMPTS_MAX => attempt += 1,
             result => return result,
         }
         tokio::time::sleep(PAUSE).await;
@@ -97,8 +101,8 @@ impl<'c> Probe<'c> {
         })
     }
 
-    async fn ask(&self) -> Result<(S3Features, ProbeReport)> {
-        let mut report = ProbeReport { server: self.server().await?, ..ProbeReport::default() };
+    async fn ask(&self, server: String) -> Result<(S3Features, ProbeReport)> {
+        let mut report = ProbeReport { server, ..ProbeReport::default() };
         self.read_after_write(&mut report).await?;
         self.list_after_write(&mut report).await?;
         let create_only = self.create_only(&mut report).await?;

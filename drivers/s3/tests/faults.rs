@@ -167,6 +167,14 @@ async fn a_server_that_stands_still_or_drips_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_probe_asks_a_silent_server_once_and_leaves_further_attempts_to_its_caller() {
+    let fake = Fake::start(|_| Reply::Stall(Vec::new())).await;
+    let error = fake.storage().probe().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(fake.asked.lock().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_named_and_not_followed() {
     let other = Fake::start(|_| say("200 OK", "", b"stolen")).await;
     let location = format!("Location: {}/bucket/repo/packs/a\r\n", other.endpoint);

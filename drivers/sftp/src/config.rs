@@ -60,6 +60,13 @@ pub struct SftpTimeouts {
     pub answer: Duration,
 }
 
+impl SftpTimeouts {
+    /// Returns the same time for everything; a person who is asked for a passphrase has no longer either.
+    pub fn all(time: Duration) -> Self {
+        Self { connect: time, login: time, line: time, answer: time }
+    }
+}
+
 impl Default for SftpTimeouts {
     fn default() -> Self {
         let seconds = Duration::from_secs;

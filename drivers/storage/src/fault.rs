@@ -35,6 +35,8 @@ pub enum Fault {
     Delay(Duration),
     /// The call never returns, and nothing was done.
     Hang,
+    /// The store says nothing until the call is given up after so long: it fails with `Timeout`, undone.
+    Silence(Duration),
     /// The process dies before the step: it and everything after it fails, undone.
     StopBefore,
     /// The process dies after the step: it is done, and everything after it fails, undone.
@@ -55,6 +57,7 @@ pub struct FaultStorage {
 struct Plan {
     calls: Vec<(Operation, String)>,
     at_call: Vec<(u64, Fault)>,
+    from_call: Option<(u64, Fault)>,
     matching: Vec<(Matches, Skip, Fault)>,
     is_stopped: bool,
 }
@@ -81,6 +84,11 @@ impl FaultStorage {
     /// Lets the call with this number fail, the first call being 1.
     pub fn at_call(&self, number: u64, fault: Fault) {
         self.plan().at_call.push((number, fault));
+    }
+
+    /// Lets every call from the one with this number on fail, for good.
+    pub fn from_call(&self, number: u64, fault: Fault) {
+        self.plan().from_call = Some((number, fault));
     }
 
     /// Lets the next call of this operation fail, once.
@@ -149,6 +157,9 @@ impl Plan {
         if let Some(found) = self.at_call.iter().position(|(at, _)| *at == number) {
             return Some(self.at_call.swap_remove(found).1);
         }
+        if let Some((_, fault)) = self.from_call.filter(|(from, _)| number >= *from) {
+            return Some(fault);
+        }
         let mut due = None;
         for (index, (matches, skip, _)) in self.matching.iter_mut().enumerate() {
             if matches(operation, object) {
@@ -179,6 +190,10 @@ async fn apply<'a, T: Damage>(
             step().await
         }
         Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Silence(time)) => {
+            tokio::time::sleep(time).await;
+            Err(planned(ErrorKind::Timeout, operation, object))
+        }
         Some(Fault::StopBefore) => Err(stopped(operation, object)),
         Some(Fault::StopAfter) => step().await.and(Err(stopped(operation, object))),
     }
@@ -290,6 +305,13 @@ impl Storage for FaultStorage {
                 delay.chain(inner).boxed()
             }
             Some(Fault::Hang) => stream::pending().boxed(),
+            Some(Fault::Silence(time)) => {
+                let wait = async move {
+                    tokio::time::sleep(time).await;
+                    Err(planned(ErrorKind::Timeout, Operation::List, &object))
+                };
+                stream::once(wait).boxed()
+            }
             Some(Fault::StopBefore) => stream::iter([Err(stopped(Operation::List, &object))]).boxed(),
             Some(Fault::StopAfter) => {
                 inner.chain(stream::iter([Err(stopped(Operation::List, &object))])).boxed()

@@ -100,6 +100,24 @@ async fn reads_can_be_cut_flipped_delayed_and_held() {
     assert!(hung.is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_storage_falls_silent_at_one_call_or_from_one_on() {
+    let (_, faults) = faulty();
+    let silence = Fault::Silence(Duration::from_secs(60));
+    faults.from_call(3, silence);
+    faults.at_call(1, silence);
+    let begun = tokio::time::Instant::now();
+    assert_eq!(faults.read(&key("old")).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(begun.elapsed().as_secs(), 60);
+    faults.read(&key("old")).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(faults.read(&key("old")).await.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+    let mut listing = faults.list(&Prefix::root());
+    assert_eq!(listing.try_next().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(begun.elapsed().as_secs(), 240);
+}
+
 #[tokio::test]
 async fn a_record_tells_every_call_and_sums_the_bytes() {
     let (memory, _) = faulty();

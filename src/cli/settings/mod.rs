@@ -12,6 +12,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::archive::target::LiveHome;
@@ -374,6 +375,7 @@ impl Settings {
                 variables: self.environment.clouds.clone(),
                 home: self.environment.home.clone(),
             },
+            timeout: section.timeout_seconds.map(Duration::from_secs),
             upload_max: section.limit_upload.map(|size| size.0),
             download_max: section.limit_download.map(|size| size.0),
             spool,

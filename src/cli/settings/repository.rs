@@ -1,5 +1,6 @@
 //! What the configuration file says of a repository: where it lies and how its server is reached.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use packvault::location::{S3Options, S3Secrets, SftpOptions};
@@ -10,6 +11,9 @@ use serde::Deserialize;
 use super::super::text::ByteSize;
 use super::Environment;
 use super::secret::SecretSource;
+
+/// What a user may wait for a server: not so short that no server answers, nor so long that a night is over.
+const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=3600;
 
 /// The repository the user means, and what is settled about it.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub struct RepositoryChoice {
 pub struct RepositorySection {
     /// A path or a URL.
     pub location: String,
+    /// How many seconds a server may leave an attempt without a sign of life.
+    pub timeout_seconds: Option<u64>,
     /// Bytes per second that may be sent.
     pub limit_upload: Option<ByteSize>,
     /// Bytes per second that may be received.
@@ -81,6 +87,9 @@ impl RepositorySection {
         ];
         let first =
             |keys: &[(&'static str, bool)]| keys.iter().find(|(_, is_there)| *is_there).map(|key| key.0);
+        if self.timeout_seconds.is_some_and(|seconds| !TIMEOUT_SECONDS.contains(&seconds)) {
+            return Some(("timeout_seconds", "is a number from 1 to 3600"));
+        }
         let kind = self.location.split_once("://").map_or("", |(scheme, _)| scheme);
         let misplaced = |key| (key, "belongs to another kind of storage");
         match kind.to_ascii_lowercase().as_str() {
@@ -203,6 +212,8 @@ mod tests {
             ("location = 's3://b'\nconnections = 2", "connections"),
             ("location = 'sftp://h/a'\nregion = 'eu'", "region"),
             ("location = 'sftp://h/a'\nconnections = 0", "connections"),
+            ("location = 's3://b'\ntimeout_seconds = 0", "timeout_seconds"),
+            ("location = 'sftp://h/a'\ntimeout_seconds = 3601", "timeout_seconds"),
             ("location = 's3://b'\naccess_key_id = 'AK'", "secret_access_key"),
             ("location = 's3://b'\nsecret_access_key = { env = 'S' }", "access_key_id"),
             ("location = 's3://b'\nsession_token = { env = 'S' }", "session_token"),

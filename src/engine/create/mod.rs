@@ -103,10 +103,7 @@ pub async fn create(
     let request = context.lock_request("create", options.force_unlock);
     let lock = repository.lock_exclusive(&request).await?;
     let result = run(repository, profile, paths, &options, context, Some(&lock)).await;
-    let released = lock.release().await;
-    let report = result?;
-    released?;
-    Ok(report)
+    lock.end(result).await
 }
 
 fn check_options(options: &CreateOptions) -> Result<()> {

@@ -65,7 +65,7 @@ pub async fn make(
     let profile = profiles::of_stats(&manifest.stats, profile)?;
     let left_out = check_auxiliary(reader, profile.as_ref(), &manifest, without_auxiliary).await?;
     let steps = usize::try_from(manifest.db.map_chain_depth).unwrap_or_default().min(chain::STEPS_MAX);
-    let before = repository.load_snapshots_before(files, &manifest.snapshot_id, steps).await;
+    let before = repository.load_snapshots_before(files, &manifest.snapshot_id, steps).await?;
     let mut manifests = Manifests::new(repository, before.into_iter().chain([manifest.clone()]));
     let links = chain::links(&mut manifests, &manifest).await?;
     expect_contents(reader, &manifest);

@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use super::checks::{Fault, Finding};
 use super::pages::WrongPage;
-use crate::Result;
 use crate::engine::chain::{self, Manifests};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::report::VerifyProblem;
 use crate::format::{BlobId, Manifest};
 use crate::repo::Repository;
+use crate::{Error, Result};
 
 /// The blobs of one snapshot that have findings, each with what it is to the snapshot.
 type Roles = HashMap<BlobId, &'static str>;
@@ -41,11 +41,11 @@ impl<'a> Attribution<'a> {
         self.note_maps(manifest, &mut roles, &mut problems).await?;
         for list in manifest.lists().unwrap_or_default() {
             objects.insert(list);
-            self.note_list(list, &mut roles).await;
+            self.note_list(list, &mut roles).await?;
         }
         if let Ok(Some(tree)) = manifest.extras_tree() {
             objects.insert(tree);
-            self.note_tree(tree, &mut roles).await;
+            self.note_tree(tree, &mut roles).await?;
         }
         let artifacts = manifest.auxiliary.iter().filter_map(|artifact| artifact.blob().ok());
         let metadata = manifest.metadata.iter().filter_map(|metadata| metadata.blob().ok());
@@ -76,16 +76,16 @@ impl<'a> Attribution<'a> {
         }
         // What is wrong with the chain itself has been reported by the survey.
         let mut manifests = Manifests::new(self.repository, [manifest.clone()]);
-        let Ok(links) = chain::links(&mut manifests, manifest).await else { return Ok(()) };
+        let Some(links) = known(chain::links(&mut manifests, manifest).await)? else { return Ok(()) };
         for link in &links {
             self.note(link.page_map, "page map", roles);
             self.note(link.page_hashes, "page-hash map", roles);
         }
-        let Ok(loaded) = chain::load_map(self.reader, &links).await else { return Ok(()) };
+        let Some(loaded) = known(chain::load_map(self.reader, &links).await)? else { return Ok(()) };
         for blob in loaded.map.blobs() {
             self.note(*blob, "page blob", roles);
         }
-        let Ok(hashes) = chain::load_hashes(self.reader, &links).await else { return Ok(()) };
+        let Some(hashes) = known(chain::load_hashes(self.reader, &links).await)? else { return Ok(()) };
         for run in loaded.map.runs() {
             let found = self.findings.get(&loaded.map.blob_of(run)).into_iter().flatten();
             let wrong = found.filter_map(|finding| match finding.fault {
@@ -114,22 +114,24 @@ impl<'a> Attribution<'a> {
         }
     }
 
-    async fn note_list(&mut self, list: BlobId, roles: &mut Roles) {
+    async fn note_list(&mut self, list: BlobId, roles: &mut Roles) -> Result<()> {
         self.note(list, "attachment list", roles);
         if !self.holdings.contains_key(&list) {
-            let entries = self.reader.attachment_list(&list).await.unwrap_or_default();
+            let entries = known(self.reader.attachment_list(&list).await)?.unwrap_or_default();
             self.hold(list, entries.into_iter().map(|entry| entry.id));
         }
         self.holdings[&list].iter().for_each(|id| self.note(*id, "attachment", roles));
+        Ok(())
     }
 
-    async fn note_tree(&mut self, tree: BlobId, roles: &mut Roles) {
+    async fn note_tree(&mut self, tree: BlobId, roles: &mut Roles) -> Result<()> {
         self.note(tree, "extras tree", roles);
         if !self.holdings.contains_key(&tree) {
-            let entries = self.reader.extras_tree(&tree).await.unwrap_or_default();
+            let entries = known(self.reader.extras_tree(&tree).await)?.unwrap_or_default();
             self.hold(tree, entries.into_iter().map(|entry| entry.blob));
         }
         self.holdings[&tree].iter().for_each(|id| self.note(*id, "extra file", roles));
+        Ok(())
     }
 
     fn hold(&mut self, object: BlobId, held: impl Iterator<Item = BlobId>) {
@@ -137,19 +139,49 @@ impl<'a> Attribution<'a> {
         self.holdings.insert(object, held);
     }
 
-    fn problem(&self, manifest: &Manifest, role: &str, finding: &Finding, detail: String) -> VerifyProblem {
+    /// Returns what is wrong with blobs that no problem names: what was needed to tell whose they are could be
+    /// read before, and now cannot.
+    pub fn nobodys(&self, named: &[VerifyProblem]) -> Vec<VerifyProblem> {
+        let named: HashSet<&str> = named.iter().filter_map(|problem| problem.blob.as_deref()).collect();
+        let unnamed = self.findings.iter().filter(|(blob, _)| !named.contains(blob.to_string().as_str()));
+        let problem = |finding: &Finding| VerifyProblem {
+            blob: Some(finding.blob.to_string()),
+            pack: self.pack_of(finding),
+            detail: match &finding.fault {
+                Fault::Unreadable(detail) | Fault::Length(_, detail) => detail.clone(),
+                Fault::Page(_) => "a page in it is not what a page-hash map says".to_owned(),
+            },
+            ..VerifyProblem::default()
+        };
+        unnamed.flat_map(|(_, findings)| findings.first()).map(problem).collect()
+    }
+
+    fn pack_of(&self, finding: &Finding) -> Option<String> {
         let pack = finding.pack.or_else(|| self.reader.store().pack_of(&finding.blob));
+        pack.map(|pack| pack.to_string())
+    }
+
+    fn problem(&self, manifest: &Manifest, role: &str, finding: &Finding, detail: String) -> VerifyProblem {
         VerifyProblem {
             snapshot: Some(manifest.snapshot_id.clone()),
             object: Some(role.to_owned()),
             blob: Some(finding.blob.to_string()),
-            pack: pack.map(|pack| pack.to_string()),
+            pack: self.pack_of(finding),
             detail,
         }
     }
 }
 
 /// Returns the page of the run that lies at the wrong place, if one does.
+/// Returns what was read; nothing where it is damaged, which the survey has reported.
+fn known<T, E: Into<Error>>(read: std::result::Result<T, E>) -> Result<Option<T>> {
+    match read.map_err(Into::into) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if super::is_fatal(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
 fn page_at(wrong: &WrongPage, run: &crate::format::Run, page_size: u32) -> Option<u64> {
     let into = wrong.offset.checked_sub(run.blob_offset)?;
     let page_size = u64::from(page_size);

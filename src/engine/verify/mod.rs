@@ -16,8 +16,9 @@ use std::sync::Arc;
 use futures::join;
 
 use self::attribution::Attribution;
-use self::checks::{Checker, Fault, Finding};
+use self::checks::Checker;
 use self::survey::Survey;
+use super::bulk::BlobVisitor as _;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{VerifyProblem, VerifyReport};
@@ -109,6 +110,7 @@ async fn run(
             context.cancel.check()?;
             problems.extend(attribution.of(manifest).await?);
         }
+        problems.extend(attribution.nobodys(&problems));
     }
     if !options.quick {
         // A snapshot with problems cannot be built; its paths are checked once it is whole again.
@@ -131,9 +133,10 @@ async fn run(
     Ok(VerifyReport { ok: problems.is_empty(), snapshots: selected.len() as u64, blobs, bytes, problems })
 }
 
-/// Tells what ends the operation from what it reports: only the user's wish to stop does.
+/// Tells what ends the operation from what it reports: what says nothing about the repository does. A server
+/// that does not answer is no damage, and would be waited for again at every blob.
 fn is_fatal(error: &Error) -> bool {
-    error.kind() == ErrorKind::Interrupted
+    error.is_inconclusive()
 }
 
 fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
@@ -192,8 +195,7 @@ async fn resolve_all(context: &Context, store: &Arc<BlobStore>, checker: &Checke
         context.cancel.check()?;
         let is_there = pack.is_some_and(|pack| store.has_implied_length(&pack));
         if !is_there && let Err(failure) = store.locate(&id).await {
-            let fault = Fault::Unreadable(failure.error.chain());
-            checker.find(Finding { blob: failure.blob, pack: failure.pack, fault });
+            checker.failed(failure)?;
         }
         context.progress.advance(Stage::Blobs, 1);
     }

@@ -106,6 +106,7 @@ impl<'a> Survey<'a> {
                 self.problems.push(blob_problem(id, "page maps", failure)?);
                 return Ok(());
             }
+            Err(ChainFailure::Broken(error)) if super::is_fatal(&error) => return Err(error),
             Err(ChainFailure::Broken(error)) => {
                 self.problems.push(problem(id, "page maps", &error.chain()));
                 return Ok(());

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use packvault_opendal::{OpendalConfig, OpendalFeatures, OpendalStorage, Service};
+use packvault_opendal::{OpendalConfig, OpendalFeatures, OpendalStorage, Service, Timeouts};
 use packvault_storage::{Storage as _, Wire};
 
 use super::super::{Opening, Probed, Purpose, cannot_open, first_words, remembered};
-use super::{Cloud, CloudLocation, CloudOptions};
+use super::{Cloud, CloudLocation};
 use crate::error::Result;
 
 /// Uploads at once. Each holds a pack in memory, of 32 MiB and a little more.
 pub(in super::super) const UPLOADS_MAX: usize = 3;
 
-fn config(location: &CloudLocation, options: &CloudOptions) -> OpendalConfig {
+fn config(location: &CloudLocation, opening: &Opening) -> OpendalConfig {
+    let options = &opening.cloud;
     let service = match location.cloud {
         Cloud::Azure => Service::Azblob,
         Cloud::Google => Service::Gcs,
@@ -24,6 +25,7 @@ fn config(location: &CloudLocation, options: &CloudOptions) -> OpendalConfig {
         anonymous: location.anonymous,
         variables: options.variables.clone(),
         home: options.home.clone(),
+        timeouts: opening.timeout.map_or_else(Timeouts::default, Timeouts::all),
         ..OpendalConfig::new(service, &location.container, &location.prefix)
     }
 }
@@ -33,7 +35,7 @@ pub(in super::super) async fn open(
     opening: &Opening,
     wire: Arc<Wire>,
 ) -> Result<OpendalStorage> {
-    let config = config(location, &opening.cloud);
+    let config = config(location, opening);
     let memory = opening.memory.as_deref();
     let known: Option<OpendalFeatures> = match opening.purpose {
         Purpose::Init => None,
@@ -50,7 +52,7 @@ pub(in super::super) async fn open(
 }
 
 pub(in super::super) async fn probe(location: &CloudLocation, opening: &Opening) -> Result<Probed> {
-    let config = config(location, &opening.cloud);
+    let config = config(location, opening);
     let lift = |error| cannot_open(location, error);
     let storage = OpendalStorage::open(&config, None, Arc::default()).map_err(lift)?;
     let (features, report) = first_words(location, opening, || Box::pin(storage.probe())).await?;

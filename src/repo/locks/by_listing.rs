@@ -93,10 +93,9 @@ impl<'a> ByListing<'a> {
             Ok(()) => Ok(Planted { key, body, freshness: Arc::new(Freshness::since(began)) }),
             Err(error) => {
                 // It may be there all the same, and would keep others out until it is stale.
-                if error.kind().is_passing() {
-                    let _ = self.remove(&key).await;
-                }
-                Err(lock_error(&key, error))
+                let may_be_there = error.kind().is_passing();
+                let failed = Err(lock_error(&key, error));
+                if may_be_there { super::give_back(failed, self.remove(&key)).await } else { failed }
             }
         }
     }

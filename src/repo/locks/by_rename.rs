@@ -32,10 +32,7 @@ impl Repository {
         let lock = self.hold(planted, Side::Exclusive);
         match self.wait_for_shared(request).await {
             Ok(()) => Ok(lock),
-            Err(error) => {
-                lock.release().await?;
-                Err(error)
-            }
+            Err(error) => lock.withdraw(error).await,
         }
     }
 
@@ -47,13 +44,8 @@ impl Repository {
         // unless we see its.
         match self.storage.stat(&exclusive_key()).await {
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(lock),
-            found => {
-                lock.release().await?;
-                match found {
-                    Ok(_) => Err(self.locked_by(&exclusive_key()).await),
-                    Err(error) => Err(lock_error(&exclusive_key(), error)),
-                }
-            }
+            Ok(_) => lock.withdraw(self.locked_by(&exclusive_key()).await).await,
+            Err(error) => lock.withdraw(lock_error(&exclusive_key(), error)).await,
         }
     }
 

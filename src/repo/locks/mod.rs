@@ -34,6 +34,10 @@ pub const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
 const POLL: Duration = Duration::from_millis(200);
 /// How long the exclusive side waits for shared locks.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long is tried to give a lock back. What is left then is stale half an hour later.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(180);
+/// The same where the store has just left the work without an answer, and will hardly have one now.
+const GIVE_BACK_UNANSWERED_MAX: Duration = Duration::from_secs(60);
 /// A record is about 120 bytes; more than this is not read.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
@@ -150,10 +154,33 @@ pub(super) async fn alone<T>(
         Ok(()) => work.await,
         Err(error) => Err(error),
     };
-    let released = protocol.remove(&planted.key).await;
+    give_back(result, protocol.remove(&planted.key)).await
+}
+
+/// Gives a lock back after the work, whose own error comes first.
+async fn give_back<T>(result: Result<T>, release: impl Future<Output = Result<()>>) -> Result<T> {
+    let time_max = match &result {
+        Err(error) if error.is_inconclusive() => GIVE_BACK_UNANSWERED_MAX,
+        _ => GIVE_BACK_MAX,
+    };
+    let released = tokio::select! {
+        biased;
+        released = release => released,
+        () = awake_for(time_max) => {
+            let message = "cannot give the lock back: the store does not answer; in half an hour it is stale";
+            Err(Error::new(ErrorKind::Io, message).unanswered())
+        }
+    };
     let done = result?;
     released?;
     Ok(done)
+}
+
+/// Waits so long; time in which the process was stopped does not count, for no store was asked then.
+async fn awake_for(time: Duration) {
+    for _ in 0..time.as_secs() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 impl Lock {
@@ -181,10 +208,12 @@ impl Lock {
     /// Waits for the work and then gives the lock up, however the work ended; its own error comes first.
     pub async fn during<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let result = work.await;
-        let released = self.release().await;
-        let done = result?;
-        released?;
-        Ok(done)
+        self.end(result).await
+    }
+
+    /// Gives the lock up after the work, whose own error comes first.
+    pub async fn end<T>(self, result: Result<T>) -> Result<T> {
+        give_back(result, self.release()).await
     }
 
     /// Gives the lock up. A lock that is provably someone else's stays.
@@ -200,9 +229,7 @@ impl Lock {
 
     /// Gives up what was planted but is not held; the reason comes first.
     async fn withdraw(self, reason: Error) -> Result<Self> {
-        // What cannot be removed now is stale in half an hour.
-        let _ = self.release().await;
-        Err(reason)
+        self.end(Err(reason)).await
     }
 
     fn storage(&self) -> &dyn Storage {

@@ -47,9 +47,10 @@ struct Line {
     one_way: Duration,
     stalled: AtomicBool,
     closed: AtomicBool,
-    /// Bytes that still pass before every connection is cut; negative is no limit.
+    /// Bytes that still pass before every connection is cut, or stalls; negative is no limit.
     up_left: AtomicI64,
     down_left: AtomicI64,
+    stalls_when_spent: AtomicBool,
     cuts: AtomicU64,
     busy: AtomicU64,
     connections: Mutex<Vec<TcpStream>>,
@@ -67,6 +68,7 @@ impl Proxy {
             closed: AtomicBool::new(false),
             up_left: AtomicI64::new(-1),
             down_left: AtomicI64::new(-1),
+            stalls_when_spent: AtomicBool::new(false),
             cuts: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -83,7 +85,19 @@ impl Proxy {
 
     /// Cuts every connection once this many more bytes have gone that way, once.
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
+        self.line.stalls_when_spent.store(false, Ordering::SeqCst);
         self.line.left(direction).store(bytes as i64, Ordering::SeqCst);
+    }
+
+    /// Lets nothing pass any more once this many more bytes have gone that way, until the stall is ended.
+    pub fn stall_after(&self, direction: Direction, bytes: u64) {
+        self.line.stalls_when_spent.store(true, Ordering::SeqCst);
+        self.line.left(direction).store(bytes as i64, Ordering::SeqCst);
+    }
+
+    /// Tells whether nothing passes.
+    pub fn is_stalled(&self) -> bool {
+        self.line.stalled.load(Ordering::SeqCst)
     }
 
     /// Returns how often connections were cut.
@@ -155,6 +169,12 @@ impl Line {
         if after > 0 { bytes } else { before as usize }
     }
 
+    fn wait_while_stalled(&self) {
+        while self.stalled.load(Ordering::SeqCst) && !self.closed.load(Ordering::SeqCst) {
+            thread::sleep(LOOK);
+        }
+    }
+
     /// Takes one of the requests that a busy server refuses.
     fn take_refusal(&self) -> bool {
         self.busy.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
@@ -208,15 +228,21 @@ fn take(mut from: TcpStream, pieces: &SyncSender<(Instant, Vec<u8>)>, one_way: D
 fn give(mut to: TcpStream, due: &Receiver<(Instant, Vec<u8>)>, direction: Direction, line: &Line) {
     while let Ok((when, piece)) = due.recv() {
         thread::sleep(when.saturating_duration_since(Instant::now()));
-        while line.stalled.load(Ordering::SeqCst) && !line.closed.load(Ordering::SeqCst) {
-            thread::sleep(LOOK);
-        }
+        line.wait_while_stalled();
         let passing = line.admit(direction, piece.len());
         if to.write_all(&piece[..passing]).is_err() {
             return;
         }
         if passing < piece.len() {
             line.left(direction).store(-1, Ordering::SeqCst);
+            if line.stalls_when_spent.load(Ordering::SeqCst) {
+                line.stalled.store(true, Ordering::SeqCst);
+                line.wait_while_stalled();
+                if to.write_all(&piece[passing..]).is_err() {
+                    return;
+                }
+                continue;
+            }
             line.cuts.fetch_add(1, Ordering::SeqCst);
             line.cut();
             return;
@@ -294,6 +320,20 @@ mod tests {
         let mut client = connect(&proxy);
         client.write_all(&[7; 5000]).unwrap();
         client.read_exact(&mut [0; 5000]).unwrap();
+    }
+
+    #[test]
+    fn a_line_stalls_in_the_middle_and_gives_the_rest_afterwards() {
+        let proxy = Proxy::start(echo(), Duration::ZERO).unwrap();
+        proxy.stall_after(Direction::Down, 1000);
+        let mut client = connect(&proxy);
+        client.write_all(&[7; 5000]).unwrap();
+        client.read_exact(&mut [0; 1000]).unwrap();
+        client.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!(client.read(&mut [0]).is_err() && proxy.is_stalled());
+        proxy.stall(false);
+        client.set_read_timeout(None).unwrap();
+        client.read_exact(&mut [0; 4000]).unwrap();
     }
 
     #[test]
