@@ -146,7 +146,7 @@ impl Writer {
             hurried = hurried.saturating_sub(1);
             match self.random.u32(0..400) {
                 0 => hurried = 60,
-                1 => thread::sleep(Duration::from_millis(self.random.u64(500..3000))),
+                1 => self.rest()?,
                 _ if hurried > 0 => {}
                 _ => thread::sleep(Duration::from_millis(self.random.u64(PAUSE_MILLIS))),
             }
@@ -174,6 +174,13 @@ impl Writer {
             _ => None,
         });
         lock(&self.shared.removable).extend(removable.map(|name| self.home.join(schema::path_of(name))));
+        Ok(())
+    }
+
+    /// Does nothing for a while, with an empty log: the database is then read from its file.
+    fn rest(&mut self) -> Result<()> {
+        self.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").context("the log is not emptied")?;
+        thread::sleep(Duration::from_millis(self.random.u64(500..5000)));
         Ok(())
     }
 

@@ -105,8 +105,8 @@ impl Repository {
     /// Makes a snapshot, perhaps under a fault; after one that has ended the create, another follows, which
     /// must need no repair.
     pub fn create(&mut self, world: &World, random: &mut Rng) -> Result<()> {
-        let may_be_disturbed = self.dead_lock == DeadLock::None && random.bool();
-        if !may_be_disturbed {
+        let is_disturbed = self.dead_lock == DeadLock::None && random.u32(0..3) > 0;
+        if !is_disturbed {
             return self.create_undisturbed(world);
         }
         let mut fault = Fault::draw(random, &self.place, self.usual_create.mul_f64(1.1));
