@@ -16,6 +16,7 @@ mod program;
 mod proof;
 mod repository;
 mod schema;
+mod snapshots;
 mod soak;
 mod tally;
 

@@ -18,6 +18,7 @@ use crate::fault::Fault;
 use crate::place::Place;
 use crate::program::{Ending, Run, run};
 use crate::proof::prove;
+use crate::snapshots::{Snapshot, Snapshots};
 use crate::tally::{Counts, Tally};
 
 /// The exit code of a command that finds the repository locked.
@@ -33,15 +34,6 @@ pub struct World {
     pub evidence: std::path::PathBuf,
 }
 
-/// A snapshot that must be there.
-#[derive(Debug, Clone)]
-struct Snapshot {
-    id: String,
-    /// The transactions at the beginning and the end of its create.
-    window: RangeInclusive<u64>,
-    is_proved: bool,
-}
-
 /// A lock that nobody holds any longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum DeadLock {
@@ -55,7 +47,7 @@ enum DeadLock {
 /// One repository.
 pub struct Repository {
     place: Place,
-    snapshots: Vec<Snapshot>,
+    snapshots: Snapshots,
     usual_create: Duration,
     usual_restore: Duration,
     dead_lock: DeadLock,
@@ -69,7 +61,7 @@ impl Repository {
         anyhow::ensure!(run.ending == Ending::Code(0), "{}: {run}", place.kind.name());
         let mut repository = Self {
             place,
-            snapshots: Vec::new(),
+            snapshots: Snapshots::default(),
             usual_create: Duration::ZERO,
             usual_restore: Duration::from_secs(1),
             dead_lock: DeadLock::None,
@@ -149,7 +141,7 @@ impl Repository {
     fn note_report(&mut self, world: &World, run: &Run) -> Result<String> {
         let report = run.json()?;
         let id = report["id"].as_str().context("a create reports no id")?.to_owned();
-        let newest = self.snapshots.last().map(|snapshot| snapshot.id.as_str());
+        let newest = self.snapshots.newest();
         if report["parent"].as_str() != newest {
             let text = format!("{}: {id} builds on {}, not on {newest:?}", self.name(), report["parent"]);
             world.tally.fail(text);
@@ -207,70 +199,42 @@ impl Repository {
             world.tally.fail(format!("{name}: {run}"));
             return Ok(());
         }
-        let listed = run.json()?;
-        let rows = listed.as_array().context("a list is an array")?;
-        let ids: Vec<&str> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
-        let missing = self.snapshots.iter().filter(|snapshot| !ids.contains(&snapshot.id.as_str()));
-        for snapshot in missing {
-            world.tally.lose(format!("{name}: {} is not listed any longer", snapshot.id));
-        }
-        let is_new = |id: &str| !self.snapshots.iter().any(|snapshot| snapshot.id == id);
-        let new: Vec<&Value> = rows.iter().filter(|row| row["id"].as_str().is_some_and(is_new)).collect();
-        let new_ids: Vec<&str> = new.iter().filter_map(|row| row["id"].as_str()).collect();
-        match (&reported, &new_ids[..]) {
-            (Some(id), found) if found != [id] => {
-                world.tally.lose(format!("{name}: {id} was made, and {found:?} are listed as new"));
-            }
-            (None, [_, _, ..]) => world.tally.fail(format!("{name}: one create made {new_ids:?}")),
-            (None, [_]) => world.tally.counts().adopted += 1,
-            _ => {}
-        }
-        for row in &new {
-            let transaction = transactions(row);
-            if !row["problem"].is_null() || !transaction.is_some_and(|number| window.contains(&number)) {
-                world.tally.lose(format!("{name}: captured during {window:?}, and listed as {row}"));
-            }
-        }
-        let made = new_ids.into_iter().map(|id| Snapshot {
-            id: id.to_owned(),
-            window: window.clone(),
-            is_proved: false,
-        });
-        let made: Vec<_> = made.collect();
-        world.tally.counts().snapshots += made.len() as u64;
-        self.snapshots.extend(made);
+        let found = self.snapshots.compare(&run.json()?, window, reported.as_deref());
+        found.losses.into_iter().for_each(|text| world.tally.lose(format!("{name}: {text}")));
+        found.failures.into_iter().for_each(|text| world.tally.fail(format!("{name}: {text}")));
+        let mut counts = world.tally.counts();
+        counts.snapshots += found.new;
+        counts.adopted += if reported.is_none() { found.new } else { 0 };
         Ok(())
     }
 
     /// Restores a snapshot at random, perhaps under a fault, and compares it with what was true.
     pub fn restore_some(&mut self, world: &World, random: &mut Rng) -> Result<()> {
-        let index = random.usize(..self.snapshots.len());
         let fault = (random.u32(0..3) == 0)
             .then(|| Fault::draw(random, &self.place, self.usual_restore.mul_f64(1.1)));
         if self.dead_lock != DeadLock::None {
             self.create_undisturbed(world)?;
         }
-        self.restore(world, index, fault)
+        match random.choice(self.snapshots.present()) {
+            Some(index) => self.restore(world, index, fault),
+            None => Ok(()),
+        }
     }
 
     /// Restores a snapshot that was not restored before; tells whether there was one.
     pub fn restore_next(&mut self, world: &World) -> Result<bool> {
-        let Some(index) = self.snapshots.iter().rposition(|snapshot| !snapshot.is_proved) else {
-            return Ok(false);
-        };
+        let Some(index) = self.snapshots.unsettled() else { return Ok(false) };
         self.restore(world, index, None)?;
-        // One that was not proved was told of, and is not tried again.
-        self.snapshots[index].is_proved = true;
         Ok(true)
     }
 
     /// Returns how many snapshots were never restored.
     pub fn unproved(&self) -> usize {
-        self.snapshots.iter().filter(|snapshot| !snapshot.is_proved).count()
+        self.snapshots.unsettled_count()
     }
 
     fn restore(&mut self, world: &World, index: usize, mut fault: Option<Fault>) -> Result<()> {
-        let (name, Snapshot { id, window, .. }) = (self.name(), self.snapshots[index].clone());
+        let (name, Snapshot { id, window, .. }) = (self.name(), self.snapshots.get(index).clone());
         world.tally.counts().now = format!("restore from {name}");
         let target = self.place.target();
         remove_folder(&target)?;
@@ -291,6 +255,7 @@ impl Repository {
                 done = run(&self.place, &["restore", &id, "--target", &shown, "--overwrite"], None)?;
             }
         }
+        let is_news = self.snapshots.settle(index);
         if done.ending != Ending::Code(0) {
             world.tally.lose(format!("{name}: {id} is not restored: {done}"));
             return Ok(());
@@ -300,8 +265,7 @@ impl Repository {
             Ok(_) => {
                 let mut counts = world.tally.counts();
                 counts.restores += 1;
-                counts.proved += u64::from(!self.snapshots[index].is_proved);
-                self.snapshots[index].is_proved = true;
+                counts.proved += u64::from(is_news);
             }
             Err(error) => world.tally.lose(format!("{name}: {id} comes back otherwise: {error:#}")),
         }
@@ -316,11 +280,11 @@ impl Repository {
         world.tally.counts().now = format!("verify on {name}");
         let run = run(&self.place, &["verify", "--all"], None)?;
         let report = run.json().unwrap_or_default();
-        let counted = report["snapshots"].as_u64() == Some(self.snapshots.len() as u64);
+        let counted = report["snapshots"].as_u64() == Some(self.snapshots.count() as u64);
         if run.ending == Ending::Code(0) && report["ok"] == true && counted {
-            world.tally.counts().verified += self.snapshots.len() as u64;
+            world.tally.counts().verified += self.snapshots.count() as u64;
         } else {
-            let snapshots = self.snapshots.len();
+            let snapshots = self.snapshots.count();
             world.tally.lose(format!("{name}: {snapshots} snapshots are not all whole: {run} {report}"));
         }
         Ok(())
@@ -340,12 +304,6 @@ fn count_fault(counts: &mut Counts, fault: &Fault, run: &Run) {
     let faults = counts.faults.entry(fault.kind).or_default();
     faults.struck += 1;
     faults.survived += u64::from(run.ending == Ending::Code(0));
-}
-
-/// Returns the counter of the application, as the statistics of a listed snapshot have it.
-fn transactions(row: &Value) -> Option<u64> {
-    let queries = row["stats"]["queries"].as_array()?;
-    queries.iter().find(|query| query["name"] == "transactions")?["value"].as_u64()
 }
 
 fn remove_folder(folder: &Path) -> Result<()> {

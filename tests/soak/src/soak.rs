@@ -258,23 +258,46 @@ fn bytes_below(folder: &Path) -> u64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_run_of_seconds_on_a_folder_loses_nothing() {
-        let Ok(program) = program::find() else {
-            // It is built with the workspace's tests, and not with this crate's alone.
-            eprintln!("NOT RUN, soak: packvault is not built");
-            return;
-        };
+    /// A short run on a folder of this machine.
+    fn run(program: PathBuf) -> bool {
+        let folder = tempfile::tempdir().unwrap();
         let options = Options {
             minutes: 0.03,
             every: 0.1,
             seed: Some(1),
             backends: vec![Kind::Local],
-            dir: None,
+            dir: Some(folder.path().join("work")),
             program: Some(program),
             megabytes: 500,
         };
-        let runtime = Runtime::new().unwrap();
-        assert!(soak(&options, &runtime, &Stop::default()).unwrap());
+        soak(&options, &Runtime::new().unwrap(), &Stop::default()).unwrap()
+    }
+
+    /// Returns the program, which is built with the workspace's tests, and not with this crate's alone.
+    fn packvault() -> Option<PathBuf> {
+        let found = program::find();
+        found.inspect_err(|error| eprintln!("NOT RUN, soak: {error}")).ok()
+    }
+
+    #[test]
+    fn a_run_of_seconds_on_a_folder_loses_nothing() {
+        assert!(packvault().is_none_or(run));
+    }
+
+    #[test]
+    fn a_program_that_loses_a_snapshot_is_found_out() {
+        let Some(packvault) = packvault() else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("loses");
+        let text = format!(
+            "#!/bin/sh\nfirst=$(ls \"$HOME/repository/snapshots\" | head -n 1)\n\
+             [ $1 = list ] && [ $(ls \"$HOME/repository/snapshots\" | wc -l) -gt 2 ] && \
+             rm -f \"$HOME/repository/snapshots/$first\"\nexec {} \"$@\"\n",
+            packvault.display()
+        );
+        std::fs::write(&program, text).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        assert!(!run(program));
     }
 }
