@@ -71,7 +71,7 @@ pub struct Fault {
     pub kind: FaultKind,
     at: Duration,
     blow: Blow,
-    /// When it ended or took effect at the latest, counted from the beginning of the command.
+    /// When it was begun, counted from the beginning of the command.
     struck: Option<Duration>,
     is_over: bool,
     cuts_before: u64,

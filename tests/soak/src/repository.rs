@@ -129,6 +129,7 @@ impl Repository {
         let arguments = [&["create", "application"], options].concat();
         let run = run(&self.place, &arguments, fault.as_deref_mut())?;
         let window = from..=world.application.ledger().promised();
+        count_longest(&mut world.tally.counts(), &self.name(), run.took);
         let reported = match run.ending {
             Ending::Code(0) => Some(self.note_report(world, &run)?),
             _ => None,
@@ -150,7 +151,7 @@ impl Repository {
             world.tally.fail(format!("{}: {id} left out {}", self.name(), report["left_out"]));
         }
         let mut counts = world.tally.counts();
-        counts.creates += 1;
+        counts.at(&self.name()).creates += 1;
         counts.stored_bytes += report["bytes_added"].as_u64().unwrap_or(0);
         let how = report["database"]["read"].as_str().unwrap_or("nowhere").to_owned();
         *counts.read.entry(how).or_default() += 1;
@@ -166,7 +167,7 @@ impl Repository {
     fn judge(&mut self, world: &World, run: &Run, fault: Option<&Fault>, is_first: bool) {
         let name = self.name();
         if let Some(fault) = fault.filter(|_| run.was_struck) {
-            count_fault(&mut world.tally.counts(), fault, run);
+            count_fault(&mut world.tally.counts(), &name, fault, run);
             if run.ending != Ending::Code(0) {
                 world.tally.counts().creates_ended += 1;
             }
@@ -242,7 +243,7 @@ impl Repository {
         let mut done = run(&self.place, &["restore", &id, "--target", &shown], fault.as_mut())?;
         if let Some(fault) = fault {
             if done.was_struck {
-                count_fault(&mut world.tally.counts(), &fault, &done);
+                count_fault(&mut world.tally.counts(), &name, &fault, &done);
             }
             if done.was_struck && fault.may_leave_a_lock() {
                 self.dead_lock = DeadLock::Shared;
@@ -264,7 +265,7 @@ impl Repository {
         match prove(&target, world.application.ledger(), &window) {
             Ok(_) => {
                 let mut counts = world.tally.counts();
-                counts.restores += 1;
+                counts.at(&name).restores += 1;
                 counts.proved += u64::from(is_news);
             }
             Err(error) => world.tally.lose(format!("{name}: {id} comes back otherwise: {error:#}")),
@@ -282,7 +283,7 @@ impl Repository {
         let report = run.json().unwrap_or_default();
         let counted = report["snapshots"].as_u64() == Some(self.snapshots.count() as u64);
         if run.ending == Ending::Code(0) && report["ok"] == true && counted {
-            world.tally.counts().verified += self.snapshots.count() as u64;
+            world.tally.counts().at(&name).verified += self.snapshots.count() as u64;
         } else {
             let snapshots = self.snapshots.count();
             world.tally.lose(format!("{name}: {snapshots} snapshots are not all whole: {run} {report}"));
@@ -300,7 +301,13 @@ impl Repository {
     }
 }
 
-fn count_fault(counts: &mut Counts, fault: &Fault, run: &Run) {
+fn count_longest(counts: &mut Counts, place: &str, took: Duration) {
+    let slowest = &mut counts.at(place).slowest;
+    *slowest = took.max(*slowest);
+}
+
+fn count_fault(counts: &mut Counts, place: &str, fault: &Fault, run: &Run) {
+    counts.at(place).faults += 1;
     let faults = counts.faults.entry(fault.kind).or_default();
     faults.struck += 1;
     faults.survived += u64::from(run.ending == Ending::Code(0));

@@ -262,7 +262,7 @@ mod tests {
     fn run(program: PathBuf) -> bool {
         let folder = tempfile::tempdir().unwrap();
         let options = Options {
-            minutes: 0.03,
+            minutes: 0.02,
             every: 0.1,
             seed: Some(1),
             backends: vec![Kind::Local],

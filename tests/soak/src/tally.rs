@@ -20,11 +20,24 @@ pub struct FaultCounts {
     pub survived: u64,
 }
 
+/// What was done on one place.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PlaceCounts {
+    /// Creates that succeeded.
+    pub creates: u64,
+    /// Faults that came in time, of creates and restores.
+    pub faults: u64,
+    /// Restores that were proved.
+    pub restores: u64,
+    /// Snapshots that `verify --all` has found whole.
+    pub verified: u64,
+    /// The longest create, whatever fault it met.
+    pub slowest: Duration,
+}
+
 /// The counts.
 #[derive(Debug, Default)]
 pub struct Counts {
-    /// Creates that succeeded.
-    pub creates: u64,
     /// Creates that a fault ended.
     pub creates_ended: u64,
     /// Creates that found the lock of a dead one and broke it.
@@ -33,12 +46,8 @@ pub struct Counts {
     pub adopted: u64,
     /// Creates by the way they read the database.
     pub read: BTreeMap<String, u64>,
-    /// Restores that were proved.
-    pub restores: u64,
     /// Restores that a fault ended.
     pub restores_ended: u64,
-    /// Snapshots that `verify --all` has found whole.
-    pub verified: u64,
     /// Snapshots that were restored and compared.
     pub proved: u64,
     /// Snapshots there are.
@@ -49,6 +58,8 @@ pub struct Counts {
     pub disk_bytes_max: u64,
     /// Faults by kind.
     pub faults: BTreeMap<FaultKind, FaultCounts>,
+    /// What was done where.
+    pub places: BTreeMap<String, PlaceCounts>,
     /// Snapshots that are gone, damaged, or other than what was true.
     pub losses: Vec<String>,
     /// Everything else that must not be.
@@ -58,6 +69,22 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Returns what was done on a place.
+    pub fn at(&mut self, place: &str) -> &mut PlaceCounts {
+        self.places.entry(place.to_owned()).or_default()
+    }
+
+    /// Returns what was done on all places.
+    fn everywhere(&self) -> PlaceCounts {
+        self.places.values().fold(PlaceCounts::default(), |sum, place| PlaceCounts {
+            creates: sum.creates + place.creates,
+            faults: sum.faults + place.faults,
+            restores: sum.restores + place.restores,
+            verified: sum.verified + place.verified,
+            slowest: sum.slowest.max(place.slowest),
+        })
+    }
+
     /// Returns how much went wrong.
     pub fn wrong(&self) -> usize {
         self.losses.len() + self.failures.len()
@@ -114,35 +141,55 @@ impl Tally {
         println!("{} {text}", self.shared.time());
     }
 
-    /// Prints the table, and all that went wrong.
+    /// Prints the tables, and all that went wrong.
     pub fn print_summary(&self, transactions: u64) {
         let counts = self.counts();
+        let all = counts.everywhere();
         let seconds = self.shared.begun.elapsed().as_secs();
-        println!("\n{}", "-".repeat(72));
-        let row = |name: &str, value: String| println!("{name:<28} {value}");
+        println!("\n{RULE}");
         row("time", format!("{} min {} s", seconds / 60, seconds % 60));
         row("transactions", transactions.to_string());
-        row("creates", format!("{}, and {} ended by a fault", counts.creates, counts.creates_ended));
+        row("creates", format!("{}, and {} ended by a fault", all.creates, counts.creates_ended));
         let read: Vec<_> = counts.read.iter().map(|(how, count)| format!("{how} {count}")).collect();
         row("  database read from", read.join(", "));
-        row("  locks of the dead broken", counts.forced.to_string());
-        row("  made before their end", counts.adopted.to_string());
+        row("  with --force-unlock", counts.forced.to_string());
+        row("  ended after the manifest", counts.adopted.to_string());
         for kind in FaultKind::ALL {
             let FaultCounts { struck, survived } = counts.faults.get(&kind).copied().unwrap_or_default();
             row(&format!("fault: {}", kind.name()), format!("{struck} in time, {survived} survived"));
         }
-        row("restores", format!("{}, and {} ended by a fault", counts.restores, counts.restores_ended));
+        row("restores", format!("{}, and {} ended by a fault", all.restores, counts.restores_ended));
         row("snapshots", counts.snapshots.to_string());
-        row("  whole by verify --all", counts.verified.to_string());
+        row("  whole by verify --all", all.verified.to_string());
         row("  restored and compared", counts.proved.to_string());
         row("stored", mebibytes(counts.stored_bytes));
         row("most on disks", mebibytes(counts.disk_bytes_max));
         row("losses", counts.losses.len().to_string());
         row("other failures", counts.failures.len().to_string());
-        println!("{}", "-".repeat(72));
+        println!("{RULE}");
+        print_places(&counts);
         counts.losses.iter().for_each(|text| println!("LOST: {text}"));
         counts.failures.iter().for_each(|text| println!("WRONG: {text}"));
     }
+}
+
+const RULE: &str = "------------------------------------------------------------------------";
+
+fn row(name: &str, value: String) {
+    println!("{name:<28} {value}");
+}
+
+fn print_places(counts: &Counts) {
+    println!(
+        "{:<14} {:>8} {:>8} {:>9} {:>9} {:>15}",
+        "", "creates", "faults", "restores", "verified", "slowest create"
+    );
+    for (name, place) in &counts.places {
+        let PlaceCounts { creates, faults, restores, verified, slowest } = place;
+        let slowest = format!("{:.1} s", slowest.as_secs_f64());
+        println!("{name:<14} {creates:>8} {faults:>8} {restores:>9} {verified:>9} {slowest:>15}");
+    }
+    println!("{RULE}");
 }
 
 impl Drop for Tally {
@@ -168,12 +215,12 @@ impl Shared {
     }
 
     fn print(&self, counts: &Counts) {
-        let struck: u64 = counts.faults.values().map(|faults| faults.struck).sum();
-        let Counts { creates, snapshots, restores, stored_bytes, now, .. } = counts;
+        let PlaceCounts { creates, faults, restores, .. } = counts.everywhere();
+        let Counts { snapshots, stored_bytes, now, .. } = counts;
         let stored = mebibytes(*stored_bytes);
         let time = self.time();
         println!(
-            "{time} creates {creates}, faults {struck}, snapshots {snapshots}, restores {restores}, \
+            "{time} creates {creates}, faults {faults}, snapshots {snapshots}, restores {restores}, \
              stored {stored}, losses {}, failures {}; now: {now}",
             counts.losses.len(),
             counts.failures.len()
