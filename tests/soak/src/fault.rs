@@ -143,7 +143,6 @@ impl Fault {
         match (self.blow, line) {
             (Blow::Signal(_), _) => ending != Ending::Code(0),
             (Blow::CutAfter(..), Some(line)) => line.cuts() > self.cuts_before,
-            (Blow::Refusals(count), Some(line)) => self.struck.is_some() && line.busy_left() < count,
             _ => self.struck.is_some(),
         }
     }

@@ -166,7 +166,9 @@ impl Repository {
     /// Checks that the create ended as it may, and remembers whether it may have left a lock.
     fn judge(&mut self, world: &World, run: &Run, fault: Option<&Fault>, is_first: bool) {
         let name = self.name();
-        if let Some(fault) = fault.filter(|_| run.was_struck) {
+        // One that came too late excuses nothing.
+        let fault = fault.filter(|_| run.was_struck);
+        if let Some(fault) = fault {
             count_fault(&mut world.tally.counts(), &name, fault, run);
             if run.ending != Ending::Code(0) {
                 world.tally.counts().creates_ended += 1;
@@ -184,7 +186,7 @@ impl Repository {
             world.tally.fail(format!("{name}{what}: {run}"));
         }
         self.dead_lock = match fault {
-            Some(fault) if run.was_struck && fault.may_leave_a_lock() => DeadLock::Possible,
+            Some(fault) if fault.may_leave_a_lock() => DeadLock::Possible,
             // Whatever it was, it is told; the run goes on as its user would.
             _ if run.ending != Ending::Code(0) && !allowed => DeadLock::Possible,
             _ if run.ending == LOCKED => self.dead_lock,
@@ -241,11 +243,9 @@ impl Repository {
         remove_folder(&target)?;
         let shown = target.to_string_lossy().into_owned();
         let mut done = run(&self.place, &["restore", &id, "--target", &shown], fault.as_mut())?;
-        if let Some(fault) = fault {
-            if done.was_struck {
-                count_fault(&mut world.tally.counts(), &name, &fault, &done);
-            }
-            if done.was_struck && fault.may_leave_a_lock() {
+        if let Some(fault) = fault.filter(|_| done.was_struck) {
+            count_fault(&mut world.tally.counts(), &name, &fault, &done);
+            if fault.may_leave_a_lock() {
                 self.dead_lock = DeadLock::Shared;
             }
             if !fault.allows(done.ending) {
