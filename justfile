@@ -19,6 +19,11 @@ demo *arguments:
 bench *arguments:
     cargo bench --bench commands -- {{ arguments }}
 
+# Use packvault for a long time beside a live application, under faults (see `just soak --help`)
+soak *arguments:
+    cargo build --release
+    cargo run --release -p packvault-soak -- soak {{ arguments }}
+
 # Format all code
 fmt:
     cargo fmt --all

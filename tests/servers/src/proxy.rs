@@ -125,6 +125,16 @@ impl Proxy {
     pub fn cut_now(&self) {
         self.line.cut();
     }
+
+    /// Takes back all trouble that was ordered, and ends what connections are left: a line as if it were new.
+    pub fn mend(&self) {
+        for direction in [Direction::Up, Direction::Down] {
+            self.line.left(direction).store(-1, Ordering::SeqCst);
+        }
+        self.line.busy.store(0, Ordering::SeqCst);
+        self.stall(false);
+        self.line.cut();
+    }
 }
 
 impl Drop for Proxy {
@@ -334,6 +344,23 @@ mod tests {
         proxy.stall(false);
         client.set_read_timeout(None).unwrap();
         client.read_exact(&mut [0; 4000]).unwrap();
+    }
+
+    #[test]
+    fn a_mended_line_carries_everything_again() {
+        let proxy = Proxy::start(echo(), Duration::ZERO).unwrap();
+        let mut old = connect(&proxy);
+        old.write_all(b"abc").unwrap();
+        old.read_exact(&mut [0; 3]).unwrap();
+        proxy.stall(true);
+        proxy.be_busy(5);
+        proxy.cut_after(Direction::Up, 2);
+        proxy.mend();
+        assert_eq!(old.read(&mut [0]).unwrap_or(0), 0);
+        let mut client = connect(&proxy);
+        client.write_all(&[7; 5000]).unwrap();
+        client.read_exact(&mut [0; 5000]).unwrap();
+        assert_eq!((proxy.cuts(), proxy.busy_left()), (0, 0));
     }
 
     #[test]
