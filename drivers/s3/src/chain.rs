@@ -10,7 +10,7 @@ use reqsign_aws_v4::{
 };
 use reqsign_core::{Context, ProvideCredential, ProvideCredentialChain, ProvideCredentialDyn, Signer};
 
-use crate::profile::{Profile, Role, Source};
+use crate::profile::{Profile, Role, SignOn, Source};
 
 /// How a role's sessions are called where the profile does not say.
 const SESSION_NAME: &str = "packvault";
@@ -37,12 +37,25 @@ pub(crate) fn links(context: &Context, profile: Profile) -> Vec<Link> {
         return links;
     }
     links.push(link("shared files", ProfileCredentialProvider::new().with_profile(&name)));
-    links.push(link("single sign-on", SSOCredentialProvider::new().with_profile(&name)));
+    links.push(link("single sign-on", signed_on(&name, profile.sign_on)));
     links.push(link("web identity", AssumeRoleWithWebIdentityCredentialProvider::new()));
     links.push(link("process", ProcessCredentialProvider::new().with_profile(&name)));
     links.push(link("container", ECSCredentialProvider::new()));
     links.push(link("machine", IMDSv2CredentialProvider::new()));
     links
+}
+
+fn signed_on(profile: &str, sign_on: Option<SignOn>) -> SSOCredentialProvider {
+    let provider = SSOCredentialProvider::new().with_profile(profile);
+    match sign_on {
+        Some(SignOn { session, region, account_id, role_name }) => provider
+            .with_account_id(account_id)
+            .with_region(region)
+            .with_role_name(role_name)
+            // It only names the file of the token, which the tools name after the session where there is one.
+            .with_start_url(session),
+        None => provider,
+    }
 }
 
 fn assumed(context: &Context, role: Role) -> AssumeRoleCredentialProvider {
@@ -63,9 +76,9 @@ fn assumed(context: &Context, role: Role) -> AssumeRoleCredentialProvider {
 fn source(source: Source) -> ProvideCredentialChain<Credential> {
     let chain = ProvideCredentialChain::new();
     match source {
-        Source::Profile(name) => chain
+        Source::Profile(name, sign_on) => chain
             .push(ProfileCredentialProvider::new().with_profile(&name))
-            .push(SSOCredentialProvider::new().with_profile(&name))
+            .push(signed_on(&name, sign_on))
             .push(ProcessCredentialProvider::new().with_profile(&name)),
         Source::Environment => chain.push(EnvCredentialProvider::new()),
         Source::Container => chain.push(ECSCredentialProvider::new()),

@@ -1,4 +1,5 @@
-//! What the chain's own parts do not read of a profile: its region, and the role it assumes.
+//! What the chain's own parts do not read of a profile: its region, the role it assumes, and the session of a
+//! single sign-on that several profiles share.
 //!
 //! Variables come first, as in AWS's tools. A file that is not there, or is too large, says nothing.
 
@@ -19,6 +20,17 @@ pub(crate) struct Profile {
     region: Option<String>,
     /// The role it assumes.
     pub role: Option<Role>,
+    /// The session it signs on with, and as what.
+    pub sign_on: Option<SignOn>,
+}
+
+/// A profile of a single sign-on whose session has a section of its own, as `aws configure sso` writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SignOn {
+    pub session: String,
+    pub region: String,
+    pub account_id: String,
+    pub role_name: String,
 }
 
 /// A role to assume, and whose keys do it.
@@ -34,7 +46,7 @@ pub(crate) struct Role {
 /// Whose keys assume a role.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    Profile(String),
+    Profile(String, Option<SignOn>),
     Environment,
     Container,
     Machine,
@@ -45,11 +57,12 @@ impl Profile {
         let name = chosen.or(environment.variables.get("AWS_PROFILE").map(String::as_str));
         let text = config_file(environment).and_then(read_bounded).unwrap_or_default();
         let shown = name.unwrap_or("default");
-        let values = section(&text, shown);
+        let values = profile_section(&text, shown);
         Self {
             name: name.map(str::to_owned),
             region: values.get("region").cloned(),
-            role: role(shown, &values),
+            role: role(&text, shown, &values),
+            sign_on: sign_on(&text, &values),
         }
     }
 
@@ -80,14 +93,20 @@ fn read_bounded(path: PathBuf) -> Option<String> {
 }
 
 /// Returns the values of the profile's section.
-fn section(text: &str, profile: &str) -> HashMap<String, String> {
+fn profile_section(text: &str, profile: &str) -> HashMap<String, String> {
+    section(text, |name| match name.strip_prefix("profile ") {
+        Some(name) => name.trim() == profile,
+        None => name == "default" && profile == "default",
+    })
+}
+
+/// Returns the values of the sections whose name is wanted.
+fn section(text: &str, is_wanted: impl Fn(&str) -> bool) -> HashMap<String, String> {
     let mut is_inside = false;
     let mut values = HashMap::new();
     for line in text.lines().filter(|line| !line.trim_start().starts_with(['#', ';'])) {
         if let Some(name) = line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            let name = name.trim();
-            is_inside = name.strip_prefix("profile ").map_or(name == "default", |_| true)
-                && name.trim_start_matches("profile ").trim() == profile;
+            is_inside = is_wanted(name.trim());
         } else if is_inside
             && !line.starts_with([' ', '\t'])
             && let Some((name, value)) = line.split_once('=')
@@ -98,13 +117,29 @@ fn section(text: &str, profile: &str) -> HashMap<String, String> {
     values
 }
 
-fn role(profile: &str, values: &HashMap<String, String>) -> Option<Role> {
+fn sign_on(text: &str, values: &HashMap<String, String>) -> Option<SignOn> {
+    let session = values.get("sso_session")?;
+    let shared =
+        section(text, |name| name.strip_prefix("sso-session ").is_some_and(|name| name.trim() == session));
+    Some(SignOn {
+        session: session.clone(),
+        region: shared.get("sso_region")?.clone(),
+        account_id: values.get("sso_account_id")?.clone(),
+        role_name: values.get("sso_role_name")?.clone(),
+    })
+}
+
+fn role(text: &str, profile: &str, values: &HashMap<String, String>) -> Option<Role> {
+    let named = |name: &str| {
+        let sign_on = sign_on(text, &profile_section(text, name));
+        Source::Profile(name.to_owned(), sign_on)
+    };
     let source = match (values.get("source_profile"), values.get("credential_source").map(String::as_str)) {
-        (Some(source), _) => Source::Profile(source.clone()),
+        (Some(source), _) => named(source),
         (None, Some("Environment")) => Source::Environment,
         (None, Some("EcsContainer")) => Source::Container,
         (None, Some("Ec2InstanceMetadata")) => Source::Machine,
-        (None, _) => Source::Profile(profile.to_owned()),
+        (None, _) => named(profile),
     };
     Some(Role {
         arn: values.get("role_arn")?.clone(),
@@ -160,8 +195,30 @@ region = us-east-2
         assert_eq!(region(&set, Some("work")).as_deref(), Some("sa-east-1"));
         let role = Profile::read(&plain, Some("work")).role.unwrap();
         assert_eq!(role.arn, "arn:aws:iam::1:role/backup");
-        assert_eq!(role.source, Source::Profile("base".into()));
+        assert_eq!(role.source, Source::Profile("base".into(), None));
         assert_eq!(Profile::read(&plain, None).role, None);
         assert_eq!(Profile::read(&Environment::default(), None), Profile::default());
+    }
+
+    #[test]
+    fn a_session_is_found_in_the_section_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        let text = "[profile mail]\nsso_session = home\nsso_account_id = 123\nsso_role_name = backup\n\
+                    [profile lost]\nsso_session = none\nsso_account_id = 123\nsso_role_name = backup\n\
+                    [profile work]\nrole_arn = arn:aws:iam::1:role/backup\nsource_profile = mail\n\
+                    [sso-session home]\nsso_region = eu-west-1\nsso_start_url = https://example.org/start\n";
+        std::fs::write(&file, text).unwrap();
+        let plain = environment(&file, &[]);
+        let home = SignOn {
+            session: "home".into(),
+            region: "eu-west-1".into(),
+            account_id: "123".into(),
+            role_name: "backup".into(),
+        };
+        assert_eq!(Profile::read(&plain, Some("mail")).sign_on, Some(home.clone()));
+        assert_eq!(Profile::read(&plain, Some("lost")).sign_on, None);
+        let role = Profile::read(&plain, Some("work")).role.unwrap();
+        assert_eq!(role.source, Source::Profile("mail".into(), Some(home)));
     }
 }

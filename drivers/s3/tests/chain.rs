@@ -34,6 +34,24 @@ impl Setting {
                 "",
                 br#"{"AccessKeyId":"CONTAINER","SecretAccessKey":"hush","Token":"hush","Expiration":"2099-01-01T00:00:00Z"}"#,
             ),
+            "/sign-on?role_name=backup&account_id=123" => {
+                assert_eq!(asked.header("x-amz-sso_bearer_token"), Some("token"));
+                say(
+                    "200 OK",
+                    "",
+                    br#"{"roleCredentials":{"accessKeyId":"SIGNEDON","secretAccessKey":"hush","sessionToken":"hush","expiration":4070908800000}}"#,
+                )
+            }
+            "/latest/api/token" if asked.method == "PUT" => say("200 OK", "", b"token"),
+            "/latest/meta-data/iam/security-credentials/" => {
+                assert_eq!(asked.header("x-aws-ec2-metadata-token"), Some("token"));
+                say("200 OK", "", b"backup")
+            }
+            "/latest/meta-data/iam/security-credentials/backup" => say(
+                "200 OK",
+                "",
+                br#"{"Code":"Success","AccessKeyId":"MACHINE","SecretAccessKey":"hush","Token":"hush","Expiration":"2099-01-01T00:00:00Z"}"#,
+            ),
             _ => say("404 Not Found", "", b""),
         })
         .await;
@@ -147,6 +165,43 @@ async fn a_container_is_asked_at_the_address_of_its_variable() {
     let keys = format!("{}/keys", setting.fake.endpoint);
     setting.variable("AWS_CONTAINER_CREDENTIALS_FULL_URI", &keys);
     assert_eq!(setting.found().await.0, "CONTAINER");
+}
+
+/// Writes the token of a sign-on, as `aws sso login` does: the file is named after what was signed on to.
+fn signed_on(setting: &Setting, sha1_of_name: &str) {
+    let folder = setting.home.path().join(".aws/sso/cache");
+    std::fs::create_dir_all(&folder).unwrap();
+    let token = r#"{"accessToken":"token","expiresAt":"2099-01-01T00:00:00Z"}"#;
+    std::fs::write(folder.join(format!("{sha1_of_name}.json")), token).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_on_is_found_in_either_spelling_of_its_profile() {
+    const SHA1_OF_HOME: &str = "e83249bd3ba79932e16fb1fb5100dafade9954c2";
+    const SHA1_OF_URL: &str = "cff035caee6b12df6787d81bb8c079ea3b53e49e";
+    let start = "sso_region = eu-west-1\nsso_start_url = https://example.org/start\n";
+    let role = "sso_account_id = 123\nsso_role_name = backup\n";
+    let with_session = format!("[default]\nsso_session = home\n{role}[sso-session home]\n{start}");
+    let without = format!("[default]\n{start}{role}");
+    for (config, sha1_of_name) in [(with_session, SHA1_OF_HOME), (without, SHA1_OF_URL)] {
+        let mut setting = Setting::new().await;
+        let endpoint = format!("{}/sign-on", setting.fake.endpoint);
+        setting.variable("AWS_SSO_ENDPOINT", &endpoint);
+        setting.file("config", &config);
+        let error = setting.asked_as(&setting.storage()).await.unwrap_err();
+        assert!(error.to_string().contains("aws sso login"), "{error}");
+        signed_on(&setting, sha1_of_name);
+        assert_eq!(setting.found().await.0, "SIGNEDON", "{config}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_of_the_cloud_is_asked_for_the_keys_of_its_role() {
+    let mut setting = Setting::new().await;
+    let endpoint = setting.fake.endpoint.clone();
+    setting.variable("AWS_EC2_METADATA_DISABLED", "false");
+    setting.variable("AWS_EC2_METADATA_SERVICE_ENDPOINT", &endpoint);
+    assert_eq!(setting.found().await.0, "MACHINE");
 }
 
 #[tokio::test(flavor = "multi_thread")]
