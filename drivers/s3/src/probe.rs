@@ -33,7 +33,7 @@ pub const REQUESTS_ABOUT: usize = 200;
 /// for the caller to decide.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// The pause before it does.
+/// The pause before it does, and before it looks a second time for what a broken question left behind.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The size of a scratch object.
@@ -59,7 +59,12 @@ pub(crate) async fn probe(client: &Arc<Client>) -> Result<(S3Features, ProbeRepo
         // Nothing has been written yet, so a server that does not answer this is asked for nothing else.
         let server = probe.server().await?;
         let asked = probe.ask(server).await;
-        let cleaned = probe.clean().await;
+        let mut cleaned = probe.clean().await;
+        if cleaned.is_ok() && matches!(&asked, Err(error) if error.kind().is_passing()) {
+            // A write whose answer was lost may arrive after the look for what to remove.
+            tokio::time::sleep(PAUSE).await;
+            cleaned = probe.clean().await;
+        }
         let is_busy = |error: &Error| matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Conflict);
         match asked.and_then(|found| cleaned.map(|()| found)) {
             Err(error) if is_busy(&error) && attempt < ATTEMPTS_MAX => attempt += 1,

@@ -175,6 +175,36 @@ async fn a_probe_asks_a_silent_server_once_and_leaves_further_attempts_to_its_ca
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_probe_wrote_without_hearing_of_it_is_removed_even_if_it_arrives_late() {
+    let lists = AtomicUsize::new(0);
+    let written = std::sync::Mutex::new(String::new());
+    let fake = Fake::start(move |asked| match asked.method.as_str() {
+        "PUT" => {
+            *written.lock().unwrap() = asked.target.trim_start_matches("/bucket/").to_owned();
+            Reply::Cut(Vec::new())
+        }
+        "GET" if asked.target.contains("list-type=2") => {
+            // The first is the probe's first question, the second its look for remains.
+            let shown = match lists.fetch_add(1, Ordering::SeqCst) {
+                0 | 1 => String::new(),
+                _ => format!(
+                    "<Contents><Key>{}</Key><Size>4096</Size><LastModified>2026-01-01T00:00:00Z</LastModified></Contents>",
+                    written.lock().unwrap()
+                ),
+            };
+            let body = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{shown}</ListBucketResult>");
+            say("200 OK", "", body.as_bytes())
+        }
+        "DELETE" => say("204 No Content", "", b""),
+        _ => say("200 OK", "", b"<ListMultipartUploadsResult></ListMultipartUploadsResult>"),
+    })
+    .await;
+    let error = fake.storage().probe().await.unwrap_err();
+    assert!(error.kind().is_passing(), "{error}");
+    assert_eq!(fake.count("DELETE", "probe-"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_named_and_not_followed() {
     let other = Fake::start(|_| say("200 OK", "", b"stolen")).await;
     let location = format!("Location: {}/bucket/repo/packs/a\r\n", other.endpoint);
