@@ -18,6 +18,12 @@ const INSTALL: &str = "apt-get install -y --no-install-recommends radosgw ceph-m
 const PROGRAMS: [&str; 7] =
     ["radosgw", "radosgw-admin", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool", "monmaptool"];
 
+/// How often a cluster is begun: a port that was free may be taken by the time a daemon listens there.
+const STARTS_MAX: usize = 3;
+
+/// How long the first command waits for a monitor, which may not have come up.
+const MONITOR_SECONDS_MAX: &str = "20";
+
 static SHARED: Mutex<Weak<Rgw>> = Mutex::new(Weak::new());
 
 /// A running gateway.
@@ -48,9 +54,19 @@ impl Rgw {
         if let Some(program) = PROGRAMS.into_iter().find(|program| find_program(program).is_none()) {
             return Err(lacks(format!("no {program}")));
         }
-        let folder = tempfile::tempdir().map_err(|error| lacks(error.to_string()))?;
-        let cluster = Cluster::new(folder.path()).map_err(|error| lacks(error.to_string()))?;
-        let (monitor, store, gateway) = cluster.start().map_err(lacks)?;
+        let mut starts = 1;
+        loop {
+            match Self::start_once() {
+                Err(_) if starts < STARTS_MAX => starts += 1,
+                started => return started.map_err(lacks),
+            }
+        }
+    }
+
+    fn start_once() -> Result<Self, String> {
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let cluster = Cluster::new(folder.path()).map_err(|error| error.to_string())?;
+        let (monitor, store, gateway) = cluster.start()?;
         let place = cluster.place();
         make_bucket(&place);
         Ok(Self { place, _gateway: gateway, _store: store, _monitor: monitor, _folder: folder })
@@ -134,7 +150,7 @@ rgw data = {folder}/run
         self.run("monmaptool", &["--create", "--fsid", &self.id, "--addv", "x", &self.monitor, &map])?;
         self.run("ceph-mon", &["-i", "x", "--mkfs", "--monmap", &map, "--keyring", &keyring])?;
         let monitor = self.daemon("ceph-mon", &["-i", "x", "-f"])?;
-        self.run("ceph", &["osd", "new", &uuid])?;
+        self.run("ceph", &["--connect-timeout", MONITOR_SECONDS_MAX, "osd", "new", &uuid])?;
         self.run("ceph-osd", &["-i", "0", "--mkfs", "--osd-uuid", &uuid])?;
         let store = self.daemon("ceph-osd", &["-i", "0", "-f"])?;
         let S3Place { access_key_id, secret_access_key, .. } = self.place();
