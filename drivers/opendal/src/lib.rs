@@ -5,7 +5,6 @@
 //! over a line of our own (`transport`): paced, bounded, timed, sent once. Retries are a wrapper's.
 
 mod body;
-mod clock;
 mod config;
 mod error;
 mod features;

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use opendal::options::{ListOptions, WriteOptions};
 use opendal::raw::{OpDelete, OpRead, OpStat, OpWrite, Servicer, oio};
 use opendal::{Buffer, BytesRange, Capability, HttpTransporter, Metadata, OperationContext};
-use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Prefix, Result, Wire, range_bytes};
+use packvault_storage::{
+    Error, ErrorKind, Key, ObjectMeta, Operation, Prefix, Result, StoreClock, Wire, range_bytes,
+};
 
-use crate::clock::StoreClock;
 use crate::config::OpendalConfig;
 use crate::error::Step;
 use crate::transport::Transport;

@@ -5,19 +5,19 @@
 //! was asked for. The `Date` of every answer is kept for the store's clock.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, HeaderMap, RANGE};
 use http::{Method, Request, Response, StatusCode};
+use jiff::fmt::rfc2822::DateTimeParser;
 use opendal::raw::Operation;
 use opendal::{Buffer, HttpBody, HttpTransport};
-use packvault_storage::{ErrorKind, Wire};
+use packvault_storage::{ErrorKind, Progress, StoreClock, Wire};
 use tokio::time::Instant;
 
-use crate::body::{Progress, paced};
-use crate::clock::StoreClock;
+use crate::body::paced;
 use crate::config::{OpendalConfig, Timeouts};
 use crate::error::Fault;
 
@@ -76,7 +76,7 @@ impl Transport {
         let asked = Asked::of(&parts);
         let url = reqwest::Url::parse(&parts.uri.to_string());
         let url = url.map_err(|_| Fault::new(ErrorKind::Config, "the server's address cannot be used"))?;
-        let progress = Arc::new(Progress::new());
+        let progress = Arc::new(Progress::begin());
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
         if !body.is_empty() {
@@ -88,8 +88,9 @@ impl Transport {
             answer = self.http.execute(request) => answer.map_err(|error| Fault::unanswered(&error))?,
             () = progress.stand_still(idle) => return Err(Fault::idle(idle)),
         };
-        if let Some(date) = answer.headers().get(DATE).and_then(|date| date.to_str().ok()) {
-            self.clock.note(date);
+        let date = answer.headers().get(DATE).and_then(|date| date.to_str().ok());
+        if let Some(shown) = date.and_then(parse_http_date) {
+            self.clock.note(shown);
         }
         let (status, headers) = (answer.status(), std::mem::take(answer.headers_mut()));
         let pieces = match asked.is_head {
@@ -179,4 +180,9 @@ impl Asked {
         }
         Ok((last - first.min(last)).saturating_add(1))
     }
+}
+
+/// Reads the time of a `Date` header.
+fn parse_http_date(text: &str) -> Option<SystemTime> {
+    DateTimeParser::new().parse_timestamp(text).ok().and_then(|time| SystemTime::try_from(time).ok())
 }

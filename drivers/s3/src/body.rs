@@ -1,23 +1,17 @@
-//! Bytes on their way: what is sent, in pieces the wire paces, and how a standstill is noticed.
+//! Bytes on their way: what is sent, in pieces the wire paces.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
-use packvault_storage::Wire;
+use packvault_storage::{Progress, Wire};
 use sha2::{Digest, Sha256};
-use tokio::time::Instant;
 
 /// How much is handed to the network at a time.
 pub(crate) const PIECE_BYTES: usize = 64 << 10;
 
 /// From what size on a digest is computed on a blocking thread.
 const BLOCKING_BYTES_MIN: usize = 1 << 20;
-
-/// How often a standstill is looked for, as a part of the time that may pass without progress.
-const LOOKS_PER_IDLE: u32 = 8;
 
 /// The bytes of a request, in pieces; cheap to clone, so that a request can be sent again.
 #[derive(Debug, Clone, Default)]
@@ -83,37 +77,6 @@ fn digest(pieces: &[Bytes]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// Whether a request still moves: it does while the server takes pieces, and while we hold them back.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    begun: Instant,
-    moved_millis: AtomicU64,
-    is_held: AtomicBool,
-}
-
-impl Progress {
-    pub(crate) fn new() -> Self {
-        Self { begun: Instant::now(), moved_millis: AtomicU64::new(0), is_held: AtomicBool::new(false) }
-    }
-
-    fn hold(&self, is_held: bool) {
-        self.is_held.store(is_held, Ordering::Relaxed);
-        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.moved_millis.store(millis, Ordering::Relaxed);
-    }
-
-    /// Returns when nothing has moved for that long.
-    pub(crate) async fn stand_still(&self, idle: Duration) {
-        loop {
-            tokio::time::sleep(idle / LOOKS_PER_IDLE).await;
-            let moved = Duration::from_millis(self.moved_millis.load(Ordering::Relaxed));
-            if !self.is_held.load(Ordering::Relaxed) && self.begun.elapsed().saturating_sub(moved) >= idle {
-                return;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,16 +87,5 @@ mod tests {
         let pieces: Payload = vec![whole.slice(..5), whole.slice(5..1 << 20), whole.slice(1 << 20..)].into();
         assert_eq!(pieces.digest().await, Payload::from(whole.clone()).digest().await);
         assert_eq!(pieces.size_bytes, whole.len() as u64);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_we_hold_back_ourselves_is_no_standstill() {
-        let progress = Progress::new();
-        progress.hold(true);
-        let idle = Duration::from_secs(60);
-        let hour = Duration::from_secs(3600);
-        assert!(tokio::time::timeout(hour, progress.stand_still(idle)).await.is_err());
-        progress.hold(false);
-        assert!(tokio::time::timeout(2 * idle, progress.stand_still(idle)).await.is_ok());
     }
 }

@@ -11,15 +11,15 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue}
 use http::{HeaderMap, Method, StatusCode};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequestBody;
-use packvault_storage::{Error, ErrorKind, Operation, Result, Wire};
+use packvault_storage::{Error, ErrorKind, Operation, Progress, Result, StoreClock, Wire};
 use tokio::time::Instant;
 
-use crate::body::{Payload, Progress};
-use crate::clock::StoreClock;
+use crate::body::Payload;
 use crate::config::{S3Config, S3Timeouts};
 use crate::credentials::{Identity, identity};
 use crate::error::{Refusal, Step};
 use crate::place::{Place, location};
+use crate::times::parse_http_date;
 
 /// The longest answer that is no object: a page of a thousand keys of a kibibyte, escaped, fits.
 pub(crate) const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -120,14 +120,15 @@ impl Client {
         let credential = self.credential(step).await?;
         let is_head = request.method == Method::HEAD;
         let idle = request.idle.unwrap_or(self.timeouts.idle);
-        let progress = Arc::new(Progress::new());
+        let progress = Arc::new(Progress::begin());
         let request = self.prepare(step, request, credential.as_deref(), Arc::clone(&progress)).await?;
         let response = tokio::select! {
             response = self.http.execute(request) => response.map_err(|error| step.unanswered(error))?,
             () = progress.stand_still(idle) => return Err(step.timeout(idle)),
         };
-        if let Some(date) = response.headers().get(DATE).and_then(|date| date.to_str().ok()) {
-            self.clock.note(date);
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        if let Some(shown) = date.and_then(parse_http_date) {
+            self.clock.note(shown);
         }
         Ok(Answer { client: self, response, credential, is_head, idle })
     }

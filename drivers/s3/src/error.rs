@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderMap, StatusCode};
 use packvault_storage::{Error, ErrorKind, Operation};
 
-use crate::clock::{parse_http_date, shown};
 use crate::place::Place;
+use crate::times::{parse_http_date, shown};
 use crate::xml;
 
 /// The longest text of a server that is repeated.

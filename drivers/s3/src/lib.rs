@@ -8,7 +8,6 @@
 mod body;
 mod chain;
 mod client;
-mod clock;
 mod config;
 mod credentials;
 mod error;
@@ -21,6 +20,7 @@ mod profile;
 mod read;
 mod staged;
 mod sweep;
+mod times;
 mod upload;
 mod write;
 mod xml;

@@ -7,8 +7,8 @@ use http::{Method, StatusCode};
 use packvault_storage::{ErrorKind, ListedObject, ObjectMeta, Operation, Prefix, Result};
 
 use crate::client::{ANSWER_BYTES_MAX, Client, Request};
-use crate::clock::parse_xml_time;
 use crate::error::Step;
+use crate::times::parse_xml_time;
 use crate::upload::unreadable;
 use crate::xml::{self, Element};
 

@@ -19,9 +19,9 @@ use packvault_storage::{Error, ErrorKind, Key, Operation, Prefix, Result};
 
 use crate::body::Payload;
 use crate::client::{Client, Request};
-use crate::clock::parse_http_date;
 use crate::error::{Refusal, Step, shorten};
 use crate::features::{Checksum, S3Features};
+use crate::times::parse_http_date;
 use crate::upload::Upload;
 use crate::{list, read, sweep, write};
 

@@ -14,8 +14,8 @@ use http::{Method, StatusCode};
 use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, range_bytes};
 
 use crate::client::{Answer, Client, Request};
-use crate::clock::parse_http_date;
 use crate::error::Step;
+use crate::times::parse_http_date;
 
 /// The largest object that is read whole; larger ones are read by ranges.
 const WHOLE_BYTES_MAX: u64 = 5 << 30;

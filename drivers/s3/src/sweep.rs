@@ -9,9 +9,9 @@ use std::time::{Duration, SystemTime};
 use packvault_storage::{ErrorKind, Operation, Prefix, Result, SweepReport};
 
 use crate::client::Client;
-use crate::clock::parse_xml_time;
 use crate::error::Step;
 use crate::list::ask;
+use crate::times::parse_xml_time;
 use crate::upload::{abort, unreadable};
 use crate::xml::Element;
 

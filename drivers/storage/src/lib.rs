@@ -4,6 +4,7 @@
 //! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
 //! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
 
+mod clock;
 pub mod conformance;
 mod error;
 pub mod fault;
@@ -12,6 +13,7 @@ mod key;
 pub mod limit;
 pub mod memory;
 pub mod probe;
+mod progress;
 mod range;
 pub mod record;
 pub mod retry;
@@ -26,12 +28,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+pub use clock::StoreClock;
 pub use error::{Error, ErrorKind, Operation, Result};
 pub use fault::{Fault, FaultStorage};
 pub use guarantees::Guarantees;
 pub use key::{Key, KeyError, Prefix};
 pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
+pub use progress::Progress;
 pub use range::range_bytes;
 pub use record::RecordStorage;
 pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
