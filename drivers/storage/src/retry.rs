@@ -10,13 +10,13 @@
 mod attempts;
 mod listing;
 mod look;
+mod pace;
 mod spooled;
 mod staged;
 mod watch;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -34,6 +34,7 @@ pub use watch::{RetryWatch, Unwatched};
 
 use attempts::Attempts;
 use look::{Fingerprint, Lies};
+use pace::Pace;
 use spooled::SpooledStaged;
 use staged::RetryStaged;
 use watch::{Effect, attempt};
@@ -44,14 +45,14 @@ pub struct RetryStorage {
     inner: Arc<dyn Storage>,
     policy: RetryPolicy,
     watch: Arc<dyn RetryWatch>,
-    is_silent: Arc<AtomicBool>,
+    pace: Arc<Pace>,
     spool: Option<Arc<Spool>>,
 }
 
 impl RetryStorage {
     /// Wraps the storage.
     pub fn new(inner: Arc<dyn Storage>, policy: RetryPolicy) -> Self {
-        Self { inner, policy, watch: Arc::new(Unwatched), is_silent: Arc::default(), spool: None }
+        Self { inner, policy, watch: Arc::new(Unwatched), pace: Arc::default(), spool: None }
     }
 
     /// Tells the watch of each retry, and stops when it says so.
@@ -75,7 +76,7 @@ impl RetryStorage {
         what: (Operation, &str),
         step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
     ) -> Result<T> {
-        again(self.policy, (self.watch.as_ref(), &self.is_silent), effect, what, step).await
+        again(self.policy, (self.watch.as_ref(), &self.pace), effect, what, step).await
     }
 
     /// Runs a step once, until it ends or the operation is stopped.
@@ -85,7 +86,7 @@ impl RetryStorage {
         what: (Operation, &str),
         step: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        attempt(self.watch.as_ref(), &self.is_silent, effect, what, step).await
+        attempt(self.watch.as_ref(), &self.pace, effect, what, step).await
     }
 
     /// Tells, after an uncertain answer to a create-only write, whether it is settled.
@@ -134,19 +135,19 @@ pub async fn persist<'a, T>(
     what: (Operation, &str),
     step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
 ) -> Result<T> {
-    again(policy, (watch, &AtomicBool::new(false)), Effect::Writes, what, step).await
+    again(policy, (watch, &Pace::default()), Effect::Writes, what, step).await
 }
 
 async fn again<'a, T>(
     policy: RetryPolicy,
-    (watch, is_silent): (&dyn RetryWatch, &AtomicBool),
+    (watch, pace): (&dyn RetryWatch, &Pace),
     effect: Effect,
     what: (Operation, &str),
     step: impl Fn() -> BoxFuture<'a, Result<T>> + Send + Sync,
 ) -> Result<T> {
     let mut attempts = Attempts::new(policy, watch);
     loop {
-        match attempt(watch, is_silent, effect, what, step()).await {
+        match attempt(watch, pace, effect, what, step()).await {
             Err(error) if error.kind().is_passing() => attempts.pause(error, what).await?,
             result => return result,
         }

@@ -14,6 +14,7 @@ use packvault_storage::{
     RetryWatch, Spool, Storage,
 };
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 const MIB: usize = 1 << 20;
 
@@ -224,6 +225,44 @@ async fn after_a_stop_a_store_that_says_nothing_is_asked_no_more() {
         assert_eq!(storage.clone().read(&key("a")).await.unwrap_err().kind(), ErrorKind::Interrupted);
     }
     assert_eq!(bench.faults.call_count(), 1);
+}
+
+/// Stops the program over a store that answers in `pace` and then says nothing in the middle of a write;
+/// returns how long the write, and a step that cleans up after it, went on.
+async fn time_to_stop(pace: Duration) -> Duration {
+    let bench = bench(u64::MAX, 1);
+    let watch = Arc::new(Stopper::default());
+    let storage = bench.storage.clone().watched_by(watch.clone());
+    storage.create(&key("lock"), "held".into()).await.unwrap();
+    for _ in 0..40 {
+        bench.faults.at_next(Operation::Read, Fault::Delay(pace));
+        storage.read(&key("lock")).await.unwrap();
+    }
+    bench.faults.at_next(Operation::Replace, Fault::Hang);
+    bench.faults.at_next(Operation::Remove, Fault::Hang);
+    let working = tokio::spawn(async move {
+        let written = storage.replace(&key("a"), "bytes".into()).await;
+        let cleaned = storage.remove(&key("lock")).await;
+        [written, cleaned].map(|step| step.unwrap_err().kind())
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    watch.stopped.store(true, Ordering::SeqCst);
+    watch.stop.notify_waiters();
+    let stopped = Instant::now();
+    assert_eq!(working.await.unwrap(), [ErrorKind::Interrupted; 2]);
+    stopped.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_within_a_second_where_the_store_was_quick_and_hears_a_slow_one_out() {
+    for pace in [0, 1, 10, 50, 120] {
+        let ended = time_to_stop(Duration::from_millis(pace)).await;
+        assert!(ended < Duration::from_secs(1), "{pace} ms: {ended:?}");
+    }
+    let ended = time_to_stop(Duration::from_millis(800)).await;
+    assert!(ended > Duration::from_secs(3) && ended < Duration::from_secs(6), "{ended:?}");
+    let ended = time_to_stop(Duration::from_secs(60)).await;
+    assert!(ended > Duration::from_secs(5) && ended < Duration::from_secs(6), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]

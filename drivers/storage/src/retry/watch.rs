@@ -3,22 +3,16 @@
 //! When the user stops the program, a pause before another attempt ends at once, and so does a read. A step
 //! that changes the store is given a moment to answer, since cutting it off leaves open whether it
 //! happened. Steps begun after the stop are the last words of an operation that cleans up: each is tried
-//! once, for a bounded time, and after one that had no answer none is tried any more.
+//! once, for as long as the store's pace warrants, and after one that had no answer none is tried any more.
 
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+use super::pace::{GRACE, Pace};
 use crate::{Error, ErrorKind, Operation, Result};
-
-/// How long a step that changes the store may go on after the stop.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// How long a step begun after the stop may take.
-const LAST_WORDS_MAX: Duration = Duration::from_secs(5);
 
 /// Is told of each retry, and says when to stop.
 pub trait RetryWatch: fmt::Debug + Send + Sync {
@@ -55,25 +49,24 @@ pub(super) enum Effect {
     Writes,
 }
 
-/// Runs one attempt until it ends or the operation is stopped; `is_silent` keeps that the store has left a last
-/// word unanswered.
+/// Runs one attempt until it ends or the operation is stopped; the pace keeps how the store answered.
 pub(super) async fn attempt<T>(
     watch: &dyn RetryWatch,
-    is_silent: &AtomicBool,
+    pace: &Pace,
     effect: Effect,
     (operation, object): (Operation, &str),
     step: impl Future<Output = Result<T>>,
 ) -> Result<T> {
+    let stopped = || stopped(operation, object);
     if watch.is_stopped() {
-        if is_silent.load(Ordering::Acquire) {
-            return Err(stopped(operation, object));
-        }
-        let ended = tokio::time::timeout(LAST_WORDS_MAX, step).await;
+        let Some(patience) = pace.patience() else { return Err(stopped()) };
+        let ended = tokio::time::timeout(patience, step).await;
         return ended.unwrap_or_else(|_| {
-            is_silent.store(true, Ordering::Release);
-            Err(stopped(operation, object))
+            pace.fell_silent();
+            Err(stopped())
         });
     }
+    let step = pace.measure(step);
     tokio::pin!(step);
     tokio::select! {
         biased;
@@ -81,9 +74,9 @@ pub(super) async fn attempt<T>(
         () = watch.stopped() => {}
     }
     if effect == Effect::Reads {
-        return Err(stopped(operation, object));
+        return Err(stopped());
     }
-    tokio::time::timeout(GRACE, step).await.unwrap_or_else(|_| Err(stopped(operation, object)))
+    tokio::time::timeout(GRACE, step).await.unwrap_or_else(|_| Err(stopped()))
 }
 
 /// Makes the error of a step that the user stopped.
