@@ -7,9 +7,8 @@ use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result, nu
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
-use crate::client::{
-    Client, Found, folder_and_name, is_same_file, look, open_object, require_object, sync_folder,
-};
+use crate::client::{Client, Found, folder_and_name, is_same_file, look, open_object, require_object};
+use crate::durable::sync_folder;
 use crate::error::{Step, is_unsupported};
 use crate::publish::rename_exclusively;
 use crate::read::read_exactly;

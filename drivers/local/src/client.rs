@@ -15,7 +15,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
-use crate::error::{Step, is_unsupported};
+use crate::durable::sync_folder;
+use crate::error::Step;
 
 /// Folders remembered as durable; beyond that the memory starts afresh.
 const DURABLE_FOLDERS_MAX: usize = 8192;
@@ -206,16 +207,6 @@ pub(crate) fn require_object(step: Step<'_>, folder: &File, path: &str, name: &s
 /// Tells whether both looks were at the same file or folder.
 pub(crate) fn is_same_file(one: &Stat, other: &Stat) -> bool {
     (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
-}
-
-/// Makes the folder's entries durable. A file system that has no such step is refused, not trusted.
-pub(crate) fn sync_folder(step: Step<'_>, folder: &File) -> Result<()> {
-    folder.sync_all().map_err(|error| match Errno::from_io_error(&error) {
-        Some(errno) if is_unsupported(errno) => step
-            .error(ErrorKind::Unsupported, "its file system cannot make folders durable")
-            .with_source(error),
-        _ => step.failed_io("sync its folder", error),
-    })
 }
 
 fn enter(step: Step<'_>, parent: &File, path: &str, name: &str) -> Result<Option<File>> {

@@ -10,6 +10,7 @@
 mod change;
 mod client;
 mod config;
+mod durable;
 mod error;
 mod publish;
 mod read;

@@ -11,7 +11,8 @@ use packvault_storage::{ErrorKind, Key, Operation, Result};
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::client::{Client, Found, folder_and_name, is_same_file, look, sync_folder};
+use crate::client::{Client, Found, folder_and_name, is_same_file, look};
+use crate::durable::sync_folder;
 use crate::error::{Step, is_unsupported};
 use crate::staging::StagingFile;
 

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::client::Client;
+use crate::durable::sync_file;
 use crate::error::Step;
 
 /// The folder's name in the root.
@@ -99,7 +100,7 @@ impl StagingFile {
 
     /// Makes the bytes durable.
     pub(crate) fn sync(&self, step: Step<'_>) -> Result<()> {
-        self.file.sync_all().map_err(|error| step.failed_io("sync its staging file", error))
+        sync_file(step, &self.file)
     }
 
     pub(crate) fn folder(&self) -> &File {
