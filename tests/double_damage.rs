@@ -240,11 +240,10 @@ impl Scene {
         self.pair([hurt, hurt], String::new()).suffer
     }
 
-    /// Tells whether nothing is found by way of what is damaged: neither other blobs nor other snapshots. Page
-    /// maps and page hashes are followed together, so without either no page is looked for.
+    /// Tells whether nothing is found by way of what is damaged: neither other blobs nor other snapshots.
     fn hides_nothing(&self, hurt: &Hurt) -> bool {
-        use Role::{List, PageHashes, PageMap, Tree};
-        let leads_on = |role: &Role| matches!(role, PageMap | PageHashes | List | Tree);
+        use Role::{List, PageMap, Tree};
+        let leads_on = |role: &Role| matches!(role, PageMap | List | Tree);
         let needs = self.repo.snapshots.iter().flat_map(|found| &found.needs);
         let mut roles = needs.filter(|(id, _)| hurt.blobs.contains(id)).flat_map(|(_, roles)| roles);
         hurt.blobs.len() == 1 && !roles.any(leads_on)

@@ -88,16 +88,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_without_room_and_a_stop_keep_their_meaning_on_every_floor() {
+    fn a_store_without_room_keeps_its_meaning_on_every_floor() {
         for (kind, is_full) in [(StorageErrorKind::Full, true), (StorageErrorKind::Io, false)] {
             let error = StorageError::new(kind, Operation::Seal, "packs/01/x", "the store says so");
             let error = storage_error("cannot write pack x", error);
             assert_eq!((error.kind(), error.is_full()), (ErrorKind::Io, is_full));
             assert_eq!(Error::caused(ErrorKind::Damaged, "cannot go on", error).is_full(), is_full);
         }
-        let stop = StorageErrorKind::Interrupted;
-        let error = StorageError::new(stop, Operation::Read, "packs/01/x", "the operation was stopped");
-        assert_eq!(storage_error("cannot read pack x", error).kind(), ErrorKind::Interrupted);
+    }
+
+    #[test]
+    fn what_callers_act_on_is_kept_on_the_way_up() {
+        use StorageErrorKind as Kind;
+        for (kind, lifted) in [
+            (Kind::NotFound, ErrorKind::NotFound),
+            (Kind::Short, ErrorKind::Damaged),
+            (Kind::Unsafe, ErrorKind::Refused),
+            (Kind::Config, ErrorKind::Usage),
+            (Kind::Interrupted, ErrorKind::Interrupted),
+            (Kind::Denied, ErrorKind::Io),
+            (Kind::Timeout, ErrorKind::Io),
+        ] {
+            let error = StorageError::new(kind, Operation::Read, "packs/01/x", "the store says so");
+            assert_eq!(storage_error("cannot read pack x", error).kind(), lifted, "{kind:?}");
+        }
     }
 
     #[test]

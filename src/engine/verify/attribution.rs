@@ -172,7 +172,6 @@ impl<'a> Attribution<'a> {
     }
 }
 
-/// Returns the page of the run that lies at the wrong place, if one does.
 /// Returns what was read; nothing where it is damaged, which the survey has reported.
 fn known<T, E: Into<Error>>(read: std::result::Result<T, E>) -> Result<Option<T>> {
     match read.map_err(Into::into) {
@@ -182,6 +181,7 @@ fn known<T, E: Into<Error>>(read: std::result::Result<T, E>) -> Result<Option<T>
     }
 }
 
+/// Returns the page of the run that lies at the wrong place, if one does.
 fn page_at(wrong: &WrongPage, run: &crate::format::Run, page_size: u32) -> Option<u64> {
     let into = wrong.offset.checked_sub(run.blob_offset)?;
     let page_size = u64::from(page_size);
