@@ -278,8 +278,7 @@ impl Target {
     fn sync_ancestors(&self) -> Result<()> {
         for made in &self.made {
             let parent = made.parent().unwrap_or(Path::new("/"));
-            let folder = super::beneath::open_folder(parent)?;
-            fsync(&folder).map_err(|errno| file_error("sync", parent, errno))?;
+            sync_folder(&super::beneath::open_folder(parent)?, parent)?;
         }
         Ok(())
     }
@@ -558,7 +557,10 @@ fn remove_made(made: &[PathBuf]) {
 /// longer than writing the data.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
-    rustix::fs::syncfs(folder).map_err(|errno| file_error("sync", shown, errno))
+    rustix::fs::syncfs(folder).map_err(|errno| file_error("sync", shown, errno))?;
+    #[cfg(test)]
+    tests::note(folder);
+    Ok(())
 }
 
 /// Makes every file and folder below durable, deepest first.
@@ -577,7 +579,14 @@ fn sync_below(folder: &OwnedFd, shown: &Path) -> Result<()> {
             _ => {}
         }
     }
-    fsync(folder).map_err(|errno| file_error("sync", shown, errno))
+    sync_folder(folder, shown)
+}
+
+fn sync_folder(folder: &OwnedFd, shown: &Path) -> Result<()> {
+    fsync(folder).map_err(|errno| file_error("sync", shown, errno))?;
+    #[cfg(test)]
+    tests::note(folder);
+    Ok(())
 }
 
 fn refused(path: &Path, why: &str) -> Error {
@@ -586,11 +595,24 @@ fn refused(path: &Path, why: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
     use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
     const ULID: &str = "01arz3ndektsv4rrffq69g5fav";
+
+    thread_local! {
+        /// The folders that were synced, each with what it held then.
+        static SYNCED: RefCell<Vec<(u64, Vec<String>)>> = const { RefCell::new(Vec::new()) };
+    }
+
+    /// Notes that a folder, or everything below it, was made durable.
+    pub(super) fn note(folder: &OwnedFd) {
+        let held = (fstat(folder).unwrap().st_ino, names(folder, Path::new("synced")).unwrap());
+        SYNCED.with_borrow_mut(|synced| synced.push(held));
+    }
 
     fn policy(overwrite: bool) -> TargetPolicy {
         let ownership_names = vec!["daemon.lock".to_owned()];
@@ -664,5 +686,72 @@ mod tests {
         let target = Target::open(folder.path(), &policy(false), ULID).unwrap();
         target.discard();
         assert!(names_in(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn what_is_put_in_place_is_durable_with_the_folders_that_were_made_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("one/two");
+        let synced = |folder: &Path| (std::fs::metadata(folder).unwrap().ino(), names_in(folder));
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap().write_all(b"new").unwrap();
+        target.stage_file("deletions/x", 0o400).unwrap();
+        let staging = synced(&target.staged_path(""));
+        assert_eq!(staging.1, ["a.db", "deletions"]);
+        target.sync_staged().unwrap();
+        assert_eq!(SYNCED.take(), [staging]);
+        target.check_merge().unwrap();
+        target.publish().unwrap();
+        assert_eq!(
+            SYNCED.take(),
+            [synced(&path), synced(folder.path()), synced(&folder.path().join("one"))],
+            "everything, once it is in place, and then the folders that were made, in their parents"
+        );
+    }
+
+    #[test]
+    fn a_target_that_another_folder_has_replaced_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, moved) = (folder.path().join("target"), folder.path().join("moved"));
+        let target = Target::open(&path, &policy(false), ULID).unwrap();
+        target.stage_file("a.db", 0o600).unwrap();
+        std::fs::rename(&path, &moved).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        for refused in [target.check_merge(), target.publish()] {
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::Refused);
+        }
+        assert!(names_in(&path).is_empty());
+        assert!(!moved.join("a.db").exists());
+    }
+
+    #[test]
+    fn a_folder_of_another_file_system_is_not_merged_into() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("attachments")).unwrap();
+        let target = Target::open(folder.path(), &policy(true), ULID).unwrap();
+        target.stage_file("attachments/ab", 0o600).unwrap();
+        let device = fstat(&target.folder).unwrap().st_dev;
+        check_merge(&target.staging, &target.folder, &target.path, device).unwrap();
+        let error = check_merge(&target.staging, &target.folder, &target.path, device + 1).unwrap_err();
+        assert!(error.kind() == ErrorKind::Refused && error.to_string().contains("attachments"), "{error}");
+        target.discard();
+    }
+
+    #[test]
+    fn only_what_the_other_engine_names_its_temporary_databases_is_removed_as_one() {
+        let left = format!("a.db.restore-{ULID}");
+        assert!(is_temporary_database(&left, "a.db"));
+        assert!(is_temporary_database(&format!("a.db-wal.restore-{ULID}"), "a.db"));
+        for kept in [
+            "a.db",
+            "a.db-wal",
+            "a.db.restore-yesterday",
+            "a.db.restore-01arz3ndektsv4rrffq69g5fa",
+            "a.db.restore-01arz3ndektsv4rrffq69g5favv",
+            "a.db.restore-01arz3ndektsv4rrffq69g5f.v",
+            "b.db.restore-01arz3ndektsv4rrffq69g5fav",
+        ] {
+            assert!(!is_temporary_database(kept, "a.db"), "{kept}");
+        }
     }
 }

@@ -78,6 +78,8 @@ mod tests {
             (Errno::PERM, ErrorKind::Denied),
             (Errno::ROFS, ErrorKind::Denied),
             (Errno::LOOP, ErrorKind::Unsafe),
+            (Errno::NAMETOOLONG, ErrorKind::Unsupported),
+            (Errno::TIMEDOUT, ErrorKind::Timeout),
             (Errno::IO, ErrorKind::Io),
         ] {
             let step = Step::new(Operation::Create, "config.toml");

@@ -257,3 +257,50 @@ async fn a_name_too_long_for_the_file_system_is_refused_without_remains() {
     storage.create(&longest, "bytes".into()).await.unwrap();
     assert_eq!(storage.read(&longest).await.unwrap(), "bytes");
 }
+
+#[tokio::test]
+async fn nothing_is_renamed_onto_a_folder_or_to_a_name_too_long() {
+    let (_folder, root, storage) = repository().await;
+    storage.create(&key("locks/mine"), "bytes".into()).await.unwrap();
+    for (to, kind) in [("packs/01", ErrorKind::Unsafe), (&*"x".repeat(300), ErrorKind::Unsupported)] {
+        fs::create_dir_all(root.join("packs/01")).unwrap();
+        let error = storage.rename(&key("locks/mine"), &key(to)).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(storage.read(&key("locks/mine")).await.unwrap(), "bytes");
+    }
+    let error = storage.rename(&key("locks/mine"), &key("packs/01")).await.unwrap_err();
+    assert!(error.to_string().contains("packs/01 is a folder"), "{error}");
+}
+
+#[tokio::test]
+async fn the_time_of_an_object_is_its_files_whenever_that_was() {
+    let (_folder, root, storage) = repository().await;
+    storage.create(&key("old"), "bytes".into()).await.unwrap();
+    let file = File::options().write(true).open(root.join("old")).unwrap();
+    let epoch = SystemTime::UNIX_EPOCH;
+    for time in [epoch + Duration::from_millis(1_700_000_000_250), epoch - Duration::from_millis(1250)] {
+        file.set_modified(time).unwrap();
+        assert_eq!(storage.stat(&key("old")).await.unwrap().modified, time);
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_object_is_written_as_it_comes_and_small_pieces_together() {
+    let (_folder, root, storage) = repository().await;
+    let written = || fs::metadata(root.join("staging/a.staging")).unwrap().len();
+    let mut staged = storage.stage(&key("packs/01/a.mvpack")).await.unwrap();
+    for count in 1..1024 {
+        staged.write("x".into()).await.unwrap();
+        assert_eq!(written(), 0, "{count} pieces of a byte are worth no write");
+    }
+    staged.write("x".into()).await.unwrap();
+    assert_eq!(written(), 1024, "no more pieces are kept");
+    for mebibytes in 1..=3 {
+        staged.write(Bytes::from(vec![7; 1 << 19])).await.unwrap();
+        assert_eq!(written(), 1024 + (mebibytes - 1) * (1 << 20));
+        staged.write(Bytes::from(vec![7; 1 << 19])).await.unwrap();
+        assert_eq!(written(), 1024 + mebibytes * (1 << 20), "no more bytes are kept");
+    }
+    staged.seal().await.unwrap();
+    assert_eq!(storage.stat(&key("packs/01/a.mvpack")).await.unwrap().size_bytes, 1024 + 3 * (1 << 20));
+}

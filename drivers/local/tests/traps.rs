@@ -83,7 +83,7 @@ async fn a_link_in_place_of_an_object_is_refused() {
     let bench = bench().await;
     for target in [bench.outside().join("precious"), bench.outside(), bench.outside().join("nothing")] {
         symlink(&target, bench.inside("config.toml")).unwrap();
-        assert_every_step_is_refused(&bench.storage, &key("config.toml"), "config.toml").await;
+        assert_every_step_is_refused(&bench.storage, &key("config.toml"), "is a symbolic link").await;
         assert_unsafe(listed(&bench.storage, &Prefix::root()).await, "config.toml");
         bench.storage.create(&key("a"), "bytes".into()).await.unwrap();
         assert_unsafe(bench.storage.rename(&key("a"), &key("config.toml")).await, "config.toml");
@@ -150,6 +150,8 @@ async fn fifos_sockets_and_devices_are_refused_without_waiting() {
     let _listener = UnixListener::bind(bench.inside("socket")).unwrap();
     for name in ["fifo", "socket"] {
         let key = key(name);
+        let error = bench.storage.stat(&key).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{name} is a {name}")), "{error}");
         let refusals = assert_every_step_is_refused(&bench.storage, &key, name);
         tokio::time::timeout(Duration::from_secs(60), refusals).await.expect("a refusal waits for nobody");
     }

@@ -136,8 +136,8 @@ fn what_was_created_survives_a_power_cut_and_is_never_there_in_part() {
         let anyway = |client: &Client| publish::replace(client, &object, &whole.clone().into()).unwrap();
         for way in [&streamed as &dyn Fn(&Client), &at_once, &anyway] {
             let bench = Bench::new(steps);
-            // Another process has made a folder, and whether it is durable nobody knows.
-            fs::create_dir(bench.root.join("packs")).unwrap();
+            // Another process has made the folders, and whether they are durable nobody knows.
+            fs::create_dir_all(bench.root.join("packs/ab")).unwrap();
             let synced = bench.run(way);
             assert_eq!(bench.left(&synced, &object), Some(whole.clone()), "{synced:#?}");
             let mut is_durable = false;
@@ -193,6 +193,20 @@ fn what_was_removed_does_not_come_back_after_a_power_cut() {
     let mut synced = bench.run(|client| publish::create(client, &object, &"held".into()).unwrap());
     synced.extend(bench.run(|client| change::remove(client, &object).unwrap()));
     assert_eq!(bench.left(&synced, &object), None, "{synced:#?}");
+}
+
+#[test]
+fn a_folder_that_is_made_anew_survives_a_power_cut_as_the_first_did() {
+    let object = key("packs/ab/new.mvpack");
+    let bench = Bench::new(Steps::ALL);
+    bench.run(|client| publish::create(client, &object, &"first".into()).unwrap());
+    fs::remove_dir_all(bench.root.join("packs")).unwrap();
+    let synced = bench.run(|client| publish::create(client, &object, &"second".into()).unwrap());
+    let again = bench.run(|client| publish::replace(client, &object, &"third".into()).unwrap());
+    let packs = fs::metadata(bench.root.join("packs")).unwrap().ino();
+    assert!(synced.iter().any(|synced| synced.inode == packs && synced.entries.contains_key("ab")));
+    assert!(synced.iter().any(|synced| synced.entries.get("packs") == Some(&packs)));
+    assert!(again.iter().all(|synced| synced.inode != packs), "once is enough: {again:#?}");
 }
 
 #[test]
