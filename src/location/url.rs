@@ -161,12 +161,14 @@ fn sftp(rest: &str) -> Result<SftpLocation> {
         !name.is_empty() && !name.starts_with('-') && !name.contains(|c: char| c.is_control() || c == ' ')
     };
     let is_user = |user: &str| is_name(user) && !user.contains(['/', '@', ':']);
-    if !is_name(host) || !user.as_deref().is_none_or(is_user) {
+    let is_host = |host: &str| is_name(host) && !host.contains(['[', ']']);
+    if !is_host(host) || !user.as_deref().is_none_or(is_user) {
         return Err(wrong());
     }
     let path = decode(path).ok_or_else(wrong)?;
     let path = match path.strip_prefix("~/") {
-        Some(relative) => relative.trim_end_matches('/').to_owned(),
+        // A slash more must not make it absolute.
+        Some(relative) => relative.trim_matches('/').to_owned(),
         None if path == "~" => String::new(),
         None => format!("/{}", path.trim_end_matches('/')),
     };
@@ -362,7 +364,11 @@ mod tests {
             (Some("ann"), "nas", Some(2222))
         );
         assert_eq!(found.path, "/volume1/my backup");
-        assert_eq!(parsed("sftp://nas/~/backup").path, "backup");
+        for text in ["sftp://nas/~/backup", "sftp://nas/~//backup/", "sftp://nas/%7E/backup"] {
+            assert_eq!(parsed(text).path, "backup");
+        }
+        assert_eq!(parsed("sftp://nas/~//").path, "");
+        assert_eq!(parsed("sftp://nas//~/backup").path, "//~/backup");
         assert_eq!(parsed("sftp://[fe80::1]:22/a").host, "fe80::1");
         for text in ["sftp://ann@nas:2222/volume1/my%20backup", "sftp://nas/~/backup", "sftp://[::1]:22/a"] {
             assert_eq!(parsed(text).to_string(), text);
@@ -381,6 +387,8 @@ mod tests {
             "sftp://nas:x/a",
             "sftp://nas/a/../b",
             "sftp://[::1/a",
+            "sftp://]/a",
+            "sftp://[[::1]/a",
             "sftp://nas/a%0ab",
         ] {
             refused(text);
