@@ -273,6 +273,15 @@ fn several_data_frames_are_read_in_one_shot_but_not_as_a_stream() {
 }
 
 #[test]
+fn a_block_that_repeats_a_byte_no_times_is_read_in_one_shot_but_not_as_a_stream() {
+    // One segment of no bytes, and a last block of that kind.
+    let stored = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 0x00, 0x03, 0x00, 0x00, 0xd0];
+    let (whole, streamed) = decode_both(&entry(b"", &stored, BlobFlags::COMPRESSED), &stored);
+    assert!(whole.unwrap().is_empty());
+    assert_eq!(streamed.unwrap_err().kind(), FormatErrorKind::Corrupt);
+}
+
+#[test]
 fn trailing_garbage_truncation_and_foreign_bytes_are_refused() {
     let raw = text(5_000);
     let frame = foreign_frame(&raw, true, true, None);
