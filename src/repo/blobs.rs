@@ -256,3 +256,33 @@ fn complete(pack: &PackId, range: &Range<u64>, bytes: Bytes) -> Result<Bytes> {
         format!("cannot read pack {pack}: the storage returned {found} bytes and was asked for {asked}");
     Err(Error::new(ErrorKind::Io, message))
 }
+
+#[cfg(test)]
+mod tests {
+    use packvault_storage::MemoryStorage;
+
+    use super::*;
+    use crate::repo::config;
+
+    #[tokio::test]
+    async fn only_so_many_packs_are_kept_open_and_those_in_use_longest() {
+        let storage = Arc::new(MemoryStorage::new());
+        config::init(storage.as_ref(), jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        let repository = Repository::open(storage).await.unwrap();
+        let ids: Vec<PackId> =
+            (0..OPEN_PACKS_MAX + 10).map(|_| PackId::from_ulid(repository.ulids().next())).collect();
+        let store = BlobStore::new(repository, Arc::default(), HashMap::new());
+        let first = store.opening(&ids[0]);
+        for (count, id) in ids.iter().enumerate() {
+            store.opening(id);
+            assert!(Arc::ptr_eq(&store.opening(&ids[0]), &first), "it is in use, after {count} others");
+            assert_eq!(store.opened.lock().unwrap().len(), (count + 1).min(OPEN_PACKS_MAX));
+        }
+        let kept: Vec<PackId> = store.opened.lock().unwrap().iter().map(|(id, _)| *id).collect();
+        assert_eq!(kept[..OPEN_PACKS_MAX - 1], ids[ids.len() + 1 - OPEN_PACKS_MAX..]);
+        assert_eq!(kept[OPEN_PACKS_MAX - 1], ids[0]);
+        store.forget(&first);
+        assert!(!Arc::ptr_eq(&store.opening(&ids[0]), &first));
+        assert_eq!(store.opened.lock().unwrap().len(), OPEN_PACKS_MAX);
+    }
+}

@@ -143,3 +143,83 @@ impl Repository {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use packvault_storage::{Fault, FaultStorage, MemoryStorage, Operation};
+
+    use super::*;
+
+    async fn made() -> (MemoryStorage, FaultStorage, Repository) {
+        let storage = MemoryStorage::new();
+        init(&storage, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        let faults = FaultStorage::new(Arc::new(storage.clone()));
+        let repository = Repository::open(Arc::new(faults.clone())).await.unwrap();
+        (storage, faults, repository)
+    }
+
+    #[tokio::test]
+    async fn a_place_without_a_repository_is_told_from_one_that_cannot_be_seen() {
+        let nothing = read(&MemoryStorage::new()).await.unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::NoRepository);
+        let (_, faults, _) = made().await;
+        faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
+        assert_eq!(read(&faults).await.unwrap_err().kind(), ErrorKind::Io);
+    }
+
+    #[tokio::test]
+    async fn a_configuration_has_a_bound() {
+        let (storage, _, repository) = made().await;
+        let text = String::from_utf8(repository.config().encode().into()).unwrap();
+        for (bytes, is_read) in [(CONFIG_BYTES_MAX, true), (CONFIG_BYTES_MAX + 1, false)] {
+            let padded = text.clone() + &"\n".repeat(bytes as usize - text.len());
+            storage.put_raw(&config_key(), padded, SystemTime::now());
+            let read = read(&storage).await;
+            assert_eq!(read.as_ref().ok(), is_read.then(|| repository.config()), "{bytes}");
+            assert!(is_read || read.unwrap_err().to_string().contains("has more than 1048576 bytes"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_page_size_is_recorded_once_and_where_nothing_can_be_replaced_not_at_all() {
+        let (storage, faults, repository) = made().await;
+        for _ in 0..2 {
+            let calls = faults.call_count();
+            repository.set_page_size(4096).await.unwrap();
+            assert_eq!(faults.call_count(), calls + 1, "as long as what was read says otherwise");
+        }
+        let repository = Repository::open(Arc::new(faults.clone())).await.unwrap();
+        assert_eq!(repository.config().page_size, 4096);
+        let calls = faults.call_count();
+        repository.set_page_size(4096).await.unwrap();
+        assert_eq!(faults.call_count(), calls);
+        faults.at_next(Operation::Replace, Fault::Before(StorageErrorKind::Unsupported));
+        repository.set_page_size(8192).await.unwrap();
+        faults.at_next(Operation::Replace, Fault::Before(StorageErrorKind::Denied));
+        let error = repository.set_page_size(8192).await.unwrap_err();
+        assert!(error.to_string().contains("the page size"), "{error}");
+        assert_eq!(read(&storage).await.unwrap().page_size, 4096);
+    }
+
+    #[tokio::test]
+    async fn an_init_that_cannot_look_goes_on_only_if_looking_again_would_not_help() {
+        for (kind, is_made) in [
+            (StorageErrorKind::Timeout, false),
+            (StorageErrorKind::Connection, false),
+            (StorageErrorKind::Denied, true),
+        ] {
+            let storage = MemoryStorage::new();
+            let faults = FaultStorage::new(Arc::new(storage.clone()));
+            faults.at_next(Operation::Stat, Fault::Before(kind));
+            let made = init(&faults, jiff::Timestamp::UNIX_EPOCH, "here").await;
+            assert_eq!((made.is_ok(), read(&storage).await.is_ok()), (is_made, is_made), "{kind:?}");
+        }
+        let (storage, faults, repository) = made().await;
+        faults.at_next(Operation::Stat, Fault::Before(StorageErrorKind::Denied));
+        let error = init(&faults, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Refused, "{error}");
+        assert_eq!(read(&storage).await.unwrap(), *repository.config());
+    }
+}

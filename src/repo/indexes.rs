@@ -70,20 +70,10 @@ impl IndexUnion {
         Some(Location { pack: self.packs[pack as usize], offset, stored_bytes, flags })
     }
 
-    /// Returns the number of distinct blobs.
-    pub fn len(&self) -> usize {
-        self.blobs.len()
-    }
-
     /// Returns about how many bytes of memory the union takes.
     pub fn table_bytes(&self) -> u64 {
         // A table of hashes has room for a seventh more than it holds, at least, and up to twice as much.
         (self.blobs.capacity() * 8 / 7 * (size_of::<BlobId>() + 24)) as u64
-    }
-
-    /// Tells whether no blob is indexed.
-    pub fn is_empty(&self) -> bool {
-        self.blobs.is_empty()
     }
 
     /// Returns how many blobs the index places in the pack.
@@ -210,4 +200,54 @@ pub(crate) fn format_error(message: impl Into<String>, error: FormatError) -> Er
         _ => ErrorKind::Damaged,
     };
     Error::caused(kind, message, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(number: u64) -> IndexEntry {
+        let id = BlobId::of(&number.to_le_bytes());
+        let pack = PackId::parse("01arz3ndektsv4rrffq69g5fav").unwrap();
+        IndexEntry { id, pack, offset: 6 + number * 100, stored_bytes: 100, flags: BlobFlags::RAW }
+    }
+
+    #[test]
+    fn the_memory_of_a_union_is_what_its_tables_take() {
+        let mut union = IndexUnion::default();
+        assert_eq!(union.table_bytes(), 0);
+        let entries: Vec<IndexEntry> = (0..10_000).map(entry).collect();
+        union.add(&entries);
+        // An id, a place, and a byte of the table, for each of up to twice as many as there are.
+        assert!((10_000 * 56..10_000 * 57 * 3).contains(&union.table_bytes()), "{}", union.table_bytes());
+    }
+
+    #[test]
+    fn a_pack_is_as_long_as_the_file_that_names_most_of_it_implies() {
+        let mut union = IndexUnion::default();
+        let pack = entry(0).pack;
+        assert_eq!((union.pack_entries(&pack), union.implied_pack_bytes(&pack)), (0, None));
+        union.add(&[entry(0)]);
+        union.add(&[entry(2), entry(0), entry(1)]);
+        union.add(&[entry(1)]);
+        assert_eq!(union.pack_entries(&pack), 3);
+        assert_eq!(union.implied_pack_bytes(&pack), Some(pack::expected_file_bytes(306, 3)));
+        assert_eq!(union.packs().collect::<Vec<_>>(), [pack]);
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_no_damage() {
+        use FormatErrorKind as Kind;
+        for (kind, lifted) in [
+            (Kind::NeedsUpgrade { level: 9 }, ErrorKind::Unsupported),
+            (Kind::UnsupportedVersion, ErrorKind::Unsupported),
+            (Kind::Encrypted, ErrorKind::Unsupported),
+            (Kind::Corrupt, ErrorKind::Damaged),
+            (Kind::Truncated, ErrorKind::Damaged),
+            (Kind::BadMagic, ErrorKind::Damaged),
+        ] {
+            let error = format_error("cannot use it", FormatError::new(kind, "the codec says so"));
+            assert_eq!(error.kind(), lifted, "{error:?}");
+        }
+    }
 }

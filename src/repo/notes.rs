@@ -73,3 +73,57 @@ impl Repository {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use packvault_storage::{Fault, FaultStorage, MemoryStorage, Operation, Storage};
+
+    use super::*;
+    use crate::repo::config;
+
+    const FIT: &str = r#"{"version":1,"source_problems":["page 7"]}"#;
+
+    fn padded(bytes: u64) -> String {
+        FIT.to_owned() + &" ".repeat(bytes as usize - FIT.len())
+    }
+
+    #[tokio::test]
+    async fn a_note_is_read_as_it_was_written_and_one_that_is_none_says_so() {
+        let storage = MemoryStorage::new();
+        config::init(&storage, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        let faults = FaultStorage::new(Arc::new(storage.clone()));
+        let repository = Repository::open(Arc::new(faults.clone())).await.unwrap();
+        repository.publish_note("written", &["page 7".to_owned()]).await.unwrap();
+        let name = |name: &str| key(format!("snapshots/{name}.packvault.json"));
+        for (note, text) in [
+            ("longest", padded(NOTE_BYTES_MAX)),
+            ("too-long", padded(NOTE_BYTES_MAX + 1)),
+            ("newer", FIT.replace('1', "2")),
+            ("garbage", "{".to_owned()),
+            ("deep/er", FIT.to_owned()),
+        ] {
+            storage.put_raw(&name(note), text, SystemTime::now());
+        }
+        storage.put_raw(&key("snapshots/other.json".to_owned()), FIT, SystemTime::now());
+        let files = repository.list_snapshots().await.unwrap();
+        let notes = repository.read_notes(&files).await.unwrap();
+        let unreadable = |name: &str| vec![format!("the note {name}.packvault.json cannot be read")];
+        let expected = [
+            ("written", vec!["page 7".to_owned()]),
+            ("longest", vec!["page 7".to_owned()]),
+            ("too-long", unreadable("too-long")),
+            ("newer", unreadable("newer")),
+            ("garbage", unreadable("garbage")),
+        ];
+        assert_eq!(notes, expected.map(|(name, problems)| (name.to_owned(), problems)).into());
+
+        storage.remove(&name("written")).await.unwrap();
+        assert!(repository.read_notes(&files).await.unwrap()["written"].is_empty(), "it has gone meanwhile");
+        faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
+        let error = repository.read_notes(&files).await.unwrap_err();
+        assert!(error.to_string().contains(".packvault.json"), "{error}");
+    }
+}

@@ -201,6 +201,17 @@ fn a_stream_of_another_length_than_announced_is_no_frame() {
 }
 
 #[test]
+fn a_stream_refuses_the_first_stored_byte_too_many() {
+    let raw = text(1000);
+    let mut decoder = StreamDecoder::new(&entry(&raw, &raw, BlobFlags::RAW)).unwrap();
+    for piece in [&raw[..600], &raw[600..]] {
+        decoder.feed(piece, &mut |_| Ok(())).unwrap();
+    }
+    let error = decoder.feed(b"x", &mut |_| Ok(())).unwrap_err();
+    assert!(error.to_string().contains("more stored bytes"), "{error}");
+}
+
+#[test]
 fn an_error_of_the_sink_stops_the_stream() {
     let raw = text(5000);
     let entry = entry(&raw, &raw, BlobFlags::RAW);
