@@ -248,6 +248,10 @@ fn portable_metadata_follows_its_rules() {
         damage(&mut manifest);
         assert!(load_sealed(manifest).is_err(), "{number}");
     }
+    let mut longest = portable();
+    *longest.metadata.as_mut().unwrap() =
+        Metadata { format: "x".repeat(128), blob: PAGE_MAP.into(), bytes: 0 };
+    load_sealed(longest).unwrap();
 }
 
 #[test]

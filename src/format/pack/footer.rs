@@ -85,7 +85,8 @@ fn decode_entry(record: &[u8; ENTRY_BYTES]) -> Result<Entry> {
     })
 }
 
-fn check_entry(entry: &Entry, footer_offset: u64) -> std::result::Result<(), String> {
+/// Tells what is wrong with an entry that no pack may list, whatever else lies in it.
+pub(super) fn check_entry(entry: &Entry, footer_offset: u64) -> std::result::Result<(), String> {
     if entry.stored_bytes > BLOB_STORED_BYTES_MAX {
         return Err(format!("announces {} stored bytes", entry.stored_bytes));
     }

@@ -143,7 +143,7 @@ fn a_pack_cut_anywhere_is_refused() {
 #[test]
 fn a_footer_of_the_wrong_size_is_refused() {
     let good = footer::encode_region(&entries(&FRAMES));
-    let header = encode_header(false).to_vec();
+    let header = [&encode_header(false)[..], &FRAMES.concat()].concat();
     for region in [&good[..0], &good[..3], &good[..good.len() - 1], &[&good[..], &[0]].concat()] {
         assert_eq!(refusal(&append_footer(header.clone(), region)), FormatErrorKind::Corrupt);
     }
@@ -182,6 +182,22 @@ fn entries_outside_the_frames_or_the_limits_are_refused() {
     let mut listed = entries(&FRAMES);
     listed[2].raw_bytes = BLOB_RAW_BYTES_MAX;
     open(&pack_listing(&listed)).unwrap();
+}
+
+#[test]
+fn each_limit_of_an_entry_holds_by_itself() {
+    let largest =
+        Entry { stored_bytes: BLOB_STORED_BYTES_MAX, raw_bytes: BLOB_RAW_BYTES_MAX, ..entries(&FRAMES)[0] };
+    let end = largest.offset + largest.stored_bytes;
+    let refused = |entry: Entry, end: u64| footer::check_entry(&entry, end).is_err();
+    assert!(!refused(largest, end) && !refused(largest, end + 1));
+    assert!(refused(largest, end - 1));
+    assert!(refused(Entry { offset: largest.offset + 1, ..largest }, end));
+    assert!(refused(Entry { offset: largest.offset - 1, ..largest }, end));
+    for more in [1, 2] {
+        assert!(refused(Entry { stored_bytes: BLOB_STORED_BYTES_MAX + more, ..largest }, u64::MAX));
+        assert!(refused(Entry { raw_bytes: BLOB_RAW_BYTES_MAX + more, ..largest }, u64::MAX));
+    }
 }
 
 #[test]
@@ -309,6 +325,9 @@ fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
     let mut wrong_magic = good.clone();
     *wrong_magic.last_mut().unwrap() = b'X';
     assert_eq!(open_sealed(&wrong_magic, &key, pack_id(1)).unwrap_err().kind(), FormatErrorKind::BadMagic);
+    let smallest = [&6u64.to_le_bytes()[..], &0u64.to_le_bytes(), &good[good.len() - 4..]].concat();
+    encrypted::Trailer::parse(&smallest, 26).unwrap();
+    assert_eq!(encrypted::Trailer::parse(&smallest, 25).unwrap_err().kind(), FormatErrorKind::Truncated);
     let cut = encrypted::Trailer::parse(&good[..25], 25).unwrap_err();
     assert_eq!(cut.kind(), FormatErrorKind::Truncated);
 }

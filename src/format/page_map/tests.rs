@@ -36,6 +36,8 @@ fn empty_and_small_objects_have_the_sizes_of_the_format() {
 fn runs_that_break_a_rule_are_refused() {
     let good = keyframe(10, &[1], vec![run(2, 3, 0, 0), run(5, 5, 0, 0)]);
     assert_eq!(PageMapObject::decode(&good.encode()).unwrap(), good);
+    let last = run(5, 5, 0, u64::MAX - 5 * u64::from(PAGE_SIZE));
+    PageMapObject::decode(&keyframe(10, &[1], vec![last]).encode()).unwrap();
     for bad in [
         run(5, 0, 0, 0),
         run(5, 6, 0, 0),
@@ -47,6 +49,7 @@ fn runs_that_break_a_rule_are_refused() {
         run(u64::MAX, 1, 0, 0),
         run(u64::MAX - 1, 5, 0, 0),
         run(5, 5, 0, u64::MAX - 1),
+        run(5, 5, 0, u64::MAX - 5 * u64::from(PAGE_SIZE) + 1),
     ] {
         let mut object = good.encode();
         let record = object.len() - 32 - RUN_BYTES;
