@@ -311,12 +311,23 @@ async fn old_claims_are_swept_and_fresh_ones_are_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn a_release_leaves_a_successors_lock_alone() {
-    let scene = Scene::new().await;
-    let held = scene.exclusive().await.unwrap();
-    scene.plant(EXCLUSIVE, FOREIGN, MINUTE);
-    held.release().await.unwrap();
-    assert_eq!(scene.body(EXCLUSIVE).unwrap(), FOREIGN);
-    assert_eq!(scene.modified(EXCLUSIVE).await, scene.start - MINUTE);
+    for is_exclusive in [true, false] {
+        let scene = Scene::new().await;
+        let (repository, faulty) = scene.faulty().await;
+        let held = match is_exclusive {
+            true => repository.lock_exclusive(&request("a")).await,
+            false => repository.lock_shared(&request("a")).await,
+        };
+        let held = held.unwrap();
+        let [name] = &scene.names()[..] else { panic!("one lock: {:?}", scene.names()) };
+        scene.plant(name, FOREIGN, MINUTE);
+        let before = faulty.calls().len();
+        held.release().await.unwrap();
+        assert_eq!(scene.body(name).unwrap(), FOREIGN);
+        assert_eq!(scene.modified(name).await, scene.start - MINUTE);
+        let looks: Vec<Operation> = faulty.calls().into_iter().skip(before).map(|(asked, _)| asked).collect();
+        assert_eq!(looks, [Operation::Read], "it was not even claimed");
+    }
 }
 
 #[tokio::test(start_paused = true)]
