@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use packvault::archive::profile::ArchivePaths;
 use packvault::engine::create::{CreateOptions, create};
@@ -24,7 +24,7 @@ use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
 use packvault::sample::{self, Change, SampleOptions};
 use packvault::{Cancel, Result};
-use packvault_storage::{ErrorKind, Fault, FaultStorage, Key, MemoryStorage, Storage};
+use packvault_storage::{ErrorKind, Fault, FaultStorage, MemoryStorage, Storage};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -103,7 +103,7 @@ impl World {
             4 => self.restore_one(input).await,
             5 => self.fail(input, true).await,
             6 => self.fail(input, false).await,
-            _ => self.damage(input),
+            _ => self.damage(input).await,
         }
     }
 
@@ -237,8 +237,9 @@ impl World {
         }
     }
 
-    /// Damages one object; what it did to it is for the operations to find out.
-    fn damage(&mut self, input: &mut Input<'_>) {
+    /// Damages one object; what it did to it is for the operations to find out. Its time stays, so that nobody
+    /// waits for a lock that was left behind.
+    async fn damage(&mut self, input: &mut Input<'_>) {
         let objects = self.storage.objects();
         if objects.is_empty() {
             return;
@@ -254,19 +255,15 @@ impl World {
             2 => drop(damaged.drain(at.min(end)..end)),
             3 => damaged[at.min(end)..end].fill(0),
             4 => damaged = objects[count % objects.len()].1.to_vec(),
-            _ => return self.lose(key),
+            _ => {
+                self.storage.remove(key).await.expect("it was there a moment ago");
+                self.is_damaged = true;
+                return;
+            }
         }
         self.is_damaged |= damaged != *bytes;
-        self.storage.put_raw(key, damaged, SystemTime::now());
-    }
-
-    fn lose(&mut self, lost: &Key) {
-        let kept: Vec<_> = self.storage.objects().into_iter().filter(|(key, _)| key != lost).collect();
-        self.storage = MemoryStorage::new();
-        for (key, bytes) in kept {
-            self.storage.put_raw(&key, bytes, SystemTime::now());
-        }
-        self.is_damaged = true;
+        let meta = self.storage.stat(key).await.expect("it was there a moment ago");
+        self.storage.put_raw(key, damaged, meta.modified);
     }
 
     /// What verify calls sound comes back.

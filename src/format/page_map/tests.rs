@@ -130,6 +130,16 @@ fn a_blob_named_twice_in_a_table_is_one_blob() {
 }
 
 #[test]
+fn each_page_lies_where_its_run_says() {
+    let map =
+        PageMap::from_keyframe(&keyframe(5, &[1, 2], vec![run(0, 3, 1, 512), run(3, 2, 0, 0)])).unwrap();
+    let pages: Vec<Option<Run>> = (0..6).map(|page| map.page(page)).collect();
+    let expected =
+        [run(0, 1, 1, 512), run(1, 1, 1, 1024), run(2, 1, 1, 1536), run(3, 1, 0, 0), run(4, 1, 0, 512)];
+    assert_eq!(pages, expected.map(Some).into_iter().chain([None]).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_gap_anywhere_is_no_coverage() {
     let covered = |page_count, runs| {
         PageMap::from_keyframe(&keyframe(page_count, &[1], runs)).unwrap().coverage().is_ok()
