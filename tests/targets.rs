@@ -64,6 +64,38 @@ impl Case {
 }
 
 #[test]
+fn the_report_of_a_restore_counts_what_lies_in_the_target() {
+    let case = Case::new();
+    fs::create_dir_all(case.home.join("deletions")).unwrap();
+    fs::write(case.home.join("deletions/one.json"), "1").unwrap();
+    fs::write(case.home.join("deletions/two.json"), "2").unwrap();
+    let id = create(&case.repository, &case.home).id.unwrap();
+    let target = case.scratch.path("target");
+    let options = RestoreOptions { target: target.clone(), ..Default::default() };
+    let report = try_restore(&case.repository, one(&id), options).unwrap();
+    let restored = files_below(&target);
+    let (attachments, others): (Vec<_>, Vec<_>) =
+        restored.into_iter().partition(|path| path.starts_with(target.join("attachments")));
+    let bytes = |path: &PathBuf| fs::metadata(path).unwrap().len();
+    assert_eq!(report.attachments.files, attachments.len() as u64);
+    assert_eq!(report.attachments.bytes, attachments.iter().map(bytes).sum::<u64>());
+    assert_eq!(report.extras, others.len() as u64 - 1, "all but the database: {others:?}");
+    assert_eq!(report.database.bytes, bytes(&target.join("msgvault.db")));
+    assert_eq!((report.proof.pages, report.database.identical), (report.database.pages, true));
+    let checked = verify(&case.repository, one(&id), false);
+    // Besides content there are a page map, its hashes, a list of attachments and the tree of extra files.
+    let lists = manifests(&case.repository).last().unwrap().lists().unwrap().len() as u64;
+    let objects = 2 * (1 + manifests(&case.repository).last().unwrap().db.map_chain_depth as u64) + lists + 1;
+    assert_eq!(report.proof.blobs, checked.blobs - objects);
+}
+
+/// Returns every file below the folder.
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[test]
 fn a_target_that_is_not_empty_is_refused_unless_told_to_overwrite() {
     let case = Case::new();
     let target = case.scratch.path("target");
