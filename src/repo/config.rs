@@ -172,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn a_configuration_has_a_bound() {
         let (storage, _, repository) = made().await;
-        let text = String::from_utf8(repository.config().encode().into()).unwrap();
+        let text = String::from_utf8(repository.config().encode()).unwrap();
         for (bytes, is_read) in [(CONFIG_BYTES_MAX, true), (CONFIG_BYTES_MAX + 1, false)] {
             let padded = text.clone() + &"\n".repeat(bytes as usize - text.len());
             storage.put_raw(&config_key(), padded, SystemTime::now());
