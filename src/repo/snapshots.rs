@@ -187,3 +187,27 @@ impl Repository {
 fn misnamed(name: &str, error: FormatError) -> Error {
     format_error(format!("manifest {name}{SUFFIX} is misnamed"), error)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use packvault_storage::{Fault, FaultStorage, MemoryStorage, Operation};
+
+    use super::*;
+    use crate::repo::config;
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_not_there_is_told_from_one_that_cannot_be_seen() {
+        let storage = MemoryStorage::new();
+        config::init(&storage, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        let faults = FaultStorage::new(Arc::new(storage));
+        let repository = Repository::open(Arc::new(faults.clone())).await.unwrap();
+        let id = SnapshotId::parse("20261123T234924Z-fef4f61ad23c58456d0fb30aad64cfd5").unwrap();
+        let error = repository.load_snapshot(&id).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.to_string().contains(&format!("no snapshot {id}")), "{error}");
+        faults.at_next(Operation::Stat, Fault::Before(StorageErrorKind::Denied));
+        assert_eq!(repository.load_snapshot(&id).await.unwrap_err().kind(), ErrorKind::Io);
+    }
+}
