@@ -7,12 +7,12 @@
 mod repository;
 mod secret;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::archive::target::LiveHome;
@@ -37,7 +37,7 @@ const ZSTD_LEVEL_DEFAULT: i32 = 3;
 const SPOOL_BYTES_MAX: u64 = 4 << 30;
 
 /// The environment, as far as it settles anything; an empty variable counts as unset.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Environment {
     /// `HOME`: what `~` stands for.
     pub home: Option<PathBuf>,
@@ -55,6 +55,16 @@ pub struct Environment {
     pub aws: HashMap<String, String>,
     /// Every variable that begins with `AZURE_STORAGE_` or `GOOGLE_`, as those clouds' own tools have them.
     pub clouds: HashMap<String, String>,
+}
+
+/// Shows the names of variables that may hold secrets, and not their values.
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: BTreeSet<&String> = self.aws.keys().chain(self.clouds.keys()).collect();
+        let mut shown = f.debug_struct("Environment");
+        shown.field("home", &self.home).field("config_file", &self.config_file);
+        shown.field("secrets", &names).finish_non_exhaustive()
+    }
 }
 
 /// The configuration file and the environment, read and checked.
@@ -707,5 +717,18 @@ mod tests {
         let mut home = Home::new().write("xdg/packvault/config.toml", CONFIG);
         home.environment.config_home = Some(home.path("xdg"));
         assert_eq!(home.load().repository(None, None).unwrap().location, home.local("usb"));
+    }
+
+    #[test]
+    fn what_is_in_the_environment_is_not_shown_where_it_may_be_secret() {
+        let secret = |name: &str| HashMap::from([(name.to_owned(), "hunter2".to_owned())]);
+        let environment = Environment {
+            aws: secret("AWS_SECRET_ACCESS_KEY"),
+            clouds: secret("AZURE_STORAGE_ACCOUNT_KEY"),
+            repository: Some("sftp://ann:hunter2@nas/backup".to_owned()),
+            ..Environment::default()
+        };
+        let shown = format!("{environment:?}");
+        assert!(shown.contains("AWS_SECRET_ACCESS_KEY") && !shown.contains("hunter2"), "{shown}");
     }
 }
