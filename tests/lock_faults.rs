@@ -234,3 +234,23 @@ async fn a_holder_waits_a_minute_for_a_contender_that_may_withdraw() {
         assert!(expected.contains(&waited), "{waited} s");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_touch_that_finds_another_lock_loses_ours_and_one_that_breaks_does_not() {
+    for (kind, by_rename, by_listing) in [
+        (StorageErrorKind::Changed, false, false),
+        (StorageErrorKind::NotFound, false, false),
+        (StorageErrorKind::Denied, false, true),
+        (StorageErrorKind::Connection, true, true),
+    ] {
+        for (guarantees, is_held) in PROTOCOLS.into_iter().zip([by_rename, by_listing]) {
+            let scene = Scene::new(guarantees, true).await;
+            let lock = scene.take().await.unwrap();
+            scene.faults.at_next(Operation::Touch, Fault::Before(kind));
+            sleep(Duration::from_secs(45)).await;
+            let confirmed = lock.confirm().await.map_err(|error| error.kind());
+            let expected = if is_held { Ok(()) } else { Err(ErrorKind::Locked) };
+            assert_eq!(confirmed, expected, "{kind:?}, rename: {}", guarantees.rename);
+        }
+    }
+}

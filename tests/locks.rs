@@ -298,6 +298,47 @@ async fn a_claim_whose_name_was_taken_meanwhile_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_that_cannot_be_put_back_is_not_thrown_away() {
+    for kind in [StorageErrorKind::Denied, StorageErrorKind::NotFound] {
+        let scene = Scene::new().await;
+        let (repository, faulty) = scene.faulty().await;
+        scene.plant(EXCLUSIVE, FOREIGN, STALE_AFTER + MINUTE);
+        faulty.at_next(Operation::Rename, Fault::Delay(Duration::from_secs(10)));
+        faulty.at_match(0, Fault::Before(kind), |asked, object| {
+            asked == Operation::Rename && object.ends_with("-> locks/exclusive.json")
+        });
+        let revive = async {
+            sleep(Duration::from_secs(5)).await;
+            scene.storage.touch(&key(EXCLUSIVE), FOREIGN.as_bytes()).await.unwrap();
+        };
+        let (taken, ()) = tokio::join!(async { repository.lock_exclusive(&request("a")).await }, revive);
+        let [claim] = &scene.names()[..1] else { panic!("no lock is left") };
+        match kind {
+            StorageErrorKind::Denied => {
+                assert_eq!(taken.unwrap_err().kind(), ErrorKind::Io);
+                assert_eq!(scene.body(claim).unwrap(), FOREIGN, "its holder still counts on it");
+            }
+            // It was gone: the name is free.
+            _ => taken.unwrap().release().await.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_dropped_is_not_kept_fresh() {
+    let scene = Scene::new().await;
+    let (repository, faulty) = scene.faulty().await;
+    let touches = || faulty.calls().iter().filter(|(asked, _)| *asked == Operation::Touch).count();
+    let held = repository.lock_shared(&request("a")).await.unwrap();
+    sleep(2 * MINUTE).await;
+    let before = touches();
+    assert!(before > 0);
+    drop(held);
+    sleep(2 * MINUTE).await;
+    assert_eq!(touches(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn old_claims_are_swept_and_fresh_ones_are_kept() {
     let scene = Scene::new().await;
     scene.plant("locks/releasing-old.json", FOREIGN, STALE_AFTER + MINUTE);

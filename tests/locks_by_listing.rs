@@ -179,6 +179,26 @@ async fn the_lowest_contender_waits_for_a_higher_one_and_gives_up_beside_a_holde
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_shared_side_that_planted_looks_again_and_gives_way() {
+    for (age, is_refused) in [(Duration::ZERO, true), (STALE_AFTER + MINUTE, false)] {
+        let (storage, _) = scene().await;
+        let (repository, faulty) = faulty(&storage).await;
+        // The holder plants between our look and our planting.
+        faulty.at_next(Operation::Create, Fault::Delay(Duration::from_secs(2)));
+        let other = async {
+            sleep(Duration::from_secs(1)).await;
+            plant(&storage, OTHER, age).await;
+        };
+        let (taken, ()) = tokio::join!(async { repository.lock_shared(&request()).await }, other);
+        match is_refused {
+            true => assert_locked(taken, "exclusive-01kw.json held by nas"),
+            false => taken.unwrap().release().await.unwrap(),
+        }
+        assert_eq!(names(&storage), [OTHER]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_higher_contender_withdraws_at_once() {
     let (storage, _) = scene().await;
     let (repository, faulty) = faulty(&storage).await;

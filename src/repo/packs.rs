@@ -241,3 +241,27 @@ async fn seal(pack: OpenPack) -> Result<()> {
     staged.write(Bytes::from(pack::encode_footer(&entries))).await.map_err(lift)?;
     staged.seal().await.map_err(lift)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_that_did_not_become_durable_takes_its_entries_along() {
+        let [lost, kept] = [1, 2].map(|number| PackId::from_bytes([number; 16]));
+        let entry = |pack, number: u8| IndexEntry {
+            id: BlobId::of(&[number]),
+            pack,
+            offset: 6,
+            stored_bytes: 1,
+            flags: BlobFlags::RAW,
+        };
+        let mut written = WrittenPacks {
+            packs: vec![lost, kept],
+            entries: vec![entry(lost, 1), entry(kept, 2), entry(lost, 3)],
+        };
+        written.forget(lost);
+        assert_eq!(written.packs, [kept]);
+        assert_eq!(written.entries, [entry(kept, 2)]);
+    }
+}
