@@ -95,6 +95,10 @@ fn check_integrity(connection: &Connection, database: &Path) -> Result<()> {
     let first = rows.first().map_or("no answer", String::as_str);
     Err(Error::new(
         ErrorKind::Damaged,
-        format!("the restored database fails SQLite's integrity check: {first}"),
+        format!(
+            "the restored database fails SQLite's integrity check: {first}; every page is as it was captured, so \
+             the source was damaged then: restore another snapshot, or this one with --skip-integrity-check to \
+             repair it"
+        ),
     ))
 }
