@@ -148,7 +148,7 @@ impl Repository {
 mod tests {
     use std::time::SystemTime;
 
-    use packvault_storage::{Fault, FaultStorage, MemoryStorage, Operation};
+    use packvault_storage::{Fault, FaultStorage, Guarantees, MemoryStorage, Operation};
 
     use super::*;
 
@@ -201,6 +201,20 @@ mod tests {
         let error = repository.set_page_size(8192).await.unwrap_err();
         assert!(error.to_string().contains("the page size"), "{error}");
         assert_eq!(read(&storage).await.unwrap().page_size, 4096);
+    }
+
+    #[tokio::test]
+    async fn without_renames_an_init_takes_the_lock_whatever_is_said_of_create_only_writes() {
+        for (create_only, rename, is_locked) in
+            [(true, true, false), (true, false, true), (false, true, true), (false, false, true)]
+        {
+            let guarantees = Guarantees { create_only, rename, ..Guarantees::all() };
+            let faults = FaultStorage::new(Arc::new(MemoryStorage::new().with_guarantees(guarantees)));
+            init(&faults, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+            let creates = faults.calls().into_iter().filter(|(asked, _)| *asked == Operation::Create);
+            let mut objects = creates.map(|(_, object)| object);
+            assert_eq!(objects.any(|object| object.starts_with("locks/")), is_locked, "{guarantees:?}");
+        }
     }
 
     #[tokio::test]
