@@ -1,36 +1,49 @@
-//! Damage on each backend, a small table; every class of bytes is damaged in `tests/damage.rs`.
+//! Damage on each backend: some of each kind by default, every class of bytes with `PACKVAULT_FIRE=all`. Who suffers
+//! from each is judged in `tests/damage.rs`, in memory; here, that no server stands between damage and its finder.
 
 use std::fs;
+use std::time::SystemTime;
 
 use packvault::format::SnapshotId;
+use packvault_storage::MemoryStorage;
 use serde_json::Value;
 
+use crate::anatomy::{Repo, Role, dissect, entries_of};
 use crate::backends::{Place, Raw};
 use crate::memory_repo::*;
 use crate::support::stderr;
 
+/// Bytes of a header, of a record in a footer, and of what lies behind the records.
+const PACK_HEADER_BYTES: usize = 6;
+const PACK_ENTRY_BYTES: usize = 61;
+const PACK_TRAILER_BYTES: usize = 40;
+
 /// One kind of damage to one object.
 struct Damage {
-    what: &'static str,
+    what: String,
     object: String,
     bytes: Option<Vec<u8>>,
     /// What `verify` ends with: problems, or 1 where the repository cannot even be opened.
     verify_code: i32,
 }
 
+fn damage(what: impl Into<String>, object: &str, bytes: Option<Vec<u8>>) -> Damage {
+    Damage { what: what.into(), object: object.to_owned(), bytes, verify_code: 3 }
+}
+
+fn flipped(raw: &Raw, name: &str, at: usize) -> Option<Vec<u8>> {
+    let mut bytes = raw.read(name);
+    bytes[at] ^= 0x40;
+    Some(bytes)
+}
+
 /// Two snapshots, of which the first needs one pack and one index.
 fn damages(raw: &Raw, first: &SnapshotId) -> Vec<Damage> {
-    let flipped = |name: &str, at: usize| {
-        let mut bytes = raw.read(name);
-        bytes[at] ^= 0x40;
-        Some(bytes)
-    };
     let pack = raw.names("packs").remove(0);
     let index = raw.names("indexes").remove(0);
     let manifest = format!("snapshots/{first}.mvmanifest");
     let pack_bytes = raw.read(&pack);
-    let damage =
-        |what, object: &str, bytes| Damage { what, object: object.to_owned(), bytes, verify_code: 3 };
+    let flipped = |name: &str, at: usize| flipped(raw, name, at);
     vec![
         damage("a flipped byte", &pack, flipped(&pack, pack_bytes.len() / 2)),
         damage("a flipped byte at the end", &pack, flipped(&pack, pack_bytes.len() - 1)),
@@ -45,6 +58,72 @@ fn damages(raw: &Raw, first: &SnapshotId) -> Vec<Damage> {
     ]
 }
 
+/// Every class of bytes of every object that the first snapshot needs, flipped, cut, exchanged or longer.
+fn every_class(raw: &Raw, first: &SnapshotId) -> Vec<Damage> {
+    let storage = MemoryStorage::new();
+    for name in raw.names("") {
+        storage.put_raw(&key(&name), raw.read(&name), SystemTime::now());
+    }
+    let repo = dissect(&storage);
+    let mut damages = of_frames(raw, &repo, first);
+    let (packs, indexes) = (raw.names("packs"), raw.names("indexes"));
+    damages.extend(of_a_pack(raw, &packs[0], &packs[1]));
+    let index = raw.read(&indexes[0]);
+    for at in [0, 4, 8, 40, index.len() / 2, index.len() - 33, index.len() - 32, index.len() - 1] {
+        damages.push(damage(format!("byte {at} flipped"), &indexes[0], flipped(raw, &indexes[0], at)));
+    }
+    damages.push(damage("cut", &indexes[0], Some(index[..index.len() / 2].to_vec())));
+    damages.push(damage("longer", &indexes[0], Some([&index[..], b"x"].concat())));
+    let [one, other] = &raw.names("snapshots")[..] else { panic!("two snapshots") };
+    let (manifest, other) = if one.contains(first.as_str()) { (one, other) } else { (other, one) };
+    let text = raw.read(manifest);
+    let mut start = 0;
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let at = start + line.len() / 2;
+        damages.push(damage(format!("byte {at} flipped"), manifest, flipped(raw, manifest, at)));
+        start += line.len();
+    }
+    damages.push(damage("cut", manifest, Some(text[..text.len() / 2].to_vec())));
+    damages.push(damage("longer", manifest, Some([&text[..], b"\n{}"].concat())));
+    damages.push(damage("exchanged", manifest, Some(raw.read(other))));
+    damages
+}
+
+/// One frame of each role.
+fn of_frames(raw: &Raw, repo: &Repo, first: &SnapshotId) -> Vec<Damage> {
+    use Role::{Attachment, Extra, List, PageBlob, PageHashes, PageMap, Tree};
+    let anatomy = repo.snapshots.iter().find(|found| found.manifest.snapshot_id == first.as_str()).unwrap();
+    let frame = |role: Role| {
+        let of_role = anatomy.needs.iter().filter(|(_, roles)| roles.contains(&role)).map(|(id, _)| id);
+        let place = of_role.map(|id| &repo.blobs[id]).find(|place| place.entry.stored_bytes > 0).unwrap();
+        let pack = repo.packs[&place.pack].0.as_str();
+        let at = (place.entry.offset + place.entry.stored_bytes / 2) as usize;
+        damage(format!("a frame of {role:?} flipped"), pack, flipped(raw, pack, at))
+    };
+    [PageBlob, PageMap, PageHashes, List, Attachment, Tree, Extra].map(frame).into()
+}
+
+/// Every part of a pack besides its frames.
+fn of_a_pack(raw: &Raw, pack: &str, other: &str) -> Vec<Damage> {
+    let bytes = raw.read(pack);
+    let trailer = bytes.len() - PACK_TRAILER_BYTES;
+    let records = trailer - PACK_ENTRY_BYTES * entries_of(&bytes).len();
+    let header = (0..PACK_HEADER_BYTES).map(|at| ("header", at));
+    // In the order of the format: number of records; id, place, lengths, flags and checksum of the first; length,
+    // hash and magic of the whole.
+    let footer = [records - 4, records, records + 32, records + 40, records + 48, records + 56, records + 57];
+    let footer = footer.map(|at| ("footer", at));
+    let end = [trailer, trailer + 4, trailer + 36].map(|at| ("trailer", at));
+    let parts = header.chain(footer).chain(end);
+    let mut damages: Vec<Damage> = parts
+        .map(|(part, at)| damage(format!("{part} byte {at} flipped"), pack, flipped(raw, pack, at)))
+        .collect();
+    damages.push(damage("cut in the middle", pack, Some(bytes[..bytes.len() / 2].to_vec())));
+    damages.push(damage("longer", pack, Some([&bytes[..], b"x"].concat())));
+    damages.push(damage("exchanged", pack, Some(raw.read(other))));
+    damages
+}
+
 pub fn damage_is_named_and_never_restored(place: &Place) {
     place.json(&["init"]);
     let archive = Archive::small();
@@ -55,7 +134,13 @@ pub fn damage_is_named_and_never_restored(place: &Place) {
     archive.change();
     place.json(&["create", home.to_str().unwrap()]);
     let raw = place.raw();
-    for damage in damages(&raw, &SnapshotId::parse(&first).unwrap()) {
+    let id = SnapshotId::parse(&first).unwrap();
+    let mut damages = damages(&raw, &id);
+    if std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all") {
+        damages.extend(every_class(&raw, &id));
+    }
+    println!("{:?}: {} kinds of damage", place.backend, damages.len());
+    for damage in damages {
         let case = format!("{:?}: {}: {}", place.backend, damage.object, damage.what);
         let whole = raw.read(&damage.object);
         raw.put(&damage.object, damage.bytes.clone());

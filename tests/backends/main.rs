@@ -8,6 +8,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "what a server was seen to do is told to who asks with --nocapture")]
 
+#[path = "../support/anatomy.rs"]
+mod anatomy;
 #[path = "../support/backends.rs"]
 mod backends;
 mod clocks;
