@@ -126,7 +126,13 @@ impl<'a> Survey<'a> {
     /// and without hashes to compare its pages with, a page blob must still be what its id says.
     async fn sound_chains(&mut self, manifest: &Manifest) -> Result<()> {
         let id = &manifest.snapshot_id;
-        let Ok(links) = chain::links(&mut self.manifests, manifest).await else { return Ok(()) };
+        let links = match chain::links(&mut self.manifests, manifest).await {
+            Ok(links) => links,
+            Err(failure) => {
+                self.problems.push(chain_problem(id, failure)?);
+                return Ok(());
+            }
+        };
         match chain::load_map(self.reader, &links).await {
             Ok(loaded) => loaded.map.blobs().for_each(|blob| self.checks.expect(*blob)),
             Err(failure) => self.problems.push(chain_problem(id, failure)?),
