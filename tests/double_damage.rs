@@ -451,9 +451,8 @@ fn damage_beside_a_call_that_fails_is_never_called_clean() {
 fn random_pairs_of_damaged_bytes_are_named_and_never_restored() {
     let runtime = runtime();
     let scene = runtime.block_on(Scene::new());
-    let everything = std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all");
     let mut random = Random(SEED);
-    for number in 0..RANDOM_PAIRS[usize::from(everything)] {
+    for number in 0..RANDOM_PAIRS[usize::from(runs_everything())] {
         let (one, other) = (scene.anywhere(&mut random), scene.anywhere(&mut random));
         if one.hides(&other) {
             continue;

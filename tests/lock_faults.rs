@@ -13,10 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use memory_repo::*;
 use packvault::engine::init;
-use packvault::progress::Silent;
 use packvault::repo::Repository;
-use packvault::repo::locks::{Lock, LockRequest, STALE_AFTER};
-use packvault::{Cancel, ErrorKind, Result};
+use packvault::repo::locks::{Lock, STALE_AFTER};
+use packvault::{ErrorKind, Result};
 use packvault_storage::{
     ErrorKind as StorageErrorKind, Fault, FaultStorage, Guarantees, MemoryStorage, Operation, Storage,
 };
@@ -67,13 +66,7 @@ impl Scene {
     }
 
     async fn take(&self) -> Result<Lock> {
-        let request = LockRequest {
-            operation: "create",
-            hostname: "here".into(),
-            force: false,
-            progress: Arc::new(Silent),
-            cancel: Cancel::new(),
-        };
+        let request = lock_request("here");
         match self.is_exclusive {
             true => self.repository.lock_exclusive(&request).await,
             false => self.repository.lock_shared(&request).await,

@@ -8,6 +8,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "support/memory_repo.rs"]
+mod memory_repo;
+
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +21,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use memory_repo::lock_request;
+use packvault::ErrorKind;
 use packvault::engine::init;
-use packvault::progress::Silent;
 use packvault::repo::Repository;
-use packvault::repo::locks::{LockRequest, STALE_AFTER};
-use packvault::{Cancel, ErrorKind};
+use packvault::repo::locks::STALE_AFTER;
 use packvault_storage::{
     Guarantees, Key, ListedObject, MemoryStorage, ObjectMeta, Prefix, Result, Staged, Storage, SweepReport,
 };
@@ -211,21 +214,11 @@ impl Told {
     }
 }
 
-fn request() -> LockRequest {
-    LockRequest {
-        operation: "create",
-        hostname: "a".into(),
-        force: false,
-        progress: Arc::new(Silent),
-        cancel: Cancel::new(),
-    }
-}
-
 /// Takes the lock, does one step under it, gives it up.
 async fn client(number: usize, role: Role, repository: Repository, told: Arc<Told>, confirms: bool) {
     let taken = match role {
-        Exclusive => repository.lock_exclusive(&request()).await,
-        Shared => repository.lock_shared(&request()).await,
+        Exclusive => repository.lock_exclusive(&lock_request("a")).await,
+        Shared => repository.lock_shared(&lock_request("a")).await,
     };
     let lock = match taken {
         Ok(lock) => lock,
@@ -379,7 +372,7 @@ impl Run {
         }
         self.gate.is_open.store(true, Ordering::SeqCst);
         self.pass_time(STALE_AFTER + Duration::from_secs(60)).await;
-        let later = self.repository.lock_exclusive(&request()).await;
+        let later = self.repository.lock_exclusive(&lock_request("a")).await;
         later.unwrap_or_else(|error| panic!("{error:?} after {made:?}")).release().await.unwrap();
         assert!(self.locks().is_empty(), "left behind {:?}: {made:?}", self.locks());
         for client in self.clients {

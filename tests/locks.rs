@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use memory_repo::*;
 use packvault::engine::create::CreateOptions;
 use packvault::engine::{Selection, init};
-use packvault::progress::{Progress, Silent, Stage, Unit};
+use packvault::progress::{Progress, Stage, Unit};
 use packvault::repo::Repository;
 use packvault::repo::locks::{Lock, LockRequest, STALE_AFTER};
 use packvault::{Cancel, ErrorKind, Result, location};
@@ -57,11 +57,11 @@ impl Scene {
     }
 
     async fn exclusive(&self) -> Result<Lock> {
-        self.repository().await.lock_exclusive(&request("a")).await
+        self.repository().await.lock_exclusive(&lock_request("a")).await
     }
 
     async fn shared(&self) -> Result<Lock> {
-        self.repository().await.lock_shared(&request("b")).await
+        self.repository().await.lock_shared(&lock_request("b")).await
     }
 
     /// Puts a lock there that was last touched so long ago.
@@ -86,18 +86,8 @@ impl Scene {
     }
 }
 
-fn request(hostname: &str) -> LockRequest {
-    LockRequest {
-        operation: "create",
-        hostname: hostname.into(),
-        force: false,
-        progress: Arc::new(Silent),
-        cancel: Cancel::new(),
-    }
-}
-
 fn forced() -> LockRequest {
-    LockRequest { force: true, ..request("forcing") }
+    LockRequest { force: true, ..lock_request("forcing") }
 }
 
 fn assert_locked(result: Result<Lock>, words: &[&str]) {
@@ -176,7 +166,7 @@ async fn who_waits_says_so_once_and_can_be_interrupted() {
     let scene = Scene::new().await;
     let _held = scene.shared().await.unwrap();
     let (remarks, cancel) = (Arc::new(Remarks::default()), Cancel::new());
-    let request = LockRequest { progress: remarks.clone(), cancel: cancel.clone(), ..request("a") };
+    let request = LockRequest { progress: remarks.clone(), cancel: cancel.clone(), ..lock_request("a") };
     let stop = async {
         sleep(Duration::from_secs(5)).await;
         cancel.cancel();
@@ -200,7 +190,7 @@ async fn a_shared_side_that_planted_looks_again_and_gives_way() {
         sleep(Duration::from_secs(5)).await;
         scene.plant(EXCLUSIVE, FOREIGN, Duration::ZERO);
     };
-    let (shared, ()) = tokio::join!(async { repository.lock_shared(&request("b")).await }, plant);
+    let (shared, ()) = tokio::join!(async { repository.lock_shared(&lock_request("b")).await }, plant);
     assert_locked(shared, &["exclusive.json", "held by nas pid 4711 (create since 2026-11-23T20:37:31Z)"]);
     assert_eq!(scene.names(), [EXCLUSIVE]);
     assert_eq!(scene.body(EXCLUSIVE).unwrap(), FOREIGN);
@@ -267,7 +257,7 @@ async fn a_claim_that_proves_fresh_goes_back_under_its_name() {
         sleep(Duration::from_secs(5)).await;
         scene.storage.touch(&key(EXCLUSIVE), FOREIGN.as_bytes()).await.unwrap();
     };
-    let (refused, ()) = tokio::join!(async { repository.lock_exclusive(&request("a")).await }, revive);
+    let (refused, ()) = tokio::join!(async { repository.lock_exclusive(&lock_request("a")).await }, revive);
     assert_locked(refused, &["held by nas"]);
     assert_eq!(scene.names(), [EXCLUSIVE]);
     assert_eq!(scene.body(EXCLUSIVE).unwrap(), FOREIGN);
@@ -291,7 +281,7 @@ async fn a_claim_whose_name_was_taken_meanwhile_is_dropped() {
         assert_eq!(scene.body(EXCLUSIVE), None, "it is claimed");
         scene.plant(EXCLUSIVE, "the successor", Duration::ZERO);
     };
-    let (refused, ()) = tokio::join!(async { repository.lock_exclusive(&request("a")).await }, take);
+    let (refused, ()) = tokio::join!(async { repository.lock_exclusive(&lock_request("a")).await }, take);
     assert_locked(refused, &["exclusive.json"]);
     assert_eq!(scene.names(), [EXCLUSIVE]);
     assert_eq!(scene.body(EXCLUSIVE).unwrap(), "the successor");
@@ -311,7 +301,7 @@ async fn a_claim_that_cannot_be_put_back_is_not_thrown_away() {
             sleep(Duration::from_secs(5)).await;
             scene.storage.touch(&key(EXCLUSIVE), FOREIGN.as_bytes()).await.unwrap();
         };
-        let (taken, ()) = tokio::join!(async { repository.lock_exclusive(&request("a")).await }, revive);
+        let (taken, ()) = tokio::join!(async { repository.lock_exclusive(&lock_request("a")).await }, revive);
         let [claim] = &scene.names()[..1] else { panic!("no lock is left") };
         match kind {
             StorageErrorKind::Denied => {
@@ -329,7 +319,7 @@ async fn a_lock_that_is_dropped_is_not_kept_fresh() {
     let scene = Scene::new().await;
     let (repository, faulty) = scene.faulty().await;
     let touches = || faulty.calls().iter().filter(|(asked, _)| *asked == Operation::Touch).count();
-    let held = repository.lock_shared(&request("a")).await.unwrap();
+    let held = repository.lock_shared(&lock_request("a")).await.unwrap();
     sleep(2 * MINUTE).await;
     let before = touches();
     assert!(before > 0);
@@ -356,8 +346,8 @@ async fn a_release_leaves_a_successors_lock_alone() {
         let scene = Scene::new().await;
         let (repository, faulty) = scene.faulty().await;
         let held = match is_exclusive {
-            true => repository.lock_exclusive(&request("a")).await,
-            false => repository.lock_shared(&request("a")).await,
+            true => repository.lock_exclusive(&lock_request("a")).await,
+            false => repository.lock_shared(&lock_request("a")).await,
         };
         let held = held.unwrap();
         let [name] = &scene.names()[..] else { panic!("one lock: {:?}", scene.names()) };
@@ -375,7 +365,7 @@ async fn a_release_leaves_a_successors_lock_alone() {
 async fn a_release_that_claims_a_successors_lock_puts_it_back() {
     let scene = Scene::new().await;
     let (repository, faulty) = scene.faulty().await;
-    let held = repository.lock_exclusive(&request("a")).await.unwrap();
+    let held = repository.lock_exclusive(&lock_request("a")).await.unwrap();
     // The successor comes between the look and the claim.
     faulty.at_next(Operation::Rename, Fault::Delay(Duration::from_secs(10)));
     let succeed = async {
@@ -406,7 +396,7 @@ async fn a_release_without_a_lock_is_none_the_worse_and_an_unreadable_one_stays(
 
     let scene = Scene::new().await;
     let (repository, faulty) = scene.faulty().await;
-    let held = repository.lock_exclusive(&request("a")).await.unwrap();
+    let held = repository.lock_exclusive(&lock_request("a")).await.unwrap();
     for _ in 0..2 {
         faulty.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
     }
@@ -485,7 +475,7 @@ async fn race(storage: &Arc<dyn Storage>) -> usize {
             let storage = storage.clone();
             tokio::spawn(async move {
                 let repository = Repository::open(storage).await.unwrap();
-                repository.lock_exclusive(&request(&format!("host{number}"))).await
+                repository.lock_exclusive(&lock_request(&format!("host{number}"))).await
             })
         })
         .collect();
@@ -556,8 +546,8 @@ fn a_folder_of_locks_that_is_missing_is_made() {
         for shared in [false, true] {
             let _ = std::fs::remove_dir(&locks);
             let lock = match shared {
-                true => repository.lock_shared(&request("a")).await.unwrap(),
-                false => repository.lock_exclusive(&request("a")).await.unwrap(),
+                true => repository.lock_shared(&lock_request("a")).await.unwrap(),
+                false => repository.lock_exclusive(&lock_request("a")).await.unwrap(),
             };
             assert_eq!(files_below(&locks).len(), 1);
             lock.release().await.unwrap();
@@ -580,11 +570,11 @@ fn a_lock_file_in_a_folder_is_stale_by_its_modification_time() {
         let now = SystemTime::now();
         for fresh in [now, now - STALE_AFTER + MINUTE, now + 100 * STALE_AFTER] {
             plant(fresh);
-            assert_locked(repository.lock_exclusive(&request("a")).await, &["held by nas"]);
-            assert_locked(repository.lock_shared(&request("a")).await, &["held by nas"]);
+            assert_locked(repository.lock_exclusive(&lock_request("a")).await, &["held by nas"]);
+            assert_locked(repository.lock_shared(&lock_request("a")).await, &["held by nas"]);
         }
         plant(now - STALE_AFTER - MINUTE);
-        repository.lock_exclusive(&request("a")).await.unwrap().release().await.unwrap();
+        repository.lock_exclusive(&lock_request("a")).await.unwrap().release().await.unwrap();
         assert!(files_below(&folder.path().join("locks")).is_empty());
     });
 }
@@ -601,7 +591,7 @@ fn a_lock_file_that_is_a_link_is_refused_and_never_followed() {
             std::fs::create_dir_all(&locks).unwrap();
             let link = locks.join(name);
             std::os::unix::fs::symlink(&secret, &link).unwrap();
-            for request in [request("a"), forced()] {
+            for request in [lock_request("a"), forced()] {
                 let error = repository.lock_exclusive(&request).await.unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Refused, "{error:?}");
                 assert!(error.chain().contains(name), "{error:?}");

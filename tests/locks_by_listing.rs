@@ -16,10 +16,9 @@ use std::time::{Duration, SystemTime};
 use futures::FutureExt;
 use memory_repo::*;
 use packvault::engine::init;
-use packvault::progress::Silent;
 use packvault::repo::Repository;
 use packvault::repo::locks::{Lock, LockRequest, STALE_AFTER};
-use packvault::{Cancel, Error, ErrorKind};
+use packvault::{Error, ErrorKind};
 use packvault_storage::{
     ErrorKind as StorageErrorKind, Fault, FaultStorage, Guarantees, MemoryStorage, Operation, Storage,
 };
@@ -56,13 +55,7 @@ fn names(storage: &MemoryStorage) -> Vec<String> {
 }
 
 fn request() -> LockRequest {
-    LockRequest {
-        operation: "create",
-        hostname: "a".into(),
-        force: false,
-        progress: Arc::new(Silent),
-        cancel: Cancel::new(),
-    }
+    lock_request("a")
 }
 
 fn forced() -> LockRequest {

@@ -136,7 +136,7 @@ pub fn damage_is_named_and_never_restored(place: &Place) {
     let raw = place.raw();
     let id = SnapshotId::parse(&first).unwrap();
     let mut damages = damages(&raw, &id);
-    if std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all") {
+    if runs_everything() {
         damages.extend(every_class(&raw, &id));
     }
     println!("{:?}: {} kinds of damage", place.backend, damages.len());

@@ -20,6 +20,7 @@ use packvault::format::SnapshotId;
 use packvault::profiles::msgvault::Msgvault;
 use packvault::progress::Silent;
 use packvault::repo::Repository;
+use packvault::repo::locks::LockRequest;
 use packvault::sample::{self, Change, SampleOptions};
 use packvault::{Cancel, Result};
 use packvault_storage::{Key, MemoryStorage, Storage};
@@ -48,6 +49,22 @@ pub fn context() -> Context {
         jobs: 2,
         hostname: "testhost".into(),
         spool: std::env::temp_dir(),
+    }
+}
+
+/// Tells whether every case of every table is to be run.
+pub fn runs_everything() -> bool {
+    std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all")
+}
+
+/// Returns what asks for a lock on behalf of the machine, and breaks nobody's.
+pub fn lock_request(hostname: &str) -> LockRequest {
+    LockRequest {
+        operation: "create",
+        hostname: hostname.into(),
+        force: false,
+        progress: Arc::new(Silent),
+        cancel: Cancel::new(),
     }
 }
 

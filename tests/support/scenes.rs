@@ -200,11 +200,6 @@ pub fn quick_retries() -> RetryPolicy {
     RetryPolicy { pause_first, pause_max, ..RetryPolicy::default() }
 }
 
-/// Tells whether every case of every table is to be run.
-pub fn runs_everything() -> bool {
-    std::env::var("PACKVAULT_FIRE").is_ok_and(|value| value == "all")
-}
-
 /// Returns what a call does to which kind of object, without the names that differ from run to run.
 pub fn class((operation, object): &(Operation, String)) -> String {
     let named = object.split(" -> ").map(|key| {

@@ -87,7 +87,7 @@ fn sftp_config(server: &SftpServer, folder: &Path) -> SftpConfig {
     let mut config = SftpConfig::new(&server.host, SftpPath::Absolute(folder.display().to_string()));
     (config.user, config.port) = (server.user.clone(), server.port);
     config.ssh_options.clone_from(&server.ssh_options);
-    // Beside the server's keys. A login outlives its server, so it ends by itself when nobody has used it for a while.
+    // Beside the server's keys. A login outlives its server, so it ends by itself once nobody uses it.
     let socket = server.folder.as_ref().unwrap().with_file_name("login");
     for option in ["ControlMaster=auto", "ControlPersist=20", &format!("ControlPath={}", socket.display())] {
         config.ssh_options.extend(["-o".to_owned(), option.to_owned()]);

@@ -91,7 +91,7 @@ impl Bench {
         Self { _folder: folder, root, root_inode, client }
     }
 
-    /// Runs the step; returns what a cut after each of its syncs leaves of the object, and the syncs.
+    /// Runs the step; returns its syncs in their order.
     fn run(&self, step: impl FnOnce(&Client)) -> Vec<Synced> {
         JOURNAL.set(Some(Journal { root: self.root.clone(), synced: Vec::new() }));
         step(&self.client);
