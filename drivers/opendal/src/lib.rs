@@ -24,7 +24,7 @@ use futures::stream::{self, BoxStream, TryStreamExt};
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
     ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport, Wire,
+    SweepReport, Wire, sweep_scratch,
 };
 
 pub use config::{ONE_PUT_BYTES_MAX, OpendalConfig, Service, Timeouts};
@@ -59,7 +59,7 @@ impl OpendalStorage {
         Ok(Self { store, ways: Ways::of(features), one_put_bytes_max: config.one_put_bytes_max })
     }
 
-    /// Asks the server what it keeps of its promises, on keys below `probe-…` that are removed afterwards.
+    /// Asks the server what it keeps of its promises, on scratch keys that are removed afterwards.
     ///
     /// A server that cannot hold a repository at all is an error: the container is missing, the credentials
     /// do not do, or several writers of one name are all told that they won.
@@ -171,9 +171,9 @@ impl Storage for OpendalStorage {
         self.store.delete(step, key).await
     }
 
-    /// Finds nothing: the stores list no unfinished uploads through opendal, and remove them after a week.
-    async fn sweep(&self, _older_than: Duration) -> Result<SweepReport> {
-        Ok(SweepReport::default())
+    /// Finds no uploads: the stores list none through opendal, and remove unfinished ones after a week.
+    async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
+        sweep_scratch(self, older_than).await
     }
 
     async fn make_folder(&self, _folder: &Prefix) -> Result<()> {

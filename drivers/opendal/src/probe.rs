@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::join_all;
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{ErrorKind, Key, Operation, Prefix, Result};
+use packvault_storage::{ErrorKind, Key, Operation, Prefix, Result, clean_scratch, scratch_folder};
 
 use crate::error::Step;
 use crate::features::OpendalFeatures;
@@ -38,12 +38,12 @@ const STAMPS_APART_MAX: Duration = Duration::from_secs(5);
 
 /// Asks the server everything; see [`crate::OpendalStorage::probe`].
 pub(crate) async fn probe(store: &Arc<Store>) -> Result<(OpendalFeatures, ProbeReport)> {
-    let name = format!("probe-{:016x}", fastrand::u64(..));
+    let name = scratch_folder();
     let step = Step::new(Operation::Open, &store.location);
     let illegal = |error| step.error(ErrorKind::Config, "no scratch name can be made").with_source(error);
     let probe = Probe { store, folder: Prefix::folder(name.as_str()).map_err(illegal)?, name };
     let asked = probe.ask().await;
-    let cleaned = probe.clean().await;
+    let cleaned = clean_scratch(asked.as_ref().err(), || probe.clean()).await;
     asked.and_then(|found| cleaned.map(|()| found))
 }
 

@@ -36,7 +36,7 @@ use http::Method;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
     ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport, Wire,
+    SweepReport, Wire, sweep_scratch,
 };
 
 pub use config::{Environment, ONE_PUT_BYTES_MAX, S3Config, S3Credentials, S3Timeouts};
@@ -67,7 +67,7 @@ impl S3Storage {
         Ok(Self { client, ways: Ways::of(features.as_ref()), one_put_bytes_max })
     }
 
-    /// Asks the server what it keeps of its promises, on keys below `probe-…` that are removed afterwards.
+    /// Asks the server what it keeps of its promises, on scratch keys that are removed afterwards.
     ///
     /// A server that cannot hold a repository at all is an error: the bucket is missing, the credentials do
     /// not do, or a listing does not show what was just written.
@@ -143,12 +143,13 @@ impl Storage for S3Storage {
         write::remove(&self.client, key).await
     }
 
-    /// Sweeps nothing where the server was not seen to tell truly when an upload began.
+    /// Sweeps no uploads where the server was not seen to tell truly when one began.
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
-        if !self.ways.sweeps {
-            return Ok(SweepReport::default());
+        let mut report = sweep_scratch(self, older_than).await?;
+        if self.ways.sweeps {
+            report.removed += sweep::sweep(&self.client, self.now().await?, older_than).await?.removed;
         }
-        sweep::sweep(&self.client, self.now().await?, older_than).await
+        Ok(report)
     }
 
     async fn make_folder(&self, _folder: &Prefix) -> Result<()> {

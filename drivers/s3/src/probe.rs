@@ -15,7 +15,7 @@ use futures::TryStreamExt;
 use http::header::{HeaderName, HeaderValue, RANGE};
 use http::{Method, StatusCode};
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{Error, ErrorKind, Key, Operation, Prefix, Result};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Prefix, Result, clean_scratch, scratch_folder};
 
 use crate::body::Payload;
 use crate::client::{Client, Request};
@@ -33,7 +33,7 @@ pub const REQUESTS_ABOUT: usize = 200;
 /// for the caller to decide.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// The pause before it does, and before it looks a second time for what a broken question left behind.
+/// The pause before it does.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The size of a scratch object.
@@ -59,12 +59,7 @@ pub(crate) async fn probe(client: &Arc<Client>) -> Result<(S3Features, ProbeRepo
         // Nothing has been written yet, so a server that does not answer this is asked for nothing else.
         let server = probe.server().await?;
         let asked = probe.ask(server).await;
-        let mut cleaned = probe.clean().await;
-        if cleaned.is_ok() && matches!(&asked, Err(error) if error.kind().is_passing()) {
-            // A write whose answer was lost may arrive after the look for what to remove.
-            tokio::time::sleep(PAUSE).await;
-            cleaned = probe.clean().await;
-        }
+        let cleaned = clean_scratch(asked.as_ref().err(), || probe.clean()).await;
         let is_busy = |error: &Error| matches!(error.kind(), ErrorKind::Throttled | ErrorKind::Conflict);
         match asked.and_then(|found| cleaned.map(|()| found)) {
             Err(error) if is_busy(&error) && attempt < ATTEMPTS_MAX => attempt += 1,
@@ -89,7 +84,7 @@ struct Probe<'c> {
 
 impl<'c> Probe<'c> {
     fn new(client: &'c Arc<Client>) -> Result<Self> {
-        let name = format!("probe-{:016x}", fastrand::u64(..));
+        let name = scratch_folder();
         let step = Step::new(Operation::Open, &client.place.location);
         let illegal = |error| step.error(ErrorKind::Config, "no scratch name can be made").with_source(error);
         Ok(Self { client, folder: Prefix::folder(name.as_str()).map_err(illegal)?, name })

@@ -201,7 +201,7 @@ async fn what_a_probe_wrote_without_hearing_of_it_is_removed_even_if_it_arrives_
     .await;
     let error = fake.storage().probe().await.unwrap_err();
     assert!(error.kind().is_passing(), "{error}");
-    assert_eq!(fake.count("DELETE", "probe-"), 1);
+    assert_eq!(fake.count("DELETE", "packvault-probe/"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -159,6 +159,38 @@ fn patient(fake: &Fake) -> S3Storage {
     S3Storage::open(config, None, Arc::default()).unwrap()
 }
 
+/// The line breaks while the probe reads what it wrote, and again when it looks for what to remove.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_removes_its_objects_also_when_the_line_breaks_meanwhile() {
+    let store = Arc::new(Store::default());
+    let (reads, lists) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let fake = serve(Arc::clone(&store), move |asked, _| {
+        let is_cut = match asked.target.contains("list-type=2") {
+            true => lists.fetch_add(1, Ordering::SeqCst) == 1,
+            false => asked.method == "GET" && reads.fetch_add(1, Ordering::SeqCst) == 0,
+        };
+        is_cut.then(|| Reply::Cut(Vec::new()))
+    })
+    .await;
+    let error = patient(&fake).probe().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Connection, "{error}");
+    assert_eq!(store.objects(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_removes_what_a_killed_probe_left() {
+    let store = Arc::new(Store::default());
+    let fake = serve(Arc::clone(&store), |_, _| None).await;
+    let left = format!("{}/object", packvault_storage::scratch_folder());
+    for name in [left.as_str(), "packs/01/a", "packvault-probe/notes"] {
+        store.put(name, b"x");
+    }
+    let storage = patient(&fake);
+    assert_eq!(storage.sweep(Duration::from_secs(3600)).await.unwrap().removed, 0);
+    assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 1);
+    assert!(store.get(&left).is_none() && store.objects() == 2);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_probe_finds_out_a_store_that_looks_first_and_writes_then() {
     let store = Arc::new(Store::default());

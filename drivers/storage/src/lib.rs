@@ -17,6 +17,7 @@ mod progress;
 mod range;
 pub mod record;
 pub mod retry;
+mod scratch;
 mod spool;
 mod staging_names;
 mod wire;
@@ -39,6 +40,7 @@ pub use progress::Progress;
 pub use range::range_bytes;
 pub use record::RecordStorage;
 pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
+pub use scratch::{clean_scratch, scratch_folder, sweep_scratch};
 pub use spool::Spool;
 pub use staging_names::{numbered, pack_staging_name};
 pub use wire::{Passed, Wire};
@@ -64,7 +66,7 @@ pub struct ListedObject {
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SweepReport {
-    /// Abandoned uploads that are gone now.
+    /// Abandoned uploads and scratch objects that are gone now.
     pub removed: u64,
 }
 
@@ -138,7 +140,8 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     /// Removes the object durably; `ErrorKind::NotFound` when there is none.
     async fn remove(&self, key: &Key) -> Result<()>;
 
-    /// Removes abandoned uploads older than the given age; never follows a link out of the repository.
+    /// Removes abandoned uploads older than the given age, and what killed probes of that age left; never follows a
+    /// link out of the repository.
     ///
     /// The caller must know that no upload of that age is still wanted.
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport>;
