@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result, numbered};
+use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result, Step, numbered};
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
 use crate::client::{Client, Found, folder_and_name, is_same_file, look, open_object, require_object};
 use crate::durable::sync_folder;
-use crate::error::{Step, is_unsupported};
+use crate::error::{SystemErrors, is_unsupported};
 use crate::publish::rename_exclusively;
 use crate::read::read_exactly;
 use crate::staging::{FOLDER, is_scratch, refuse_scratch};
@@ -25,19 +25,18 @@ pub(crate) fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {
 /// which takes its place meanwhile keeps its own time.
 pub(crate) fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result<()> {
     let step = Step::new(Operation::Touch, key.as_str());
-    let changed = || step.error(ErrorKind::Changed, "it holds other bytes now");
     if is_scratch(key) {
         return Err(step.not_found());
     }
     let file = open_object(client, step, key)?;
     let before = rustix::fs::fstat(&file).map_err(|errno| step.failed("look at its file", errno))?;
     if meta_of(&before).size_bytes != expected.len() as u64 {
-        return Err(changed());
+        return Err(step.changed());
     }
     match read_exactly(step, &file, 0, expected.len()) {
         Ok(bytes) if bytes == expected => {}
-        Ok(_) => return Err(changed()),
-        Err(error) if error.kind() == ErrorKind::Short => return Err(changed()),
+        Ok(_) => return Err(step.changed()),
+        Err(error) if error.kind() == ErrorKind::Short => return Err(step.changed()),
         Err(error) => return Err(error),
     }
     let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
@@ -47,7 +46,7 @@ pub(crate) fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result<()> {
     let (_, after) = find(client, step, key)?;
     match is_same_file(&before, &after) {
         true => Ok(()),
-        false => Err(changed()),
+        false => Err(step.changed()),
     }
 }
 

@@ -10,13 +10,13 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use packvault_storage::{ErrorKind, Key, Operation, Result};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Step};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
 use crate::durable::sync_folder;
-use crate::error::Step;
+use crate::error::SystemErrors;
 
 /// Folders remembered as durable; beyond that the memory starts afresh.
 const DURABLE_FOLDERS_MAX: usize = 8192;

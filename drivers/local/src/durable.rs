@@ -2,10 +2,10 @@
 
 use std::fs::File;
 
-use packvault_storage::{ErrorKind, Result};
+use packvault_storage::{ErrorKind, Result, Step};
 use rustix::io::Errno;
 
-use crate::error::{Step, is_unsupported};
+use crate::error::{SystemErrors, is_unsupported};
 
 #[cfg(test)]
 mod tests;

@@ -3,47 +3,26 @@
 //! What `ENOENT` and `EEXIST` mean depends on the step, so the steps themselves answer for them; here
 //! they are plain I/O errors.
 
-use packvault_storage::{Error, ErrorKind, Operation};
+use packvault_storage::{Error, ErrorKind, Step};
 use rustix::io::Errno;
 
-/// What is being done to which object: the subject of every error of one call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step<'a> {
-    pub operation: Operation,
-    pub object: &'a str,
+/// The errors of the system.
+pub(crate) trait SystemErrors {
+    /// Makes the error of a system call; `doing` reads like "sync packs/01".
+    fn failed(&self, doing: impl Into<String>, errno: Errno) -> Error;
+
+    /// Makes the error of a standard library call.
+    fn failed_io(&self, doing: impl Into<String>, error: std::io::Error) -> Error;
 }
 
-impl<'a> Step<'a> {
-    pub(crate) fn new(operation: Operation, object: &'a str) -> Self {
-        Self { operation, object }
-    }
-
-    /// Makes the error of a system call; `doing` reads like "sync packs/01".
-    pub(crate) fn failed(&self, doing: impl Into<String>, errno: Errno) -> Error {
+impl SystemErrors for Step<'_> {
+    fn failed(&self, doing: impl Into<String>, errno: Errno) -> Error {
         self.error(kind_of(errno), doing).with_source(std::io::Error::from(errno))
     }
 
-    /// Makes the error of a standard library call.
-    pub(crate) fn failed_io(&self, doing: impl Into<String>, error: std::io::Error) -> Error {
+    fn failed_io(&self, doing: impl Into<String>, error: std::io::Error) -> Error {
         let kind = Errno::from_io_error(&error).map_or(ErrorKind::Io, kind_of);
         self.error(kind, doing).with_source(error)
-    }
-
-    /// Makes the error of a link, a device or whatever else must not lie at the path.
-    pub(crate) fn refused(&self, path: &str, what: &str) -> Error {
-        self.error(ErrorKind::Unsafe, format!("{path} is {what}"))
-    }
-
-    pub(crate) fn not_found(&self) -> Error {
-        self.error(ErrorKind::NotFound, "it does not exist")
-    }
-
-    pub(crate) fn already_exists(&self) -> Error {
-        self.error(ErrorKind::AlreadyExists, "it exists already")
-    }
-
-    pub(crate) fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {
-        Error::new(kind, self.operation, self.object, detail)
     }
 }
 
@@ -67,6 +46,8 @@ fn kind_of(errno: Errno) -> ErrorKind {
 
 #[cfg(test)]
 mod tests {
+    use packvault_storage::Operation;
+
     use super::*;
 
     #[test]

@@ -29,14 +29,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use packvault_storage::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step,
+    Storage, SweepReport,
 };
 
 pub use config::LocalConfig;
 
 use client::{Client, Steps};
-use error::Step;
 use staged::LocalStaged;
 use staging::StagingFile;
 use tree::Walk;

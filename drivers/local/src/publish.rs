@@ -7,13 +7,13 @@
 use std::fs::File;
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind, Key, Operation, Result};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Step};
 use rustix::fs::{AtFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::client::{Client, Found, folder_and_name, is_same_file, look};
 use crate::durable::sync_folder;
-use crate::error::{Step, is_unsupported};
+use crate::error::{SystemErrors, is_unsupported};
 use crate::staging::StagingFile;
 
 /// How often an object whose staging file another process swept away is written anew.

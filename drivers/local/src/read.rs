@@ -7,12 +7,12 @@ use std::fs::File;
 use std::ops::Range;
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind, Key, Operation, Result, range_bytes};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Step, range_bytes};
 use rustix::buffer::spare_capacity;
 use rustix::io::retry_on_intr;
 
 use crate::client::{Client, open_object};
-use crate::error::Step;
+use crate::error::SystemErrors;
 use crate::staging::is_scratch;
 
 /// Reads the whole object.

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use packvault_storage::{ErrorKind, Key, Operation, Result, Staged};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Staged, Step};
 
 use crate::blocking;
 use crate::client::Client;
-use crate::error::Step;
 use crate::publish::{Published, publish_new, swept};
 use crate::staging::StagingFile;
 

@@ -9,13 +9,13 @@ use std::fs::File;
 use std::io::{ErrorKind as IoErrorKind, IoSlice, Write};
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind, Key, Result, numbered, pack_staging_name};
+use packvault_storage::{ErrorKind, Key, Result, Step, numbered, pack_staging_name};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::client::Client;
 use crate::durable::sync_file;
-use crate::error::Step;
+use crate::error::SystemErrors;
 
 /// The folder's name in the root.
 pub(crate) const FOLDER: &str = "staging";

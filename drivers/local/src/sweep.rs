@@ -8,13 +8,13 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Operation, Result, SweepReport};
+use packvault_storage::{ErrorKind, Operation, Result, Step, SweepReport};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 use rustix::io::Errno;
 
 use crate::change::meta_of;
 use crate::client::{Client, is_same_file, open_folder_at};
-use crate::error::Step;
+use crate::error::SystemErrors;
 use crate::staging::{FOLDER, StagingFile};
 
 /// How deep folders in `staging/` may lie in each other.

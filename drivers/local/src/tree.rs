@@ -8,13 +8,13 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::sync::Arc;
 
-use packvault_storage::{Key, ListedObject, Operation, Prefix, Result};
+use packvault_storage::{Key, ListedObject, Operation, Prefix, Result, Step};
 use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use crate::change::meta_of;
 use crate::client::Client;
-use crate::error::Step;
+use crate::error::SystemErrors;
 use crate::staging;
 use crate::sweep::is_self_or_parent;
 

@@ -9,9 +9,7 @@ use std::time::Duration;
 use opendal::Builder as _;
 use opendal::raw::Servicer;
 use opendal::services::{Azblob, Gcs};
-use packvault_storage::{ErrorKind, Operation, Result};
-
-use crate::error::Step;
+use packvault_storage::{ErrorKind, Operation, Result, Step};
 
 /// What an object may have to be sent in one request; a longer one goes in parts.
 pub const ONE_PUT_BYTES_MAX: u64 = 64 << 20;

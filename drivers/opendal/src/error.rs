@@ -7,41 +7,22 @@ use std::fmt;
 use std::time::Duration;
 
 use opendal::ErrorKind as Theirs;
-use packvault_storage::{Error, ErrorKind, Operation};
+use packvault_storage::{Error, ErrorKind, Step};
 
 /// How much of a reason is shown.
 const SHOWN_BYTES_MAX: usize = 300;
 
-/// What is done to which object; makes its errors.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step<'a> {
-    pub operation: Operation,
-    pub object: &'a str,
+/// The errors of opendal.
+pub(crate) trait TheirErrors {
+    /// Lifts an error of opendal, whose kind tells what may be tried again.
+    fn lift(&self, error: &opendal::Error) -> Error;
+
+    /// Lifts the error of a write under the condition that the key is absent.
+    fn lift_create(&self, error: &opendal::Error) -> Error;
 }
 
-impl<'a> Step<'a> {
-    pub(crate) fn new(operation: Operation, object: &'a str) -> Self {
-        Self { operation, object }
-    }
-
-    pub(crate) fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {
-        Error::new(kind, self.operation, self.object, detail)
-    }
-
-    pub(crate) fn not_found(&self) -> Error {
-        self.error(ErrorKind::NotFound, "it does not exist")
-    }
-
-    pub(crate) fn already_exists(&self) -> Error {
-        self.error(ErrorKind::AlreadyExists, "it exists already")
-    }
-
-    pub(crate) fn changed(&self) -> Error {
-        self.error(ErrorKind::Changed, "it does not hold what was expected")
-    }
-
-    /// Lifts an error of opendal, whose kind tells what may be tried again.
-    pub(crate) fn lift(&self, error: &opendal::Error) -> Error {
+impl TheirErrors for Step<'_> {
+    fn lift(&self, error: &opendal::Error) -> Error {
         if let Some(fault) = fault(error) {
             return self.error(fault.kind, fault.detail.clone());
         }
@@ -65,8 +46,7 @@ impl<'a> Step<'a> {
         self.error(kind, reason)
     }
 
-    /// Lifts the error of a write under the condition that the key is absent.
-    pub(crate) fn lift_create(&self, error: &opendal::Error) -> Error {
+    fn lift_create(&self, error: &opendal::Error) -> Error {
         match error.kind() {
             Theirs::ConditionNotMatch | Theirs::AlreadyExists => self.already_exists(),
             _ => self.lift(error),

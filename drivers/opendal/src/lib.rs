@@ -23,14 +23,14 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream, TryStreamExt};
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
-    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step, Storage,
     SweepReport, Wire, sweep_scratch,
 };
 
 pub use config::{ONE_PUT_BYTES_MAX, OpendalConfig, Service, Timeouts};
 pub use features::OpendalFeatures;
 
-use error::Step;
+use error::TheirErrors;
 use features::Ways;
 use staged::OpendalStaged;
 use store::{Store, When};

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::join_all;
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{ErrorKind, Key, Operation, Prefix, Result, clean_scratch, scratch_folder};
+use packvault_storage::{ErrorKind, Key, Operation, Prefix, Result, Step, clean_scratch, scratch_folder};
 
-use crate::error::Step;
+use crate::error::TheirErrors;
 use crate::features::OpendalFeatures;
 use crate::store::{Store, When, meta};
 

@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use opendal::Buffer;
 use opendal::raw::oio;
-use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged, Step};
 
-use crate::error::Step;
+use crate::error::TheirErrors;
 use crate::features::Ways;
 use crate::store::{Store, When};
 

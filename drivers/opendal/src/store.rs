@@ -10,11 +10,11 @@ use opendal::options::{ListOptions, WriteOptions};
 use opendal::raw::{OpDelete, OpRead, OpStat, OpWrite, Servicer, oio};
 use opendal::{Buffer, BytesRange, Capability, HttpTransporter, Metadata, OperationContext};
 use packvault_storage::{
-    Error, ErrorKind, Key, ObjectMeta, Operation, Prefix, Result, StoreClock, Wire, range_bytes,
+    Error, ErrorKind, Key, ObjectMeta, Operation, Prefix, Result, Step, StoreClock, Wire, range_bytes,
 };
 
 use crate::config::OpendalConfig;
-use crate::error::Step;
+use crate::error::TheirErrors;
 use crate::transport::Transport;
 
 /// Why there may be no HTTP client.

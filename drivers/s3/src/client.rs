@@ -11,13 +11,13 @@ use http::header::{AUTHORIZATION, CONTENT_LENGTH, DATE, HeaderName, HeaderValue}
 use http::{HeaderMap, Method, StatusCode};
 use object_store::aws::{AwsAuthorizer, AwsCredential};
 use object_store::client::HttpRequestBody;
-use packvault_storage::{Error, ErrorKind, Operation, Progress, Result, StoreClock, Wire};
+use packvault_storage::{Error, ErrorKind, Operation, Progress, Result, Step, StoreClock, Wire};
 use tokio::time::Instant;
 
 use crate::body::Payload;
 use crate::config::{S3Config, S3Timeouts};
 use crate::credentials::{Identity, identity};
-use crate::error::{Refusal, Step};
+use crate::error::{LineErrors, Refusal};
 use crate::place::{Place, location};
 use crate::times::parse_http_date;
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, StatusCode};
-use packvault_storage::{Error, ErrorKind, Operation};
+use packvault_storage::{Error, ErrorKind, Step};
 
 use crate::place::Place;
 use crate::times::{parse_http_date, shown};
@@ -18,36 +18,17 @@ const SHOWN_BYTES_MAX: usize = 300;
 /// How far our clock and the store's may be apart in Amazon's protocol, but for a margin.
 const SKEW_MAX: Duration = Duration::from_secs(14 * 60);
 
-/// What is being done to which object: the subject of every error of one call.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step<'a> {
-    pub operation: Operation,
-    pub object: &'a str,
+/// The errors of a line.
+pub(crate) trait LineErrors {
+    /// Makes the error of a request that had no answer.
+    fn unanswered(&self, error: reqwest::Error) -> Error;
+
+    /// Makes the error of a line on which nothing moved for so long.
+    fn timeout(&self, waited: Duration) -> Error;
 }
 
-impl<'a> Step<'a> {
-    pub(crate) fn new(operation: Operation, object: &'a str) -> Self {
-        Self { operation, object }
-    }
-
-    pub(crate) fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {
-        Error::new(kind, self.operation, self.object, detail)
-    }
-
-    pub(crate) fn not_found(&self) -> Error {
-        self.error(ErrorKind::NotFound, "it does not exist")
-    }
-
-    pub(crate) fn already_exists(&self) -> Error {
-        self.error(ErrorKind::AlreadyExists, "it exists already")
-    }
-
-    pub(crate) fn changed(&self) -> Error {
-        self.error(ErrorKind::Changed, "it holds other bytes now")
-    }
-
-    /// Makes the error of a request that had no answer.
-    pub(crate) fn unanswered(&self, error: reqwest::Error) -> Error {
+impl LineErrors for Step<'_> {
+    fn unanswered(&self, error: reqwest::Error) -> Error {
         let certificate = refused_certificate(&error);
         let (kind, detail) = match certificate {
             Some(reason) => (
@@ -64,7 +45,7 @@ impl<'a> Step<'a> {
         self.error(kind, detail).with_source(error.without_url())
     }
 
-    pub(crate) fn timeout(&self, waited: std::time::Duration) -> Error {
+    fn timeout(&self, waited: Duration) -> Error {
         let detail = format!("nothing moved for {} s", waited.as_secs_f32());
         self.error(ErrorKind::Timeout, detail)
     }

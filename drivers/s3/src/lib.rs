@@ -35,7 +35,7 @@ use futures::stream::BoxStream;
 use http::Method;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
-    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step, Storage,
     SweepReport, Wire, sweep_scratch,
 };
 
@@ -44,7 +44,6 @@ pub use features::{Checksum, Condition, IfMatch, S3Features};
 pub use probe::REQUESTS_ABOUT as PROBE_REQUESTS_ABOUT;
 
 use client::{Client, Request};
-use error::Step;
 use features::Ways;
 use staged::S3Staged;
 

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use http::{Method, StatusCode};
-use packvault_storage::{ErrorKind, ListedObject, ObjectMeta, Operation, Prefix, Result};
+use packvault_storage::{ErrorKind, ListedObject, ObjectMeta, Operation, Prefix, Result, Step};
 
 use crate::client::{ANSWER_BYTES_MAX, Client, Request};
-use crate::error::Step;
 use crate::times::parse_xml_time;
 use crate::upload::unreadable;
 use crate::xml::{self, Element};

@@ -15,11 +15,13 @@ use futures::TryStreamExt;
 use http::header::{HeaderName, HeaderValue, RANGE};
 use http::{Method, StatusCode};
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{Error, ErrorKind, Key, Operation, Prefix, Result, clean_scratch, scratch_folder};
+use packvault_storage::{
+    Error, ErrorKind, Key, Operation, Prefix, Result, Step, clean_scratch, scratch_folder,
+};
 
 use crate::body::Payload;
 use crate::client::{Client, Request};
-use crate::error::{Refusal, Step, shorten};
+use crate::error::{Refusal, shorten};
 use crate::features::{Checksum, S3Features};
 use crate::times::parse_http_date;
 use crate::upload::Upload;

@@ -11,10 +11,9 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::header::{HeaderValue, RANGE};
 use http::{Method, StatusCode};
-use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, range_bytes};
+use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, Step, range_bytes};
 
 use crate::client::{Answer, Client, Request};
-use crate::error::Step;
 use crate::times::parse_http_date;
 
 /// The largest object that is read whole; larger ones are read by ranges.

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged, Step};
 use tokio::task::JoinSet;
 
 use crate::body::{PIECE_BYTES, Payload};
 use crate::client::Client;
-use crate::error::Step;
 use crate::features::{Condition, Ways};
 use crate::upload::{PART_BYTES, PARTS_MAX, Upload};
 use crate::write;

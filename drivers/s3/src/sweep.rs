@@ -6,10 +6,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Operation, Prefix, Result, SweepReport};
+use packvault_storage::{ErrorKind, Operation, Prefix, Result, Step, SweepReport};
 
 use crate::client::Client;
-use crate::error::Step;
 use crate::list::ask;
 use crate::times::parse_xml_time;
 use crate::upload::{abort, unreadable};

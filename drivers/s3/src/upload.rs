@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use http::header::{HeaderValue, IF_NONE_MATCH};
 use http::{Method, StatusCode};
-use packvault_storage::{Error, ErrorKind, Operation, Result};
+use packvault_storage::{Error, ErrorKind, Operation, Result, Step};
 
 use crate::body::Payload;
 use crate::client::{ANSWER_BYTES_MAX, Client, Request};
-use crate::error::{Refusal, Step, shorten};
+use crate::error::{Refusal, shorten};
 use crate::features::Condition;
 use crate::read::tag;
 use crate::xml;

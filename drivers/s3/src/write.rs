@@ -9,11 +9,10 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, Method, StatusCode};
-use packvault_storage::{ErrorKind, Key, Operation, Result};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Step};
 
 use crate::body::Payload;
 use crate::client::{Client, Request};
-use crate::error::Step;
 use crate::features::{Condition, IfMatch, Ways};
 use crate::read::{get, head, tag};
 

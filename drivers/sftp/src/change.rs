@@ -1,36 +1,35 @@
 //! The small changes to a published object: touch, rename, remove, and the look that tells its size and time.
 
 use futures::future;
-use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, numbered};
+use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, Step, numbered};
 
 use crate::channel::{Channel, Lease};
 use crate::client::{Client, Found, STAGING, folder_of, meta_of, refuse_scratch};
 use crate::codec::{Attrs, Request};
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 use crate::publish::explain_taken;
 use crate::read::{look_at, open, read_exactly};
 
 /// Returns the size and the time of the object.
 pub(crate) async fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {
-    let step = Step::of(Operation::Stat, key);
-    let channel = client.light(&step).await?;
-    meta_of(&step, client.require_object(&channel, &step, key).await?)
+    let step = Step::new(Operation::Stat, key.as_str());
+    let channel = client.light(step).await?;
+    meta_of(step, client.require_object(&channel, step, key).await?)
 }
 
 /// Moves the object's time to the server's now through the handle its bytes were compared by, so that an
 /// object which takes its place meanwhile keeps its own time.
 pub(crate) async fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result<()> {
-    let step = Step::of(Operation::Touch, key);
-    let changed = || step.error(ErrorKind::Changed, "it holds other bytes now");
-    let now = client.clock.now(client, &step).await?;
-    let channel = client.light(&step).await?;
-    let (handle, _) = open(client, &channel, &step, key).await?;
-    let reading = read_exactly(client, &channel, &step, &handle, 0, expected.len());
-    let (attrs, bytes) = future::join(look_at(&channel, &step, &handle), reading).await;
+    let step = Step::new(Operation::Touch, key.as_str());
+    let now = client.clock.now(client, step).await?;
+    let channel = client.light(step).await?;
+    let (handle, _) = open(client, &channel, step, key).await?;
+    let reading = read_exactly(client, &channel, step, &handle, 0, expected.len());
+    let (attrs, bytes) = future::join(look_at(&channel, step, &handle), reading).await;
     match bytes {
         Ok(bytes) if attrs?.size == Some(expected.len() as u64) && bytes == expected => {}
         Err(error) if error.kind() != ErrorKind::Short => return Err(error),
-        Ok(_) | Err(_) => return Err(changed()),
+        Ok(_) | Err(_) => return Err(step.changed()),
     }
     let seconds = now.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let seconds =
@@ -40,23 +39,23 @@ pub(crate) async fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result
         async { channel.begin(Request::Fsetstat { handle: handle.raw(), attrs }).await?.done().await };
     touching.await.map_err(|failure| step.failed("set the time of its file", failure))?;
     // Only a look at the name tells whether what was touched is still the object.
-    let after = meta_of(&step, client.require_object(&channel, &step, key).await?)?;
+    let after = meta_of(step, client.require_object(&channel, step, key).await?)?;
     match after.modified == crate::client::time_of(seconds) && after.size_bytes == expected.len() as u64 {
         true => Ok(()),
-        false => Err(changed()),
+        false => Err(step.changed()),
     }
 }
 
 /// Removes the object and makes its absence durable where the server can.
 pub(crate) async fn remove(client: &Client, key: &Key) -> Result<()> {
-    let step = Step::of(Operation::Remove, key);
-    let channel = client.light(&step).await?;
-    client.require_object(&channel, &step, key).await?;
+    let step = Step::new(Operation::Remove, key.as_str());
+    let channel = client.light(step).await?;
+    client.require_object(&channel, step, key).await?;
     client.handles.forget(key);
     match unlink(client, &channel, key.as_str()).await {
-        Ok(()) => client.syncs.sync(client, &channel, &step, folder_of(key.as_str())).await,
+        Ok(()) => client.syncs.sync(client, &channel, step, folder_of(key.as_str())).await,
         Err(failure) if failure.is_no_such_file() => Err(step.not_found()),
-        Err(failure) => match client.look(&channel, &step, key.as_str()).await? {
+        Err(failure) => match client.look(&channel, step, key.as_str()).await? {
             // Some servers look before they remove, and fail without a word when they are too late.
             Found::Nothing => Err(step.not_found()),
             _ => Err(step.failed("remove its file", failure)),
@@ -71,19 +70,19 @@ pub(crate) async fn remove(client: &Client, key: &Key) -> Result<()> {
 /// and removing the old would look simpler, but could remove an object that took the old name meanwhile.
 /// A process killed between the two steps leaves the object in `staging/`, where a sweep may remove it.
 pub(crate) async fn rename(client: &Client, from: &Key, to: &Key) -> Result<()> {
-    let step = Step::of(Operation::Rename, from);
-    let to_step = Step::of(Operation::Rename, to);
+    let step = Step::new(Operation::Rename, from.as_str());
+    let to_step = Step::new(Operation::Rename, to.as_str());
     if !client.features.can_move() {
         let detail = "the server has no hard links that refuse a taken name, or no rename in one step";
         return Err(step.error(ErrorKind::Unsupported, detail));
     }
-    refuse_scratch(&to_step, to)?;
-    let channel = client.light(&step).await?;
-    let object = client.require_object(&channel, &step, from);
+    refuse_scratch(to_step, to)?;
+    let channel = client.light(step).await?;
+    let object = client.require_object(&channel, step, from);
     let (object, target) = future::join(object, async {
-        client.make_folder(&channel, &to_step, folder_of(to.as_str())).await?;
-        client.make_folder(&channel, &step, STAGING).await?;
-        client.look(&channel, &to_step, to.as_str()).await
+        client.make_folder(&channel, to_step, folder_of(to.as_str())).await?;
+        client.make_folder(&channel, step, STAGING).await?;
+        client.look(&channel, to_step, to.as_str()).await
     })
     .await;
     object?;
@@ -103,16 +102,16 @@ pub(crate) async fn rename(client: &Client, from: &Key, to: &Key) -> Result<()> 
     let refusal = match link(client, &channel, &claim, to.as_str()).await {
         Ok(()) => None,
         Err(failure) => {
-            let refusal = explain_taken(client, &channel, &to_step, to, failure).await;
-            put_back(client, &channel, &step, &claim, from).await?;
+            let refusal = explain_taken(client, &channel, to_step, to, failure).await;
+            put_back(client, &channel, step, &claim, from).await?;
             Some(refusal)
         }
     };
-    settle(client, &channel, &step, &claim, [from, to]).await?;
+    settle(client, &channel, step, &claim, [from, to]).await?;
     refusal.map_or(Ok(()), Err)
 }
 
-async fn put_back(client: &Client, channel: &Lease, step: &Step, claim: &str, from: &Key) -> Result<()> {
+async fn put_back(client: &Client, channel: &Lease, step: Step<'_>, claim: &str, from: &Key) -> Result<()> {
     match link(client, channel, claim, from.as_str()).await {
         Ok(()) => Ok(()),
         Err(failure) => Err(step.failed(format!("put it back from {claim}"), failure)),
@@ -121,7 +120,13 @@ async fn put_back(client: &Client, channel: &Lease, step: &Step, claim: &str, fr
 
 /// Removes the claim and syncs the folders. A claim that stays is one more name of the object, for the
 /// sweep to remove.
-async fn settle(client: &Client, channel: &Channel, step: &Step, claim: &str, keys: [&Key; 2]) -> Result<()> {
+async fn settle(
+    client: &Client,
+    channel: &Channel,
+    step: Step<'_>,
+    claim: &str,
+    keys: [&Key; 2],
+) -> Result<()> {
     let [from, to] = keys.map(|key| folder_of(key.as_str()));
     let sync = |folder| client.syncs.sync(client, channel, step, folder);
     let (_, from_synced) = future::join(unlink(client, channel, claim), sync(from)).await;

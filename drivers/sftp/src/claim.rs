@@ -12,13 +12,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Key, Result};
+use packvault_storage::{ErrorKind, Key, Result, Step};
 use tokio::time::Instant;
 
 use crate::channel::Channel;
 use crate::client::{Client, STAGING, time_of};
 use crate::codec::{Attrs, Request};
-use crate::error::Step;
+use crate::error::ServerErrors;
 
 /// A claim of this age belongs to nobody.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
@@ -52,7 +52,12 @@ enum State {
 
 impl<'a> Claim<'a> {
     /// Waits, not for long, until the claim is ours; `ErrorKind::Conflict` otherwise.
-    pub(crate) async fn take(client: &Client, channel: &'a Channel, step: &Step, key: &Key) -> Result<Self> {
+    pub(crate) async fn take(
+        client: &Client,
+        channel: &'a Channel,
+        step: Step<'_>,
+        key: &Key,
+    ) -> Result<Self> {
         client.make_folder(channel, step, STAGING).await?;
         let now = client.clock.now(client, step).await?;
         let begun = Instant::now();
@@ -91,7 +96,7 @@ impl<'a> Claim<'a> {
 struct Names<'a> {
     client: &'a Client,
     channel: &'a Channel,
-    step: &'a Step,
+    step: Step<'a>,
     stem: String,
     now: SystemTime,
 }

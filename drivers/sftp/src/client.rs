@@ -9,12 +9,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Key, ObjectMeta, Result, Wire};
+use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, Step, Wire};
 
 use crate::channel::{Channel, Lease};
 use crate::clock::Clock;
 use crate::codec::{Attrs, Request};
-use crate::error::Step;
+use crate::error::ServerErrors;
 use crate::features::SftpFeatures;
 use crate::handles::Handles;
 use crate::pool::Pool;
@@ -90,16 +90,21 @@ impl Client {
         &self.location
     }
 
+    /// Names a step that is about the whole storage.
+    pub(crate) fn step(&self, operation: Operation) -> Step<'_> {
+        Step::new(operation, &self.location)
+    }
+
     /// Returns the same client that believes other things of the server.
     pub(crate) fn with_features(&self, features: SftpFeatures) -> Self {
         Self { features, ..self.clone() }
     }
 
-    pub(crate) async fn light(&self, step: &Step) -> Result<Lease> {
+    pub(crate) async fn light(&self, step: Step<'_>) -> Result<Lease> {
         self.pool.light().await.map_err(|breakage| step.failed("", breakage.into()))
     }
 
-    pub(crate) async fn heavy(&self, step: &Step) -> Result<Lease> {
+    pub(crate) async fn heavy(&self, step: Step<'_>) -> Result<Lease> {
         self.pool.heavy().await.map_err(|breakage| step.failed("", breakage.into()))
     }
 
@@ -113,7 +118,7 @@ impl Client {
     }
 
     /// Requires that the root is a folder, or a link to one.
-    pub(crate) async fn require_root(&self, step: &Step) -> Result<()> {
+    pub(crate) async fn require_root(&self, step: Step<'_>) -> Result<()> {
         let channel = self.light(step).await?;
         match stat(&channel, &self.root).await {
             Ok(attrs) if classify(attrs) == Found::Folder => Ok(()),
@@ -124,7 +129,7 @@ impl Client {
     }
 
     /// Makes the root and what is missing above it.
-    pub(crate) async fn make_root(&self, step: &Step) -> Result<()> {
+    pub(crate) async fn make_root(&self, step: Step<'_>) -> Result<()> {
         let channel = self.light(step).await?;
         let mut missing = Vec::new();
         for path in paths_up_from(&self.root) {
@@ -149,7 +154,7 @@ impl Client {
     }
 
     /// Looks at the folder and those above it; false when there is no such folder.
-    pub(crate) async fn find_folder(&self, channel: &Channel, step: &Step, folder: &str) -> Result<bool> {
+    pub(crate) async fn find_folder(&self, channel: &Channel, step: Step<'_>, folder: &str) -> Result<bool> {
         for path in paths_down_to(folder) {
             if self.folders().seen.contains(path) {
                 continue;
@@ -164,7 +169,7 @@ impl Client {
     }
 
     /// Makes what is missing of the folder, durably where the server can.
-    pub(crate) async fn make_folder(&self, channel: &Channel, step: &Step, folder: &str) -> Result<()> {
+    pub(crate) async fn make_folder(&self, channel: &Channel, step: Step<'_>, folder: &str) -> Result<()> {
         for path in paths_down_to(folder) {
             if self.folders().durable.contains(path) {
                 continue;
@@ -179,7 +184,7 @@ impl Client {
     }
 
     /// Makes the folder of unfinished files if it is missing. Nothing in it must outlive the machine.
-    pub(crate) async fn make_scratch_folder(&self, channel: &Channel, step: &Step) -> Result<()> {
+    pub(crate) async fn make_scratch_folder(&self, channel: &Channel, step: Step<'_>) -> Result<()> {
         if !self.folders().seen.contains(STAGING) {
             self.make_one(channel, step, STAGING).await?;
             self.folders().remember(STAGING);
@@ -187,7 +192,7 @@ impl Client {
         Ok(())
     }
 
-    async fn make_one(&self, channel: &Channel, step: &Step, path: &str) -> Result<()> {
+    async fn make_one(&self, channel: &Channel, step: Step<'_>, path: &str) -> Result<()> {
         let mut failure = None;
         for _ in 0..MAKES_MAX {
             match self.look(channel, step, path).await? {
@@ -218,7 +223,7 @@ impl Client {
     }
 
     /// Tells what lies at the path below the root.
-    pub(crate) async fn look(&self, channel: &Channel, step: &Step, below: &str) -> Result<Found> {
+    pub(crate) async fn look(&self, channel: &Channel, step: Step<'_>, below: &str) -> Result<Found> {
         let path = self.path(below);
         let looking = async { channel.begin(Request::Lstat { path: &path }).await?.attrs().await };
         match looking.await {
@@ -243,7 +248,7 @@ impl Client {
     }
 
     /// Returns what the server knows of the object; a folder is none.
-    pub(crate) async fn require_object(&self, channel: &Channel, step: &Step, key: &Key) -> Result<Attrs> {
+    pub(crate) async fn require_object(&self, channel: &Channel, step: Step<'_>, key: &Key) -> Result<Attrs> {
         if is_scratch(key) || !self.find_folder(channel, step, folder_of(key.as_str())).await? {
             return Err(step.not_found());
         }
@@ -297,7 +302,7 @@ pub(crate) fn is_scratch(key: &Key) -> bool {
 }
 
 /// Refuses to write an object into the scratch folder.
-pub(crate) fn refuse_scratch(step: &Step, key: &Key) -> Result<()> {
+pub(crate) fn refuse_scratch(step: Step<'_>, key: &Key) -> Result<()> {
     match is_scratch(key) {
         true => Err(step.error(ErrorKind::Unsupported, "that folder is for unfinished uploads")),
         false => Ok(()),
@@ -323,7 +328,7 @@ pub(crate) fn classify(attrs: Attrs) -> Found {
 }
 
 /// Returns the size and the time out of what a server knows of a file.
-pub(crate) fn meta_of(step: &Step, attrs: Attrs) -> Result<ObjectMeta> {
+pub(crate) fn meta_of(step: Step<'_>, attrs: Attrs) -> Result<ObjectMeta> {
     match (attrs.size, attrs.times) {
         (Some(size_bytes), Some((_, seconds))) => Ok(ObjectMeta { size_bytes, modified: time_of(seconds) }),
         _ => Err(step.error(ErrorKind::Unsupported, "the server tells no sizes or no times of files")),

@@ -7,12 +7,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Result};
+use packvault_storage::{ErrorKind, Result, Step};
 use tokio::time::Instant;
 
 use crate::client::{Client, time_of};
 use crate::codec::Request;
-use crate::error::Step;
+use crate::error::ServerErrors;
 use crate::upload::Upload;
 
 /// How long an answer of the server's is carried on.
@@ -34,7 +34,7 @@ struct Reading {
 
 impl Clock {
     /// Returns the present time on the server.
-    pub(crate) async fn now(&self, client: &Client, step: &Step) -> Result<SystemTime> {
+    pub(crate) async fn now(&self, client: &Client, step: Step<'_>) -> Result<SystemTime> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(now) = known.and_then(|reading| reading.carried_on()) {
             return Ok(now);
@@ -45,7 +45,7 @@ impl Clock {
     }
 
     /// Returns how far the server's clock is ahead of ours, in seconds, and asks it for that.
-    pub(crate) async fn offset_seconds(&self, client: &Client, step: &Step) -> Result<i64> {
+    pub(crate) async fn offset_seconds(&self, client: &Client, step: Step<'_>) -> Result<i64> {
         let reading = ask(client, step).await?;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
         let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).map(|apart| apart.as_secs());
@@ -65,7 +65,7 @@ impl Reading {
     }
 }
 
-async fn ask(client: &Client, step: &Step) -> Result<Reading> {
+async fn ask(client: &Client, step: Step<'_>) -> Result<Reading> {
     let channel = client.light(step).await?;
     let upload = Upload::begin_scratch(client.clone(), channel, step, "clock").await?;
     let attrs = async {

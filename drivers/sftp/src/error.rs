@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use packvault_storage::{Error, ErrorKind, Key, Operation};
+use packvault_storage::{Error, ErrorKind, Step};
 
 use crate::codec::{Malformed, code};
 
@@ -86,45 +86,18 @@ impl From<Malformed> for Failure {
     }
 }
 
-/// What is being done to which object: the subject of every error of one call.
-#[derive(Debug, Clone)]
-pub(crate) struct Step {
-    pub operation: Operation,
-    pub object: String,
+/// The errors of a server.
+pub(crate) trait ServerErrors {
+    /// Makes the error of a request; `doing` reads like "write its staging file".
+    fn failed(&self, doing: impl Into<String>, failure: Failure) -> Error;
 }
 
-impl Step {
-    pub(crate) fn new(operation: Operation, object: impl fmt::Display) -> Self {
-        Self { operation, object: object.to_string() }
-    }
-
-    pub(crate) fn of(operation: Operation, key: &Key) -> Self {
-        Self::new(operation, key)
-    }
-
-    /// Makes the error of a request; `doing` reads like "write its staging file".
-    pub(crate) fn failed(&self, doing: impl Into<String>, failure: Failure) -> Error {
+impl ServerErrors for Step<'_> {
+    fn failed(&self, doing: impl Into<String>, failure: Failure) -> Error {
         match failure {
             Failure::Status(status) => self.error(kind_of(&status), doing).with_source(status),
             Failure::Broken(breakage) => self.error(breakage.kind, breakage.text.clone()),
         }
-    }
-
-    /// Makes the error of a link, a device or whatever else must not lie at the path.
-    pub(crate) fn refused(&self, path: &str, what: &str) -> Error {
-        self.error(ErrorKind::Unsafe, format!("{path} is {what}"))
-    }
-
-    pub(crate) fn not_found(&self) -> Error {
-        self.error(ErrorKind::NotFound, "it does not exist")
-    }
-
-    pub(crate) fn already_exists(&self) -> Error {
-        self.error(ErrorKind::AlreadyExists, "it exists already")
-    }
-
-    pub(crate) fn error(&self, kind: ErrorKind, detail: impl Into<String>) -> Error {
-        Error::new(kind, self.operation, &self.object, detail)
     }
 }
 
@@ -157,6 +130,8 @@ pub(crate) fn legible(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use packvault_storage::Operation;
+
     use super::*;
 
     #[test]

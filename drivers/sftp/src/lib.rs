@@ -47,8 +47,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport, Wire,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step,
+    Storage, SweepReport, Wire,
 };
 use tokio::task::JoinSet;
 
@@ -56,7 +56,6 @@ pub use config::{CONNECTIONS_MAX, SftpConfig, SftpPath, SftpTimeouts};
 pub use features::SftpFeatures;
 
 use client::Client;
-use error::Step;
 use line::Patience;
 use pool::Pool;
 use ssh::{Dial, Ssh};
@@ -89,9 +88,9 @@ impl SftpStorage {
         wire: Arc<Wire>,
     ) -> Result<Self> {
         let storage = Self::unopened(config, features, wire)?;
-        let (client, step) = storage.about_itself(Operation::Open);
-        to_its_end(Operation::Open, step.object.clone(), async move { client.make_root(&step).await })
-            .await?;
+        let client = storage.client.clone();
+        let work = async move { client.make_root(client.step(Operation::Open)).await };
+        to_its_end(Operation::Open, storage.client.location(), work).await?;
         storage.require_root().await?;
         Ok(storage)
     }
@@ -126,19 +125,15 @@ impl SftpStorage {
 
     /// Asks the server what it can promise, on scratch names in `staging/` that are removed again.
     pub async fn probe(&self) -> Result<(SftpFeatures, ProbeReport)> {
-        let (client, step) = self.about_itself(Operation::Open);
-        to_its_end(Operation::Open, step.object.clone(), async move { probe::probe(&client, &step).await })
-            .await
+        let client = self.client.clone();
+        let work = async move { probe::probe(&client, client.step(Operation::Open)).await };
+        to_its_end(Operation::Open, self.client.location(), work).await
     }
 
     async fn require_root(&self) -> Result<()> {
-        let (client, step) = self.about_itself(Operation::Open);
-        while_wanted(Operation::Open, step.object.clone(), async move { client.require_root(&step).await })
-            .await
-    }
-
-    fn about_itself(&self, operation: Operation) -> (Client, Step) {
-        (self.client.clone(), Step::new(operation, self.client.location()))
+        let client = self.client.clone();
+        let work = async move { client.require_root(client.step(Operation::Open)).await };
+        while_wanted(Operation::Open, self.client.location(), work).await
     }
 }
 
@@ -230,9 +225,9 @@ impl Storage for SftpStorage {
     async fn stage(&self, key: &Key) -> Result<Box<dyn Staged>> {
         let (client, of) = (self.client.clone(), key.clone());
         to_its_end(Operation::Stage, key, async move {
-            let step = Step::of(Operation::Stage, &of);
-            let channel = client.heavy(&step).await?;
-            let upload = Upload::begin(client.clone(), channel, &step, &of).await?;
+            let step = Step::new(Operation::Stage, of.as_str());
+            let channel = client.heavy(step).await?;
+            let upload = Upload::begin(client.clone(), channel, step, &of).await?;
             let staged: Box<dyn Staged> = Box::new(SftpStaged::new(client, of, upload));
             Ok(staged)
         })
@@ -269,16 +264,16 @@ impl Storage for SftpStorage {
         let Some(key) = folder.as_key().cloned() else { return Ok(()) };
         let client = self.client.clone();
         to_its_end(Operation::MakeFolder, key.clone(), async move {
-            let step = Step::of(Operation::MakeFolder, &key);
-            let channel = client.light(&step).await?;
-            client.make_folder(&channel, &step, key.as_str()).await
+            let step = Step::new(Operation::MakeFolder, key.as_str());
+            let channel = client.light(step).await?;
+            client.make_folder(&channel, step, key.as_str()).await
         })
         .await
     }
 
     async fn now(&self) -> Result<SystemTime> {
-        let (client, step) = self.about_itself(Operation::Now);
-        to_its_end(Operation::Now, step.object.clone(), async move { client.clock.now(&client, &step).await })
-            .await
+        let client = self.client.clone();
+        let work = async move { client.clock.now(&client, client.step(Operation::Now)).await };
+        to_its_end(Operation::Now, self.client.location(), work).await
     }
 }

@@ -8,13 +8,13 @@
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
 use packvault_storage::probe::{Answer, ProbeReport};
-use packvault_storage::{ErrorKind, Result, numbered};
+use packvault_storage::{ErrorKind, Result, Step, numbered};
 
 use crate::answers::OpenHandle;
 use crate::channel::{Channel, Lease};
 use crate::client::{Client, FILE_MODE, STAGING};
 use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 use crate::features::SftpFeatures;
 use crate::upload::free_bytes;
 
@@ -34,7 +34,7 @@ const OLD_SECONDS: u32 = 1_000_000_000;
 type Asked<T> = std::result::Result<T, Failure>;
 
 /// Asks everything.
-pub(crate) async fn probe(client: &Client, step: &Step) -> Result<(SftpFeatures, ProbeReport)> {
+pub(crate) async fn probe(client: &Client, step: Step<'_>) -> Result<(SftpFeatures, ProbeReport)> {
     let mut channels = Vec::new();
     for _ in 0..CHANNELS {
         channels.push(client.heavy(step).await?);

@@ -10,13 +10,13 @@
 
 use bytes::Bytes;
 use futures::future;
-use packvault_storage::{Error, ErrorKind, Key, Operation, Result};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Step};
 
 use crate::channel::Channel;
 use crate::claim::Claim;
 use crate::client::{Client, Found, folder_of, refuse_scratch};
 use crate::codec::Request;
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 use crate::features::Publishing;
 use crate::upload::Upload;
 
@@ -40,41 +40,41 @@ pub(crate) enum Published {
 
 /// Writes the bytes and publishes them under a key that must be absent.
 pub(crate) async fn create(client: &Client, key: &Key, bytes: &Bytes) -> Result<()> {
-    let step = Step::of(Operation::Create, key);
+    let step = Step::new(Operation::Create, key.as_str());
     let is_lock = key.parts().next() == Some("locks") && key.parts().count() == 2;
     if is_lock && client.features.publishing() == Publishing::Claim {
-        return create_in_place(client, &step, key, bytes).await;
+        return create_in_place(client, step, key, bytes).await;
     }
     for _ in 0..SWEPT_MAX {
-        let upload = written(client, &step, key, bytes).await?;
-        if publish_new(client, &step, key, upload).await? == Published::Done {
+        let upload = written(client, step, key, bytes).await?;
+        if publish_new(client, step, key, upload).await? == Published::Done {
             return Ok(());
         }
     }
-    Err(swept(&step))
+    Err(swept(step))
 }
 
 /// Writes the bytes and publishes them under the key, whatever object lies there.
 pub(crate) async fn replace(client: &Client, key: &Key, bytes: &Bytes) -> Result<()> {
-    let step = Step::of(Operation::Replace, key);
+    let step = Step::new(Operation::Replace, key.as_str());
     if !client.features.posix_rename {
         let detail = "the server has no honest rename that replaces (posix-rename@openssh.com), \
                       and without it the object would be missing for an instant";
         return Err(step.error(ErrorKind::Unsupported, detail));
     }
     for _ in 0..SWEPT_MAX {
-        let upload = written(client, &step, key, bytes).await?;
-        if publish_over(client, &step, key, upload).await? == Published::Done {
+        let upload = written(client, step, key, bytes).await?;
+        if publish_over(client, step, key, upload).await? == Published::Done {
             return Ok(());
         }
     }
-    Err(swept(&step))
+    Err(swept(step))
 }
 
 /// Makes the staging file the object, if the key is absent.
 pub(crate) async fn publish_new(
     client: &Client,
-    step: &Step,
+    step: Step<'_>,
     key: &Key,
     mut upload: Upload,
 ) -> Result<Published> {
@@ -85,13 +85,13 @@ pub(crate) async fn publish_new(
     settle(step, upload, published).await
 }
 
-async fn publish_over(client: &Client, step: &Step, key: &Key, mut upload: Upload) -> Result<Published> {
+async fn publish_over(client: &Client, step: Step<'_>, key: &Key, mut upload: Upload) -> Result<Published> {
     let published = take_name(client, step, key, &mut upload).await;
     settle(step, upload, published).await
 }
 
 /// Removes the staging file of what was not published; the reason for that comes first.
-async fn settle(step: &Step, mut upload: Upload, published: Result<Published>) -> Result<Published> {
+async fn settle(step: Step<'_>, mut upload: Upload, published: Result<Published>) -> Result<Published> {
     match published {
         Ok(Published::Done) => upload.moved_away(),
         Ok(Published::Swept) | Err(_) => {
@@ -101,7 +101,7 @@ async fn settle(step: &Step, mut upload: Upload, published: Result<Published>) -
     published
 }
 
-async fn give_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload) -> Result<Published> {
+async fn give_name(client: &Client, step: Step<'_>, key: &Key, upload: &mut Upload) -> Result<Published> {
     // The folder is made while the last pieces are on their way; the name waits for both.
     let folder = async {
         let channel = client.light(step).await?;
@@ -126,7 +126,7 @@ async fn give_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload)
     }
 }
 
-async fn link(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Result<Published> {
+async fn link(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Result<Published> {
     let (from, to) = (client.path(upload.name()), client.path(key.as_str()));
     let channel = upload.channel();
     let linking = async || channel.begin(Request::Hardlink { from: &from, to: &to }).await?.done().await;
@@ -155,7 +155,7 @@ async fn link(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Resul
 /// Renames while no other writer may: each crash leaves a claim, which others outlive, and no object or
 /// the whole one. A writer that was stopped for so long that its claim counts as abandoned does not
 /// rename any more, and would be refused by the server if it did.
-async fn rename_claimed(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Result<Published> {
+async fn rename_claimed(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Result<Published> {
     require_absent(client, upload.channel(), step, key).await?;
     let claim = Claim::take(client, upload.channel(), step, key).await?;
     // Whoever held the claim before may have published.
@@ -168,7 +168,7 @@ async fn rename_claimed(client: &Client, step: &Step, key: &Key, upload: &Upload
     published
 }
 
-async fn rename(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Result<Published> {
+async fn rename(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Result<Published> {
     let (from, to) = (client.path(upload.name()), client.path(key.as_str()));
     let channel = upload.channel();
     let renaming = async { channel.begin(Request::Rename { from: &from, to: &to }).await?.done().await };
@@ -184,7 +184,7 @@ async fn rename(client: &Client, step: &Step, key: &Key, upload: &Upload) -> Res
     Ok(Published::Done)
 }
 
-async fn take_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload) -> Result<Published> {
+async fn take_name(client: &Client, step: Step<'_>, key: &Key, upload: &mut Upload) -> Result<Published> {
     upload.finish(step).await?;
     upload.close(step).await?;
     let channel = upload.channel();
@@ -211,7 +211,7 @@ async fn take_name(client: &Client, step: &Step, key: &Key, upload: &mut Upload)
 }
 
 /// Opens the object exclusively under its final name and writes it there.
-async fn create_in_place(client: &Client, step: &Step, key: &Key, bytes: &Bytes) -> Result<()> {
+async fn create_in_place(client: &Client, step: Step<'_>, key: &Key, bytes: &Bytes) -> Result<()> {
     let mut refused = 0;
     for _ in 0..SWEPT_MAX + REFUSED_MAX {
         let channel = client.light(step).await?;
@@ -244,7 +244,7 @@ async fn create_in_place(client: &Client, step: &Step, key: &Key, bytes: &Bytes)
     Err(swept(step))
 }
 
-async fn written(client: &Client, step: &Step, key: &Key, bytes: &Bytes) -> Result<Upload> {
+async fn written(client: &Client, step: Step<'_>, key: &Key, bytes: &Bytes) -> Result<Upload> {
     refuse_scratch(step, key)?;
     let channel = match bytes.len() <= LIGHT_BYTES_MAX {
         true => client.light(step).await?,
@@ -255,7 +255,7 @@ async fn written(client: &Client, step: &Step, key: &Key, bytes: &Bytes) -> Resu
     Ok(upload)
 }
 
-async fn require_absent(client: &Client, channel: &Channel, step: &Step, key: &Key) -> Result<()> {
+async fn require_absent(client: &Client, channel: &Channel, step: Step<'_>, key: &Key) -> Result<()> {
     match client.look(channel, step, key.as_str()).await? {
         Found::Nothing => Ok(()),
         found => Err(taken(step, key, found)),
@@ -266,7 +266,7 @@ async fn require_absent(client: &Client, channel: &Channel, step: &Step, key: &K
 pub(crate) async fn explain_taken(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     key: &Key,
     failure: Failure,
 ) -> Error {
@@ -280,7 +280,7 @@ pub(crate) async fn explain_taken(
     }
 }
 
-fn taken(step: &Step, key: &Key, found: Found) -> Error {
+fn taken(step: Step<'_>, key: &Key, found: Found) -> Error {
     match found {
         Found::Folder => step.refused(key.as_str(), "a folder"),
         Found::Other(what) => step.refused(key.as_str(), what),
@@ -289,6 +289,6 @@ fn taken(step: &Step, key: &Key, found: Found) -> Error {
 }
 
 /// Makes the error of a staging file that another process took away.
-pub(crate) fn swept(step: &Step) -> Error {
+pub(crate) fn swept(step: Step<'_>) -> Error {
     step.error(ErrorKind::Conflict, "another process removed its file from staging, or its folder")
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::future;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use packvault_storage::{ErrorKind, Key, Operation, Result, range_bytes};
+use packvault_storage::{ErrorKind, Key, Operation, Result, Step, range_bytes};
 
 use crate::answers::{OpenHandle, Waiting};
 use crate::channel::{Channel, WINDOW_BYTES};
 use crate::client::{Client, Found, LINK, classify, folder_of, is_scratch};
 use crate::codec::{Attrs, OPEN_READ, Request};
-use crate::error::{Breakage, Failure, Step};
+use crate::error::{Breakage, Failure, ServerErrors};
 use crate::handles::Opened;
 
 /// An object up to this size is read while its size is still being confirmed.
@@ -35,14 +35,14 @@ pub(crate) async fn read(client: &Client, key: &Key) -> Result<Bytes> {
 
 /// Reads the first bytes of the object: all of them, or `bytes_max` of a longer one.
 pub(crate) async fn read_start(client: &Client, key: &Key, bytes_max: u64) -> Result<Bytes> {
-    let step = Step::of(Operation::Read, key);
-    let channel = client.light(&step).await?;
-    let (handle, seen) = open(client, &channel, &step, key).await?;
+    let step = Step::new(Operation::Read, key.as_str());
+    let channel = client.light(step).await?;
+    let (handle, seen) = open(client, &channel, step, key).await?;
     let seen = seen.size.map(|size| size.min(bytes_max));
     let mut expected = seen.filter(|wanted| *wanted <= HASTY_BYTES_MAX).unwrap_or(0);
     for _ in 0..CHANGES_MAX {
-        let reading = read_exactly(client, &channel, &step, &handle, 0, expected as usize);
-        let (size, bytes) = future::join(size(&channel, &step, &handle), reading).await;
+        let reading = read_exactly(client, &channel, step, &handle, 0, expected as usize);
+        let (size, bytes) = future::join(size(&channel, step, &handle), reading).await;
         let size = size?.min(bytes_max);
         // Of an object that takes another's place meanwhile, the first look told another size.
         if size == expected {
@@ -56,25 +56,25 @@ pub(crate) async fn read_start(client: &Client, key: &Key, bytes_max: u64) -> Re
 
 /// Reads the ranges from one open file, so that all of them are of the same object.
 pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-    let step = Step::of(Operation::Read, key);
+    let step = Step::new(Operation::Read, key.as_str());
     let wanted: u64 =
         ranges.iter().map(|range| range.end.saturating_sub(range.start)).fold(0, u64::saturating_add);
     let channel = match wanted <= LIGHT_BYTES_MAX {
-        true => client.light(&step).await?,
-        false => client.heavy(&step).await?,
+        true => client.light(step).await?,
+        false => client.heavy(step).await?,
     };
     let opened = match client.handles.find(&channel, key) {
         Some(opened) => opened,
         None => {
-            let (handle, _) = open(client, &channel, &step, key).await?;
+            let (handle, _) = open(client, &channel, step, key).await?;
             // What little is wanted is asked for while the size is still being confirmed.
             let hasty = async {
                 match wanted <= HASTY_BYTES_MAX {
-                    true => Some(read_all(client, &channel, &step, &handle, ranges).await),
+                    true => Some(read_all(client, &channel, step, &handle, ranges).await),
                     false => None,
                 }
             };
-            let (size, hasty) = future::join(size(&channel, &step, &handle), hasty).await;
+            let (size, hasty) = future::join(size(&channel, step, &handle), hasty).await;
             let size_bytes = size?;
             let opened = Arc::new(Opened { handle, size_bytes });
             client.handles.keep(key, &opened);
@@ -86,7 +86,7 @@ pub(crate) async fn read_ranges(client: &Client, key: &Key, ranges: &[Range<u64>
         }
     };
     check_ranges(key, ranges, opened.size_bytes)?;
-    read_all(client, &channel, &step, &opened.handle, ranges).await
+    read_all(client, &channel, step, &opened.handle, ranges).await
 }
 
 /// Sees that every range lies in an object of that size.
@@ -98,7 +98,7 @@ fn check_ranges(key: &Key, ranges: &[Range<u64>], size_bytes: u64) -> Result<()>
 async fn read_all(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     handle: &OpenHandle,
     ranges: &[Range<u64>],
 ) -> Result<Vec<Bytes>> {
@@ -117,7 +117,7 @@ async fn read_all(
 pub(crate) async fn open(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     key: &Key,
 ) -> Result<(OpenHandle, Attrs)> {
     if !client.was_plain(key) {
@@ -153,7 +153,7 @@ async fn begin_open(client: &Client, channel: &Channel, key: &Key) -> std::resul
     channel.begin(Request::Open { path: &path, flags: OPEN_READ, attrs: Attrs::default() }).await
 }
 
-async fn opened(step: &Step, opening: std::result::Result<Waiting, Failure>) -> Result<OpenHandle> {
+async fn opened(step: Step<'_>, opening: std::result::Result<Waiting, Failure>) -> Result<OpenHandle> {
     let opened = match opening {
         Ok(waiting) => waiting.handle().await,
         Err(failure) => Err(failure),
@@ -164,18 +164,18 @@ async fn opened(step: &Step, opening: std::result::Result<Waiting, Failure>) -> 
     }
 }
 
-async fn size(channel: &Channel, step: &Step, handle: &OpenHandle) -> Result<u64> {
+async fn size(channel: &Channel, step: Step<'_>, handle: &OpenHandle) -> Result<u64> {
     let attrs = look_at(channel, step, handle).await?;
     attrs.size.ok_or_else(|| step.error(ErrorKind::Unsupported, "the server tells no sizes of files"))
 }
 
 /// Tells what the server knows of the open file.
-pub(crate) async fn look_at(channel: &Channel, step: &Step, handle: &OpenHandle) -> Result<Attrs> {
+pub(crate) async fn look_at(channel: &Channel, step: Step<'_>, handle: &OpenHandle) -> Result<Attrs> {
     let looking = async { channel.begin(Request::Fstat { handle: handle.raw() }).await?.attrs().await };
     let attrs = looking.await.map_err(|failure| step.failed("look at its open file", failure))?;
     match classify(attrs) {
         Found::Object(attrs) => Ok(attrs),
-        _ => Err(step.refused(&step.object, "no plain file")),
+        _ => Err(step.refused(step.object, "no plain file")),
     }
 }
 
@@ -183,7 +183,7 @@ pub(crate) async fn look_at(channel: &Channel, step: &Step, handle: &OpenHandle)
 pub(crate) async fn read_exactly(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     handle: &OpenHandle,
     offset: u64,
     len: usize,
@@ -206,7 +206,7 @@ pub(crate) async fn read_exactly(
 async fn read_piece(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     handle: &OpenHandle,
     offset: u64,
     piece: Range<usize>,

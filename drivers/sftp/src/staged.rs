@@ -7,11 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged};
+use packvault_storage::{Error, ErrorKind, Key, Operation, Result, Staged, Step};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Client;
-use crate::error::Step;
 use crate::publish::{Published, publish_new, swept};
 use crate::upload::Upload;
 
@@ -92,31 +91,31 @@ async fn run(
     mut orders: mpsc::Receiver<Command>,
     failure: Arc<Mutex<Option<Error>>>,
 ) {
-    let step = |operation| Step::of(operation, &key);
+    let step = |operation| Step::new(operation, key.as_str());
     while let Some(order) = orders.recv().await {
         match order {
             Command::Write(bytes) => {
-                if let Err(error) = upload.write(&step(Operation::Write), bytes).await {
-                    let _ = upload.discard(&step(Operation::Discard)).await;
+                if let Err(error) = upload.write(step(Operation::Write), bytes).await {
+                    let _ = upload.discard(step(Operation::Discard)).await;
                     *failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     return;
                 }
             }
             Command::Seal(answer) => {
                 let step = step(Operation::Seal);
-                let sealed = match publish_new(&client, &step, &key, upload).await {
+                let sealed = match publish_new(&client, step, &key, upload).await {
                     Ok(Published::Done) => Ok(()),
-                    Ok(Published::Swept) => Err(swept(&step)),
+                    Ok(Published::Swept) => Err(swept(step)),
                     Err(error) => Err(error),
                 };
                 let _ = answer.send(sealed);
                 return;
             }
             Command::Discard(answer) => {
-                let _ = answer.send(upload.discard(&step(Operation::Discard)).await);
+                let _ = answer.send(upload.discard(step(Operation::Discard)).await);
                 return;
             }
         }
     }
-    let _ = upload.discard(&step(Operation::Discard)).await;
+    let _ = upload.discard(step(Operation::Discard)).await;
 }

@@ -7,12 +7,12 @@
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use packvault_storage::{ErrorKind, Operation, Result, SweepReport};
+use packvault_storage::{ErrorKind, Operation, Result, Step, SweepReport};
 
 use crate::channel::Lease;
 use crate::client::{Client, Found, STAGING, meta_of};
 use crate::codec::{Attrs, Request};
-use crate::error::Step;
+use crate::error::ServerErrors;
 use crate::probe::SCRATCH;
 use crate::tree::read_folder;
 
@@ -25,17 +25,17 @@ const PROBE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Removes what lies in `staging/` and is at least as old as the age.
 pub(crate) async fn sweep(client: &Client, older_than: Duration) -> Result<SweepReport> {
     let step = Step::new(Operation::Sweep, STAGING);
-    let channel = client.light(&step).await?;
+    let channel = client.light(step).await?;
     // The memory of folders may be old; this one is looked at now.
-    match client.look(&channel, &step, STAGING).await? {
+    match client.look(&channel, step, STAGING).await? {
         Found::Nothing => client.forget_folders(),
         Found::Folder => {}
         Found::Object(_) => return Err(step.refused(STAGING, "an object, not a folder")),
         Found::Other(what) => return Err(step.refused(STAGING, what)),
     }
-    client.make_folder(&channel, &step, STAGING).await?;
-    let now = client.clock.now(client, &step).await?;
-    let sweep = Sweep { client, channel: &channel, step: &step, now, older_than };
+    client.make_folder(&channel, step, STAGING).await?;
+    let now = client.clock.now(client, step).await?;
+    let sweep = Sweep { client, channel: &channel, step, now, older_than };
     let (removed, _) = sweep.empty(STAGING.to_owned(), 0).await?;
     Ok(SweepReport { removed })
 }
@@ -43,7 +43,7 @@ pub(crate) async fn sweep(client: &Client, older_than: Duration) -> Result<Sweep
 struct Sweep<'a> {
     client: &'a Client,
     channel: &'a Lease,
-    step: &'a Step,
+    step: Step<'a>,
     now: SystemTime,
     older_than: Duration,
 }

@@ -7,13 +7,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use packvault_storage::Result;
+use packvault_storage::{Result, Step};
 
 use crate::answers::OpenHandle;
 use crate::channel::Channel;
 use crate::client::Client;
 use crate::codec::{Attrs, OPEN_READ, Request};
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 
 /// How many folders are held open for their syncs.
 const FOLDERS_MAX: usize = 32;
@@ -35,7 +35,7 @@ impl Syncs {
         &self,
         client: &Client,
         channel: &Channel,
-        step: &Step,
+        step: Step<'_>,
         folder: &str,
     ) -> Result<()> {
         if !client.features.sync_folder {
@@ -50,7 +50,7 @@ impl Syncs {
         &self,
         client: &Client,
         channel: &Channel,
-        step: &Step,
+        step: Step<'_>,
         path: &str,
     ) -> Result<()> {
         if !client.features.sync_folder {

@@ -5,7 +5,7 @@
 //! that was tampered with look like a smaller, healthy one. The walk is a task that stops with its stream.
 
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
-use packvault_storage::{ErrorKind, Key, ListedObject, Operation, Prefix, Result};
+use packvault_storage::{ErrorKind, Key, ListedObject, Operation, Prefix, Result, Step};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -13,7 +13,7 @@ use crate::answers::OpenHandle;
 use crate::channel::Channel;
 use crate::client::{Client, Found, STAGING, classify, is_scratch, meta_of};
 use crate::codec::{Entry, Request};
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 
 /// How many folders are read at once.
 const FOLDERS_AT_ONCE: usize = 8;
@@ -35,13 +35,14 @@ type Page = Result<Vec<ListedObject>>;
 
 /// Lists what lies below the prefix.
 pub(crate) fn list(client: Client, prefix: &Prefix) -> BoxStream<'static, Result<ListedObject>> {
-    let step = Step::new(Operation::List, prefix);
+    let shown = prefix.to_string();
     let folder = prefix.as_key().map_or(String::new(), |key| key.as_str().to_owned());
     let (pages, received) = mpsc::channel(PAGES_MAX);
     // Aborted when it is dropped.
     let mut task = JoinSet::new();
     task.spawn(async move {
-        if let Err(error) = walk(&client, &step, folder, &pages).await {
+        let step = Step::new(Operation::List, &shown);
+        if let Err(error) = walk(&client, step, folder, &pages).await {
             let _ = pages.send(Err(error)).await;
         }
     });
@@ -57,7 +58,7 @@ pub(crate) fn list(client: Client, prefix: &Prefix) -> BoxStream<'static, Result
     .boxed()
 }
 
-async fn walk(client: &Client, step: &Step, folder: String, pages: &mpsc::Sender<Page>) -> Result<()> {
+async fn walk(client: &Client, step: Step<'_>, folder: String, pages: &mpsc::Sender<Page>) -> Result<()> {
     let channel = client.light(step).await?;
     let mut waiting = vec![folder];
     let mut reading = FuturesUnordered::new();
@@ -86,7 +87,7 @@ async fn walk(client: &Client, step: &Step, folder: String, pages: &mpsc::Sender
 async fn read_keys(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     folder: String,
 ) -> Result<(Vec<ListedObject>, Vec<String>)> {
     let (mut objects, mut folders) = (Vec::new(), Vec::new());
@@ -118,7 +119,7 @@ async fn read_keys(
 pub(crate) async fn read_folder(
     client: &Client,
     channel: &Channel,
-    step: &Step,
+    step: Step<'_>,
     folder: &str,
 ) -> Result<Vec<Entry>> {
     let path = client.path(folder);

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use packvault_storage::{Error, ErrorKind, Key, Result, numbered, pack_staging_name};
+use packvault_storage::{Error, ErrorKind, Key, Result, Step, numbered, pack_staging_name};
 
 use crate::answers::{OpenHandle, Waiting};
 use crate::channel::Lease;
@@ -16,7 +16,7 @@ use crate::client::{Client, FILE_MODE, Found, STAGING, refuse_scratch};
 use crate::codec::{
     Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_WRITE, Request, code, decode_free_bytes, extension,
 };
-use crate::error::{Failure, Step};
+use crate::error::{Failure, ServerErrors};
 
 /// How many names are tried for one file before the folder is called unusable.
 const NAMES_MAX: u32 = 16;
@@ -39,7 +39,7 @@ pub(crate) struct Upload {
 
 impl Upload {
     /// Makes a new, empty file for the object, and the scratch folder if it is missing.
-    pub(crate) async fn begin(client: Client, channel: Lease, step: &Step, key: &Key) -> Result<Self> {
+    pub(crate) async fn begin(client: Client, channel: Lease, step: Step<'_>, key: &Key) -> Result<Self> {
         refuse_scratch(step, key)?;
         // Two writers of one pack must not share a file where opening is not exclusive.
         let format_name = pack_staging_name(key).filter(|_| client.features.exclusive_open);
@@ -54,7 +54,7 @@ impl Upload {
     pub(crate) async fn begin_scratch(
         client: Client,
         channel: Lease,
-        step: &Step,
+        step: Step<'_>,
         purpose: &str,
     ) -> Result<Self> {
         Self::begin_named(client, channel, step, |_| numbered(purpose)).await
@@ -63,7 +63,7 @@ impl Upload {
     async fn begin_named(
         client: Client,
         channel: Lease,
-        step: &Step,
+        step: Step<'_>,
         name: impl Fn(u32) -> String,
     ) -> Result<Self> {
         let mut refusal = None;
@@ -132,7 +132,7 @@ impl Upload {
     }
 
     /// Appends bytes; small pieces are gathered, large ones sent as they are.
-    pub(crate) async fn write(&mut self, step: &Step, mut bytes: Bytes) -> Result<()> {
+    pub(crate) async fn write(&mut self, step: Step<'_>, mut bytes: Bytes) -> Result<()> {
         let piece_bytes = self.channel.greeting().piece_bytes();
         while !bytes.is_empty() {
             if self.gathered.is_empty() && bytes.len() >= piece_bytes {
@@ -151,7 +151,7 @@ impl Upload {
     }
 
     /// Sends one piece as soon as there is room, and hears of those that are through.
-    async fn send(&mut self, step: &Step, piece: Bytes) -> Result<()> {
+    async fn send(&mut self, step: Step<'_>, piece: Bytes) -> Result<()> {
         let len = piece.len() as u64;
         self.client.wire.send(len).await;
         let sent = match self.channel.room(piece.len()).await {
@@ -170,7 +170,7 @@ impl Upload {
     }
 
     /// Waits until every piece is there, and durable where the server can.
-    pub(crate) async fn finish(&mut self, step: &Step) -> Result<()> {
+    pub(crate) async fn finish(&mut self, step: Step<'_>) -> Result<()> {
         if !self.gathered.is_empty() {
             let piece = self.gathered.split().freeze();
             self.send(step, piece).await?;
@@ -196,12 +196,12 @@ impl Upload {
         Ok(())
     }
 
-    async fn begin_sync(&self, step: &Step) -> Result<Waiting> {
+    async fn begin_sync(&self, step: Step<'_>) -> Result<Waiting> {
         self.handle().begin_sync().await.map_err(|failure| step.failed("sync its file", failure))
     }
 
     /// Closes the file. What was synced may be given its name before the answer is there.
-    pub(crate) async fn close(&mut self, step: &Step) -> Result<()> {
+    pub(crate) async fn close(&mut self, step: Step<'_>) -> Result<()> {
         let Some(handle) = self.handle.take() else { return Ok(()) };
         if self.client.features.sync_file {
             drop(handle);
@@ -217,7 +217,7 @@ impl Upload {
     }
 
     /// Removes the file; one that another process swept away is removed already.
-    pub(crate) async fn discard(mut self, step: &Step) -> Result<()> {
+    pub(crate) async fn discard(mut self, step: Step<'_>) -> Result<()> {
         self.handle = None;
         self.is_gone = true;
         let path = self.client.path(&self.name);
@@ -231,7 +231,7 @@ impl Upload {
     }
 
     /// Asks why a write failed, where the server gave no reason.
-    async fn explain(&self, step: &Step, failure: Failure) -> Error {
+    async fn explain(&self, step: Step<'_>, failure: Failure) -> Error {
         let error = |failure| step.failed("write its file", failure);
         let is_mute = matches!(&failure, Failure::Status(status) if status.code != code::PERMISSION_DENIED);
         if !is_mute || !self.channel.greeting().offers(extension::STATVFS) {

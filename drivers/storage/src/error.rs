@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::Key;
+use crate::{Key, Step};
 
 /// What callers may match on. Retries follow [`ErrorKind::is_passing`] alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,12 +132,12 @@ impl Error {
 
     /// Makes the error of an absent object.
     pub fn not_found(operation: Operation, key: &Key) -> Self {
-        Self::new(ErrorKind::NotFound, operation, key, "it does not exist")
+        Step::new(operation, key.as_str()).not_found()
     }
 
     /// Makes the error of a taken key.
     pub fn already_exists(operation: Operation, key: &Key) -> Self {
-        Self::new(ErrorKind::AlreadyExists, operation, key, "it exists already")
+        Step::new(operation, key.as_str()).already_exists()
     }
 
     /// Returns what callers may match on.

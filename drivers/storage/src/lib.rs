@@ -20,6 +20,7 @@ pub mod retry;
 mod scratch;
 mod spool;
 mod staging_names;
+mod step;
 mod wire;
 
 use std::ops::Range;
@@ -43,6 +44,7 @@ pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
 pub use scratch::{clean_scratch, scratch_folder, sweep_scratch};
 pub use spool::Spool;
 pub use staging_names::{numbered, pack_staging_name};
+pub use step::Step;
 pub use wire::{Passed, Wire};
 
 /// What a store knows of one object without reading it.

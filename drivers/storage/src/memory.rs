@@ -15,8 +15,8 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport, range_bytes,
+    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step,
+    Storage, SweepReport, range_bytes,
 };
 
 /// A storage that lives as long as its last clone.
@@ -160,7 +160,7 @@ impl State {
         let now = self.clock.now();
         let object = self.objects.get_mut(key).ok_or_else(|| Error::not_found(Operation::Touch, key))?;
         if object.bytes != expected {
-            return Err(Error::new(ErrorKind::Changed, Operation::Touch, key, "it holds other bytes now"));
+            return Err(Step::new(Operation::Touch, key.as_str()).changed());
         }
         object.modified = now;
         Ok(())

@@ -100,7 +100,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_removal_is_begun_anew_and_looks_twice_where_a_write_may_be_late() {
         use ErrorKind::{Connection, Denied, Throttled, Timeout};
-        let cases: [(Option<ErrorKind>, &[ErrorKind], usize, Option<ErrorKind>); 9] = [
+        /// How the probe ended, the looks that fail, how many looks there are, and how they end.
+        type Case<'a> = (Option<ErrorKind>, &'a [ErrorKind], usize, Option<ErrorKind>);
+        let cases: [Case<'_>; 9] = [
             (None, &[], 1, None),
             (Some(Denied), &[], 1, None),
             (Some(Connection), &[], 2, None),

@@ -8,10 +8,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use packvault_storage::{Key, Operation};
+use packvault_storage::{Key, Operation, Step};
 
 use crate::client::{Client, Steps, make_root};
-use crate::error::Step;
 use crate::staging::StagingFile;
 use crate::{change, publish};
 
