@@ -86,7 +86,9 @@ impl Server {
     fn client(&self, prefix: &str) -> Result<Arc<dyn Storage>> {
         let config = S3Config { prefix: prefix.to_owned(), ..self.config.clone() };
         let storage = S3Storage::open(config, Some(self.features.clone()), Arc::new(Wire::default()))?;
-        Ok(Arc::new(RetryStorage::new(Arc::new(storage), RetryPolicy::default())))
+        // A server that says "internal error" to what it will never do is not worth a minute.
+        let retries = RetryPolicy { pause_max: Duration::from_secs(1), ..RetryPolicy::default() };
+        Ok(Arc::new(RetryStorage::new(Arc::new(storage), retries)))
     }
 }
 
