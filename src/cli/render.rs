@@ -7,6 +7,7 @@
 
 mod bars;
 mod json;
+mod lines;
 mod plain;
 
 use std::io::IsTerminal;

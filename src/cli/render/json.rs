@@ -10,9 +10,10 @@
 use std::io::Write;
 use std::time::Duration;
 
-use packvault::progress::{Stage, Unit};
+use packvault::progress::Unit;
 use serde::Serialize;
 
+use super::lines::LastLines;
 use super::{Painter, View};
 
 /// Between two lines of a stage whose number moves.
@@ -24,13 +25,7 @@ const SILENT_LINE_EVERY: Duration = Duration::from_secs(10);
 /// Writes one object per line.
 pub(in crate::cli) struct Json<W> {
     writer: W,
-    stages: Vec<LastLine>,
-}
-
-struct LastLine {
-    stage: Stage,
-    elapsed: Duration,
-    done: u64,
+    last_lines: LastLines,
 }
 
 #[derive(Serialize)]
@@ -77,7 +72,7 @@ fn unit_name(unit: Unit) -> &'static str {
 
 impl<W: Write + Send> Json<W> {
     pub(in crate::cli) fn new(writer: W) -> Self {
-        Self { writer, stages: Vec::new() }
+        Self { writer, last_lines: LastLines::default() }
     }
 
     /// Writes the line in one piece; a reader that has gone is no reason to stop.
@@ -88,37 +83,32 @@ impl<W: Write + Send> Json<W> {
             let _ = self.writer.flush();
         }
     }
-
-    fn remember(&mut self, view: &View<'_>) {
-        self.stages.retain(|last| last.stage != view.stage);
-        self.stages.push(LastLine { stage: view.stage, elapsed: view.elapsed, done: view.done });
-    }
 }
 
 impl<W: Write + Send> Painter for Json<W> {
     fn begin(&mut self, view: &View<'_>) {
         let (stage, unit) = (view.stage.name(), unit_name(view.unit));
         self.line(&Event::Begin { stage, unit, total: view.total });
-        self.remember(view);
+        self.last_lines.note(view);
     }
 
     fn step(&mut self, view: &View<'_>) {
         self.line(&Event::Step(Numbers::of(view)));
-        self.remember(view);
+        self.last_lines.note(view);
     }
 
     fn tick(&mut self, view: &View<'_>) {
-        let Some(last) = self.stages.iter().find(|last| last.stage == view.stage) else { return };
+        let Some(last) = self.last_lines.of(view) else { return };
         let wait = if view.done == last.done { SILENT_LINE_EVERY } else { LINE_EVERY };
-        if view.elapsed.saturating_sub(last.elapsed) >= wait {
+        if last.age(view) >= wait {
             self.line(&Event::Advance(Numbers::of(view)));
-            self.remember(view);
+            self.last_lines.note(view);
         }
     }
 
     fn end(&mut self, view: &View<'_>) {
         self.line(&Event::End(Numbers::of(view)));
-        self.stages.retain(|last| last.stage != view.stage);
+        self.last_lines.forget(view);
     }
 
     fn remark(&mut self, text: &str) {
@@ -130,7 +120,7 @@ impl<W: Write + Send> Painter for Json<W> {
 
 #[cfg(test)]
 mod tests {
-    use packvault::progress::Progress;
+    use packvault::progress::{Progress, Stage};
 
     use super::super::tests::Stand;
     use super::*;

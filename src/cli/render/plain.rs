@@ -4,8 +4,7 @@
 use std::io::Write;
 use std::time::Duration;
 
-use packvault::progress::Stage;
-
+use super::lines::LastLines;
 use super::{Painter, View};
 use crate::cli::text::{duration, escape};
 
@@ -15,19 +14,12 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Writes lines.
 pub(in crate::cli) struct Plain<W> {
     writer: W,
-    stages: Vec<LastLine>,
-}
-
-/// What was last said of a running stage.
-struct LastLine {
-    stage: Stage,
-    elapsed: Duration,
-    done: u64,
+    last_lines: LastLines,
 }
 
 impl<W: Write + Send> Plain<W> {
     pub(in crate::cli) fn new(writer: W) -> Self {
-        Self { writer, stages: Vec::new() }
+        Self { writer, last_lines: LastLines::default() }
     }
 
     /// Writes the line in one piece, so that lines of several processes do not mix.
@@ -36,27 +28,22 @@ impl<W: Write + Send> Plain<W> {
         let _ = self.writer.write_all((text + "\n").as_bytes());
         let _ = self.writer.flush();
     }
-
-    fn remember(&mut self, view: &View<'_>) {
-        self.stages.retain(|last| last.stage != view.stage);
-        self.stages.push(LastLine { stage: view.stage, elapsed: view.elapsed, done: view.done });
-    }
 }
 
 impl<W: Write + Send> Painter for Plain<W> {
     fn begin(&mut self, view: &View<'_>) {
-        self.remember(view);
+        self.last_lines.note(view);
     }
 
     fn step(&mut self, view: &View<'_>) {
         let step = view.step.unwrap_or_default();
         self.line(format!("{}: {step}", view.stage.name()));
-        self.remember(view);
+        self.last_lines.note(view);
     }
 
     fn tick(&mut self, view: &View<'_>) {
-        let Some(last) = self.stages.iter().find(|last| last.stage == view.stage) else { return };
-        if view.elapsed.saturating_sub(last.elapsed) < LINE_EVERY {
+        let Some(last) = self.last_lines.of(view) else { return };
+        if last.age(view) < LINE_EVERY {
             return;
         }
         let (stage, moved) = (view.stage.name(), view.done != last.done);
@@ -66,13 +53,13 @@ impl<W: Write + Send> Painter for Plain<W> {
             None => format!("still in {stage}, {}", duration(view.elapsed)),
         };
         self.line(line);
-        self.remember(view);
+        self.last_lines.note(view);
     }
 
     fn end(&mut self, view: &View<'_>) {
         let amount = if view.has_amount() { view.amount() } else { "done".to_owned() };
         self.line(format!("{}: {amount}{}", view.stage.name(), view.elapsed_suffix()));
-        self.stages.retain(|last| last.stage != view.stage);
+        self.last_lines.forget(view);
     }
 
     fn remark(&mut self, text: &str) {
@@ -84,7 +71,7 @@ impl<W: Write + Send> Painter for Plain<W> {
 
 #[cfg(test)]
 mod tests {
-    use packvault::progress::{Progress, Unit};
+    use packvault::progress::{Progress, Stage, Unit};
 
     use super::super::tests::Stand;
     use super::*;
