@@ -25,9 +25,11 @@ const LITTLE_BYTES: u64 = 5 << 20;
 
 /// What rclone's server cannot promise, whatever a client does. A reader who meets a write of the same key
 /// is now and then given half of it, or old bytes and new ones, with a length that fits; a writer who does
-/// may get 500. On such a server, which keeps no condition either, nobody may rest on shared names.
-const NOT_ON_RCLONE: [&str; 5] = [
+/// may get 500. On such a server, which keeps no condition either, nobody may rest on shared names. And when it has
+/// much to do, a list was seen to tell another time of a new object, a part of a second later, than a look at it.
+const NOT_ON_RCLONE: [&str; 6] = [
     "a_created_object_is_whole_when_it_is_first_seen",
+    "a_list_tells_the_times_that_stat_tells",
     "create_has_one_winner",
     "racing_replaces_leave_one_of_them",
     "replace_shows_old_or_new_at_any_instant",

@@ -194,7 +194,8 @@ pub fn rules() -> Vec<Rule> {
             a_list_of_nothing_is_empty
             a_list_shows_everything_published_before
             a_list_keeps_to_its_prefix
-            a_list_tells_what_stat_tells
+            a_list_tells_the_sizes_that_stat_tells
+            a_list_tells_the_times_that_stat_tells
             a_list_leaves_out_unfinished_uploads;
         publishing:
             create_refuses_a_taken_key

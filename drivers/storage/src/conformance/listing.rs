@@ -2,8 +2,10 @@
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{CLOCK_GRAIN, Subject, Verdict, apart, ensure, folder, key, listed, listed_keys, pattern};
-use crate::Prefix;
+use super::{
+    Broken, CLOCK_GRAIN, Subject, Verdict, apart, ensure, folder, key, listed, listed_keys, pattern,
+};
+use crate::{Key, ObjectMeta, Prefix};
 
 /// More than two pages of the stores that page by a thousand.
 const OBJECTS: usize = 2_500;
@@ -58,22 +60,36 @@ pub(super) async fn a_list_keeps_to_its_prefix(subject: &Subject) -> Verdict {
     Ok(())
 }
 
-pub(super) async fn a_list_tells_what_stat_tells(subject: &Subject) -> Verdict {
+pub(super) async fn a_list_tells_the_sizes_that_stat_tells(subject: &Subject) -> Verdict {
+    for (key, listed, stat) in listed_and_stat(subject).await? {
+        ensure!(listed.size_bytes == stat.size_bytes, "{key}: listed {listed:?}, stat {stat:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn a_list_tells_the_times_that_stat_tells(subject: &Subject) -> Verdict {
+    for (key, listed, stat) in listed_and_stat(subject).await? {
+        let is_same = apart(listed.modified, stat.modified) < CLOCK_GRAIN;
+        ensure!(is_same, "{key}: listed {listed:?}, stat {stat:?}");
+    }
+    Ok(())
+}
+
+/// Returns what a list tells of some objects that were just made, and what a look at each tells.
+async fn listed_and_stat(
+    subject: &Subject,
+) -> std::result::Result<Vec<(Key, ObjectMeta, ObjectMeta)>, Broken> {
     for len in [0, 1, 1_000, 70_000] {
         subject.storage.create(&key(&format!("sizes/{len}")), pattern(3, len)).await?;
     }
     let objects = listed(&*subject.storage, &folder("sizes")).await?;
     ensure!(objects.len() == 4, "{} of 4 objects listed", objects.len());
+    let mut found = Vec::new();
     for object in objects {
         let stat = subject.storage.stat(&object.key).await?;
-        let (listed, key) = (object.meta, object.key);
-        ensure!(listed.size_bytes == stat.size_bytes, "{key}: listed {listed:?}, stat {stat:?}");
-        ensure!(
-            apart(listed.modified, stat.modified) < CLOCK_GRAIN,
-            "{key}: listed {listed:?}, stat {stat:?}"
-        );
+        found.push((object.key, object.meta, stat));
     }
-    Ok(())
+    Ok(found)
 }
 
 pub(super) async fn a_list_leaves_out_unfinished_uploads(subject: &Subject) -> Verdict {
