@@ -137,6 +137,8 @@ fn shorten(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use packvault_storage::Operation;
+
     use super::*;
 
     fn step() -> Step<'static> {
