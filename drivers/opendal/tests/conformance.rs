@@ -8,12 +8,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::TryStreamExt;
 use packvault_opendal::{ONE_PUT_BYTES_MAX, OpendalConfig, OpendalFeatures, OpendalStorage, Service};
 use packvault_storage::conformance::{self, Factory, Subject};
-use packvault_storage::{ErrorKind, Key, Prefix, Result, RetryPolicy, RetryStorage, Storage};
+use packvault_storage::{ErrorKind, Key, Prefix, Result, RetryPolicy, RetryStorage, Storage, scratch_folder};
 use packvault_test_servers::{Azurite, FakeGcs, missing};
 
 /// So little goes in one request that the larger objects of the rules go in parts.
@@ -51,6 +52,10 @@ impl Server {
         assert!(report.findings.len() >= 5, "{report:?}");
         let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
         assert_eq!(left, [], "the probe left objects behind");
+        let left_by_a_killed_one = Key::parse(format!("{}/object", scratch_folder())).unwrap();
+        storage.create(&left_by_a_killed_one, vec![1; 100].into()).await.unwrap();
+        assert_eq!(storage.sweep(Duration::from_secs(3600)).await.unwrap().removed, 0);
+        assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 1);
         Self { config, features, prefixes: AtomicU32::new(0) }
     }
 

@@ -17,7 +17,7 @@ use packvault_s3::{
     Checksum, Condition, IfMatch, ONE_PUT_BYTES_MAX, S3Config, S3Credentials, S3Features, S3Storage,
 };
 use packvault_storage::conformance::{self, Factory, Subject};
-use packvault_storage::{Prefix, Result, RetryPolicy, RetryStorage, Storage, Wire};
+use packvault_storage::{Key, Prefix, Result, RetryPolicy, RetryStorage, Storage, Wire, scratch_folder};
 use packvault_test_servers::{Minio, Moto, RcloneS3, Rgw, S3Place, missing, own_s3};
 
 /// So little goes in one request that the larger objects of the rules go in parts.
@@ -62,6 +62,10 @@ impl Server {
         let left: Vec<_> = storage.list(&Prefix::root()).try_collect().await.unwrap();
         assert_eq!(left, [], "the probe left objects behind");
         assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 0, "the probe left uploads behind");
+        let left_by_a_killed_one = Key::parse(format!("{}/object", scratch_folder())).unwrap();
+        storage.create(&left_by_a_killed_one, vec![1; 100].into()).await.unwrap();
+        assert_eq!(storage.sweep(Duration::from_secs(3600)).await.unwrap().removed, 0);
+        assert_eq!(storage.sweep(Duration::ZERO).await.unwrap().removed, 1);
         Self { config, features, prefixes: AtomicU32::new(0) }
     }
 
