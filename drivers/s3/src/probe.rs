@@ -27,8 +27,9 @@ use crate::times::parse_http_date;
 use crate::upload::Upload;
 use crate::{list, read, sweep, write};
 
-/// What a probe costs, the removal of its keys included; no answer of a server makes it more than twice
-/// that.
+/// What a probe costs, the removal of its keys included, of a server that answers. One that is busy or lists what
+/// is not there makes it more: it is begun three times at most, and a look for what to remove takes a hundred keys
+/// at most.
 pub const REQUESTS_ABOUT: usize = 200;
 
 /// How often the probe begins anew when the server is busy. Whether one that does not answer is asked again is

@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 
-use crate::{Error, ErrorKind, Key, Prefix, Result, Storage, SweepReport};
+use crate::{Error, ErrorKind, Key, ObjectMeta, Prefix, Result, Storage, SweepReport};
 
 /// The folder below which every probe has one of its own; no name of the repository format.
 const FOLDER: &str = "packvault-probe";
 
 /// The hexadecimal digits of a probe's own folder.
 const DIGITS: usize = 16;
+
+/// How many objects a sweep looks at: what dozens of probes leave. The rest is for the next one.
+const LISTED_MAX: usize = 1000;
 
 /// How often a look for what is to be removed is begun.
 const ATTEMPTS_MAX: u32 = 3;
@@ -51,17 +54,16 @@ fn is_quick(error: &Error) -> bool {
     error.kind().is_passing() && error.kind() != ErrorKind::Timeout
 }
 
-/// Removes the scratch objects of at least that age. Objects of other names in the folder are left alone, for they
-/// are somebody else's.
+/// Removes the scratch objects of at least that age, of the first thousand objects of their folder. Those of
+/// other names in it are left alone, for they are somebody else's.
 pub async fn sweep_scratch(storage: &dyn Storage, older_than: Duration) -> Result<SweepReport> {
     let mut report = SweepReport::default();
     let Ok(folder) = Prefix::folder(FOLDER) else { return Ok(report) };
-    let objects: Vec<_> = storage.list(&folder).try_collect().await?;
-    for object in objects.into_iter().filter(|object| is_scratch(&object.key)) {
-        let age = storage.now().await?.duration_since(object.meta.modified).unwrap_or_default();
-        if age < older_than {
-            continue;
-        }
+    let objects: Vec<_> = storage.list(&folder).take(LISTED_MAX).try_collect().await?;
+    // The list has just told the time, where answers do.
+    let now = storage.now().await?;
+    let is_old = |meta: ObjectMeta| now.duration_since(meta.modified).unwrap_or_default() >= older_than;
+    for object in objects.into_iter().filter(|object| is_scratch(&object.key) && is_old(object.meta)) {
         match storage.remove(&object.key).await {
             Ok(()) => report.removed += 1,
             // The probe is alive after all, or another sweep was there first.
@@ -150,5 +152,17 @@ mod tests {
         let mut left: Vec<_> = kept.into_iter().chain([young]).collect();
         left.sort();
         assert_eq!(names(&storage).await, left);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_ends_however_much_lies_there_and_the_next_goes_on() {
+        let storage = MemoryStorage::new();
+        let folder = scratch_folder();
+        for number in 0..LISTED_MAX + 5 {
+            storage.create(&Key::parse(format!("{folder}/{number}")).unwrap(), "x".into()).await.unwrap();
+        }
+        for removed in [LISTED_MAX as u64, 5, 0] {
+            assert_eq!(sweep_scratch(&storage, Duration::ZERO).await.unwrap().removed, removed);
+        }
     }
 }
