@@ -153,7 +153,7 @@ async fn every_rule_is_kept_on_minio() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rule_but_those_of_meeting_writes_is_kept_on_rclone() {
+async fn every_rule_but_those_of_meeting_writes_and_of_listed_times_is_kept_on_rclone() {
     let server = match RcloneS3::start() {
         Ok(server) => server,
         Err(what) => return missing(&what),
