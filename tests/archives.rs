@@ -218,12 +218,12 @@ fn thumbnails_count_as_attachments_and_once_when_they_are_contents_too() {
 fn the_program_captures_and_restores_an_archive_with_its_configuration_and_tokens() {
     let scratch = Scratch::new();
     make(&scratch.path("home"), &tiny());
-    let id = scratch.json(&["init", "--repo", "repository"])["id"].clone();
+    let id = scratch.json(&["init", "--repo", "./repository"])["id"].clone();
     assert_eq!(id.as_str().unwrap().len(), 36);
     let flags = ["--include-config", "--include-tokens", "--allow-plaintext-secrets", "--tag", "a <b> & ☃"];
-    let created = scratch.json(&[&["create", "home", "--repo", "repository"], flags.as_slice()].concat());
+    let created = scratch.json(&[&["create", "home", "--repo", "./repository"], flags.as_slice()].concat());
     assert_eq!(created["tag"], "a <b> & ☃");
-    let restored = scratch.json(&["restore", "--repo", "repository", "--target", "target"]);
+    let restored = scratch.json(&["restore", "--repo", "./repository", "--target", "target"]);
     assert_eq!((&restored["id"], &restored["extras"]), (&created["id"], &created["extras"]));
     let derived = ["vectors.db", "analytics", "logs", "imports", "tmp", "backup-cache", "attachments"];
     let is_kept = |path: &String| {
@@ -235,7 +235,7 @@ fn the_program_captures_and_restores_an_archive_with_its_configuration_and_token
     assert_eq!(kept("target"), kept("home"));
     let expected = expected_attachments(&scratch.path("home/msgvault.db"));
     assert_eq!(contents(&scratch.path("target/attachments")), expected);
-    let created = scratch.json(&["create", "home", "--repo", "repository"]);
+    let created = scratch.json(&["create", "home", "--repo", "./repository"]);
     assert_eq!(created["parent"], restored["id"]);
-    assert_eq!(scratch.json(&["verify", "--all", "--repo", "repository"])["ok"], true);
+    assert_eq!(scratch.json(&["verify", "--all", "--repo", "./repository"])["ok"], true);
 }

@@ -47,7 +47,7 @@ fn wrong_usage_is_two_and_says_so_on_standard_error() {
         &["verify", "--all", "a3d383f8"],
         &["list", "--quiet", "--progress", "plain"],
         &["list"],
-        &["create", ".", "--repo", "x", "--include-tokens"],
+        &["create", ".", "--repo", "./x", "--include-tokens"],
         &["list", "--repo", ""],
     ] {
         let output = run(arguments);
@@ -96,7 +96,7 @@ fn the_demo_leaves_nothing_behind_however_it_ends() {
     let temporary = home.path().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
     let output = packvault(home.path(), &["demo"]).env("TMPDIR", &temporary).output().unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap().contains("$ packvault init --repo backup"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("$ packvault init --repo ./backup"));
     assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
 }
 

@@ -606,22 +606,23 @@ fn the_program_exits_with_three_for_damage_and_names_it() {
         ] {
             let folder = scratch();
             write_repository(folder.path(), &scene.with(&[(key, bytes)]));
-            let (code, told, _) = packvault(folder.path(), &["verify", "--all", "--repo", "repo"]);
+            let (code, told, _) = packvault(folder.path(), &["verify", "--all", "--repo", "./repo"]);
             assert_eq!(code, Some(3), "{key}: {told}");
-            let (code, json, _) = packvault(folder.path(), &["verify", "--all", "--json", "--repo", "repo"]);
+            let (code, json, _) =
+                packvault(folder.path(), &["verify", "--all", "--json", "--repo", "./repo"]);
             assert_eq!(code, Some(3), "{key}");
             assert!(json.starts_with("{\"ok\":false,"), "{key}: {json}");
             assert!(named.iter().all(|name| json.contains(name)), "{key}: {named:?} not in {json}");
-            let (code, ..) = packvault(folder.path(), &["list", "--repo", "repo"]);
+            let (code, ..) = packvault(folder.path(), &["list", "--repo", "./repo"]);
             assert_eq!(code, Some(if key.name().ends_with("mvmanifest") { 3 } else { 0 }), "{key}");
-            let restore = ["restore", last, "--repo", "repo", "--target", "target"];
+            let restore = ["restore", last, "--repo", "./repo", "--target", "target"];
             let (code, _, error) = packvault(folder.path(), &restore);
             assert_eq!(code, Some(1), "{key}: {error}");
             assert!(error.contains("error: ") && !folder.path().join("target").exists(), "{key}: {error}");
         }
         let folder = scratch();
         write_repository(folder.path(), &scene.with(&[(&key("config.toml"), None)]));
-        let (code, ..) = packvault(folder.path(), &["verify", "--all", "--repo", "repo"]);
+        let (code, ..) = packvault(folder.path(), &["verify", "--all", "--repo", "./repo"]);
         assert_eq!(code, Some(10), "without its configuration a folder is no repository");
     });
 }

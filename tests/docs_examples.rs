@@ -80,7 +80,7 @@ fn the_configuration_for_a_live_application_works_as_written() {
     }
     let run = |arguments: &[&str]| {
         let mut command = scratch.packvault(arguments);
-        command.args(["--repo", "repo"]).env("PACKVAULT_CONFIG", &config).output().unwrap()
+        command.args(["--repo", "./repo"]).env("PACKVAULT_CONFIG", &config).output().unwrap()
     };
     succeed(&run(&["init"]));
     succeed(&run(&["create", "recipes", "--allow-plaintext-secrets"]));

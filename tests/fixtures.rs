@@ -92,14 +92,14 @@ fn the_program_lists_verifies_and_restores_a_fixture() {
     let scratch = Scratch::new();
     let fixture = Fixture::copied("extras", &scratch);
     let newest = fixture.snapshots().last().unwrap();
-    let rows = scratch.json(&["list", "--repo", "extras"]);
+    let rows = scratch.json(&["list", "--repo", "./extras"]);
     assert_eq!(rows.as_array().unwrap().last().unwrap()["id"], newest["snapshot_id"]);
-    let report = scratch.json(&["verify", "--repo", "extras", "--all"]);
+    let report = scratch.json(&["verify", "--repo", "./extras", "--all"]);
     assert_eq!(
         (&report["ok"], &report["blobs"]),
         (&Value::Bool(true), &fixture.expected["verify_all"]["blobs_checked"])
     );
-    let report = scratch.json(&["restore", "--repo", "extras", "--target", "out/er/most"]);
+    let report = scratch.json(&["restore", "--repo", "./extras", "--target", "out/er/most"]);
     assert_eq!(report["id"], newest["snapshot_id"]);
     assert_restored(newest, &scratch.path("out/er/most"));
 }
@@ -124,7 +124,7 @@ fn a_portable_snapshot_is_refused_before_the_target_is_touched() {
     }
     assert_no_remains(&fixture.repository);
     let snapshot = id(fixture.snapshots().first().unwrap());
-    let output = scratch.run(&["restore", snapshot, "--repo", "portable", "--target", "target"]);
+    let output = scratch.run(&["restore", snapshot, "--repo", "./portable", "--target", "target"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("portable metadata"), "{}", stderr(&output));
     assert!(!scratch.path("target").exists());
@@ -151,7 +151,7 @@ fn the_applications_own_artifact_restores_and_others_only_when_left_out_by_name(
     assert_eq!(report.left_out, ["alpha.json", "zz-last"]);
     assert_restored(others, &target);
 
-    let flags = ["restore", id(others), "--repo", "auxiliary", "--target", "third"];
+    let flags = ["restore", id(others), "--repo", "./auxiliary", "--target", "third"];
     let output = scratch.run(&flags);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("alpha.json"), "{}", stderr(&output));

@@ -43,7 +43,7 @@ impl Case {
 
     /// Runs a command and interrupts it when a line of its progress has all the words.
     fn interrupt(&self, arguments: &[&str], words: &[String]) -> Ended {
-        let arguments = [arguments, &["--repo", "repository", "--progress", "json"]].concat();
+        let arguments = [arguments, &["--repo", "./repository", "--progress", "json"]].concat();
         let mut command = self.scratch.packvault(&arguments);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let mut told = Vec::new();
@@ -132,7 +132,7 @@ fn waiting_for_the_lock_of_another_process_can_be_interrupted() {
     let lock = case.repository.join("locks/shared-01arz3ndektsv4rrffq69g5fav.json");
     fs::create_dir_all(lock.parent().unwrap()).unwrap();
     fs::write(&lock, "of another process").unwrap();
-    let arguments = ["create", "home", "--repo", "repository", "--progress", "json"];
+    let arguments = ["create", "home", "--repo", "./repository", "--progress", "json"];
     let mut command = case.scratch.packvault(&arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut told = Vec::new();
@@ -152,7 +152,7 @@ fn waiting_for_the_lock_of_another_process_can_be_interrupted() {
 #[test]
 fn a_killed_create_leaves_no_snapshot_and_the_next_one_needs_no_repair() {
     let case = Case::new();
-    let arguments = ["create", "home", "--repo", "repository", "--progress", "json"];
+    let arguments = ["create", "home", "--repo", "./repository", "--progress", "json"];
     let mut command = case.scratch.packvault(&arguments);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     for line in BufReader::new(child.stderr.take().unwrap()).lines() {
@@ -164,7 +164,7 @@ fn a_killed_create_leaves_no_snapshot_and_the_next_one_needs_no_repair() {
     assert_eq!(snapshot_files(&case.repository), Vec::<String>::new());
     // A killed process leaves its lock; only somebody who knows may break it.
     assert_eq!(names(&case.repository.join("locks")), ["exclusive.json"]);
-    let output = case.scratch.run(&["create", "home", "--repo", "repository", "--force-unlock"]);
+    let output = case.scratch.run(&["create", "home", "--repo", "./repository", "--force-unlock"]);
     assert_eq!(output.status.code(), Some(0));
     assert_no_remains(&case.repository);
     assert_eq!(assert_sound(&case.repository).snapshots, 1);

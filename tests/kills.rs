@@ -40,7 +40,7 @@ impl Case {
     }
 
     fn arguments<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
-        [arguments, &["--repo", "repository", "--progress", "none"]].concat()
+        [arguments, &["--repo", "./repository", "--progress", "none"]].concat()
     }
 
     /// Runs a command to its end; returns how long it took.

@@ -124,13 +124,13 @@ fn capture_while_it_works(mode: &'static str, expected: &str) {
     let scratch = Scratch::new();
     let database = scratch.path("bank.db");
     let application = Application::start(&database, mode);
-    scratch.run(&["init", "--repo", "repo"]);
+    scratch.run(&["init", "--repo", "./repo"]);
     for number in 0..captures() {
-        let created = scratch.json(&["create", "--database", "bank.db", "--repo", "repo"]);
+        let created = scratch.json(&["create", "--database", "bank.db", "--repo", "./repo"]);
         assert_eq!(created["database"]["read"], expected, "{created}");
         let target = format!("back{number}");
         // The restore's own proof includes SQLite's integrity check.
-        scratch.json(&["restore", "--repo", "repo", "--target", &target]);
+        scratch.json(&["restore", "--repo", "./repo", "--target", &target]);
         let back = Connection::open(scratch.path(&target).join("bank.db")).unwrap();
         assert_eq!(sum(&back), TOTAL, "capture {number}");
         drop(back);
@@ -138,7 +138,7 @@ fn capture_while_it_works(mode: &'static str, expected: &str) {
     }
     assert!(application.stop() > captures() as u64);
     assert_eq!(sum(&Connection::open(&database).unwrap()), TOTAL);
-    assert_eq!(scratch.json(&["verify", "--all", "--repo", "repo"])["ok"], true);
+    assert_eq!(scratch.json(&["verify", "--all", "--repo", "./repo"])["ok"], true);
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn a_backup_that_is_killed_at_any_moment_leaves_the_bank_at_work() {
     let scratch = Scratch::new();
     let database = scratch.path("bank.db");
     let application = Application::start(&database, "WAL");
-    scratch.run(&["init", "--repo", "repo"]);
-    let arguments = ["create", "--database", "bank.db", "--repo", "repo", "--force-unlock"];
+    scratch.run(&["init", "--repo", "./repo"]);
+    let arguments = ["create", "--database", "bank.db", "--repo", "./repo", "--force-unlock"];
     for milliseconds in [2, 5, 10, 20, 40, 80] {
         let mut child = scratch.packvault(&arguments).stderr(Stdio::null()).spawn().unwrap();
         thread::sleep(Duration::from_millis(milliseconds));
@@ -170,9 +170,9 @@ fn a_backup_that_is_killed_at_any_moment_leaves_the_bank_at_work() {
         }
     }
     scratch.json(&arguments);
-    scratch.json(&["restore", "--repo", "repo", "--target", "back"]);
+    scratch.json(&["restore", "--repo", "./repo", "--target", "back"]);
     assert_eq!(sum(&Connection::open(scratch.path("back/bank.db")).unwrap()), TOTAL);
-    assert_eq!(scratch.json(&["verify", "--all", "--repo", "repo"])["ok"], true);
+    assert_eq!(scratch.json(&["verify", "--all", "--repo", "./repo"])["ok"], true);
     application.stop();
 }
 
@@ -479,9 +479,9 @@ fn a_database_left_in_the_middle_of_a_write_is_not_touched() {
     fs::copy(&path, &crashed).unwrap();
     fs::copy(scratch.path("bank.db-journal"), scratch.path("crashed.db-journal")).unwrap();
     writer.execute_batch("ROLLBACK").unwrap();
-    scratch.run(&["init", "--repo", "repo"]);
+    scratch.run(&["init", "--repo", "./repo"]);
     let before = support::contents(&scratch.path(""));
-    let refused = scratch.run(&["create", "--dry-run", "--database", "crashed.db", "--repo", "repo"]);
+    let refused = scratch.run(&["create", "--dry-run", "--database", "crashed.db", "--repo", "./repo"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("left in the middle of a write"), "{}", stderr(&refused));
     let after = support::contents(&scratch.path(""));

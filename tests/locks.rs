@@ -622,9 +622,9 @@ fn every_command_that_locks_exits_with_eleven_while_msgvault_works_and_changes_n
         let home = home.to_str().unwrap();
         std::fs::write(repo.join(EXCLUSIVE), FOREIGN).unwrap();
         let before = files_below(&repo);
-        let create: &[&str] = &["create", home, "--repo", "repo"];
+        let create: &[&str] = &["create", home, "--repo", "./repo"];
         let commands =
-            [create, &["verify", "--repo", "repo"], &["restore", "--repo", "repo", "--target", "target"]];
+            [create, &["verify", "--repo", "./repo"], &["restore", "--repo", "./repo", "--target", "target"]];
         for arguments in commands {
             let output = packvault(folder.path(), arguments);
             let text = String::from_utf8(output.stderr).unwrap();
@@ -634,7 +634,7 @@ fn every_command_that_locks_exits_with_eleven_while_msgvault_works_and_changes_n
             assert_same_files(&files_below(&repo), &before, "a refused command changes nothing");
         }
         assert!(!folder.path().join("target").exists());
-        let listed = packvault(folder.path(), &["list", "--repo", "repo"]);
+        let listed = packvault(folder.path(), &["list", "--repo", "./repo"]);
         assert_eq!(listed.status.code(), Some(0), "list takes no lock");
         let output = packvault(folder.path(), &[create, &["--force-unlock"]].concat());
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

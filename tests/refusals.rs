@@ -41,7 +41,7 @@ impl Case {
 
     /// Runs `create`, which must fail with the code and say all the words, and leave nothing behind.
     fn assert_refused(&self, flags: &[&str], code: i32, words: &[&str]) {
-        let arguments = [&["create", "home", "--repo", "repository"], flags].concat();
+        let arguments = [&["create", "home", "--repo", "./repository"], flags].concat();
         let output = self.scratch.run(&arguments);
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(code), "{text}");
@@ -367,14 +367,14 @@ fn a_locked_repository_is_left_alone_until_the_lock_is_stale_or_broken() {
     fs::create_dir_all(case.repository.join("locks")).unwrap();
     fs::write(&lock, record.encode()).unwrap();
     for arguments in [&["create", "home"][..], &["verify"], &["restore", "--target", "target"]] {
-        let output = case.scratch.run(&[arguments, &["--repo", "repository"]].concat());
+        let output = case.scratch.run(&[arguments, &["--repo", "./repository"]].concat());
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(11), "{text}");
         assert!(text.contains("held by nas pid 4711 (create since 2026-01-02T03:04:05Z)"), "{text}");
         assert_eq!(names(&case.repository.join("locks")), ["exclusive.json"]);
     }
     assert!(!case.scratch.path("target").exists());
-    assert_eq!(case.scratch.json(&["list", "--repo", "repository"]), serde_json::json!([]));
+    assert_eq!(case.scratch.json(&["list", "--repo", "./repository"]), serde_json::json!([]));
 
     let long_ago = SystemTime::now() - Duration::from_secs(31 * 60);
     File::options().write(true).open(&lock).unwrap().set_modified(long_ago).unwrap();

@@ -112,7 +112,7 @@ fn a_dry_run_counts_what_a_create_stores_and_writes_nothing() {
         assert_eq!(told.extras, done.extras);
         mutate(&home, &Change::default()).unwrap();
     }
-    let told = scratch.json(&["create", "home", "--repo", "repository", "--dry-run"]);
+    let told = scratch.json(&["create", "home", "--repo", "./repository", "--dry-run"]);
     assert!(told["id"].is_null());
     assert_eq!(manifests(&repository).len(), 3);
 }

@@ -74,15 +74,16 @@ fn code(output: &Output) -> i32 {
     output.status.code().unwrap()
 }
 
-const CREATE: [&str; 5] = ["create", "recipes", "--repo", "repo", "--json"];
-const CREATE_ALL: [&str; 6] = ["create", "recipes", "--repo", "repo", "--json", "--allow-plaintext-secrets"];
+const CREATE: [&str; 5] = ["create", "recipes", "--repo", "./repo", "--json"];
+const CREATE_ALL: [&str; 6] =
+    ["create", "recipes", "--repo", "./repo", "--json", "--allow-plaintext-secrets"];
 
 #[test]
 fn an_application_is_backed_up_while_it_runs_and_restored_without_its_configuration() {
     let scratch = Scratch::new();
     let database = application(&scratch);
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let data = contents(&scratch.path("app/data"));
     let created = json(&run(&CREATE_ALL));
     assert_eq!((&created["database"]["read"], &created["extras"]), (&"transaction".into(), &3.into()));
@@ -97,7 +98,7 @@ fn an_application_is_backed_up_while_it_runs_and_restored_without_its_configurat
     drop(database);
 
     // From here on nobody knows of the application.
-    let restored = scratch.json(&["restore", "--repo", "repo", "--target", "back"]);
+    let restored = scratch.json(&["restore", "--repo", "./repo", "--target", "back"]);
     assert_eq!(restored["proof"]["stats"], "ok");
     let back = contents(&scratch.path("back"));
     let expected = ["config.yml", "data/recipes.db", "media/a.jpg", "media/c", "media/deep/er/b"];
@@ -108,14 +109,14 @@ fn an_application_is_backed_up_while_it_runs_and_restored_without_its_configurat
     };
     assert_eq!(count("back/data/recipes.db"), 4);
     let first = created["id"].as_str().unwrap();
-    scratch.json(&["restore", first, "--repo", "repo", "--target", "first"]);
+    scratch.json(&["restore", first, "--repo", "./repo", "--target", "first"]);
     assert_eq!(count("first/data/recipes.db"), 3);
-    let again = scratch.json(&["restore", "--repo", "repo", "--target", "first", "--overwrite"]);
+    let again = scratch.json(&["restore", "--repo", "./repo", "--target", "first", "--overwrite"]);
     assert_eq!((count("first/data/recipes.db"), &again["database"]["identical"]), (4, &true.into()));
 
-    let verified = scratch.json(&["verify", "--all", "--paths", "--repo", "repo"]);
+    let verified = scratch.json(&["verify", "--all", "--paths", "--repo", "./repo"]);
     assert_eq!((&verified["ok"], &verified["snapshots"]), (&true.into(), &2.into()));
-    let rows = scratch.json(&["list", "--repo", "repo"]);
+    let rows = scratch.json(&["list", "--repo", "./repo"]);
     let stats = &rows[1]["stats"];
     assert_eq!((&stats["profile"], &stats["database"]), (&"sqlite".into(), &"data/recipes.db".into()));
     assert_eq!(
@@ -130,14 +131,14 @@ fn files_are_stored_once_and_large_ones_too() {
     let scratch = Scratch::new();
     drop(application(&scratch));
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let noise: Vec<u8> = (0..9_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     fs::write(scratch.path("app/media/large"), &noise).unwrap();
     json(&run(&CREATE_ALL));
     fs::write(scratch.path("app/media/copy of large"), &noise).unwrap();
     let second = json(&run(&CREATE_ALL));
     assert!(second["bytes_added"].as_u64().unwrap() < 10_000, "{second}");
-    scratch.json(&["restore", "--repo", "repo", "--target", "back"]);
+    scratch.json(&["restore", "--repo", "./repo", "--target", "back"]);
     assert_eq!(contents(&scratch.path("back"))["media/copy of large"], sha256(&noise));
 }
 
@@ -146,7 +147,7 @@ fn secrets_are_refused_before_anything_is_captured() {
     let scratch = Scratch::new();
     let _database = application(&scratch);
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let before = names(&scratch.path("repo"));
     let refused = run(&CREATE);
     assert_eq!(code(&refused), 2);
@@ -159,7 +160,7 @@ fn what_a_snapshot_cannot_hold_is_left_out_and_said() {
     let scratch = Scratch::new();
     let _database = application(&scratch);
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     symlink("/etc/passwd", scratch.path("app/media/link")).unwrap();
     symlink("/etc", scratch.path("app/media/folder link")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(scratch.path("app/media/socket")).unwrap();
@@ -176,7 +177,7 @@ fn what_a_snapshot_cannot_hold_is_left_out_and_said() {
     assert_eq!(left.len(), 5, "{left:?}");
     assert!(left.contains(&("media/link", "it is a symbolic link")));
     assert!(left.contains(&("media/socket", "it is a socket")));
-    let human = run(&["create", "recipes", "--repo", "repo", "--allow-plaintext-secrets"]);
+    let human = run(&["create", "recipes", "--repo", "./repo", "--allow-plaintext-secrets"]);
     let text = String::from_utf8(human.stdout).unwrap();
     assert!(text.contains("left out     media/link: it is a symbolic link"), "{text}");
 
@@ -194,7 +195,7 @@ fn a_folder_whose_name_the_format_keeps_is_refused_not_lost() {
     let _database = application(&scratch);
     let config = CONFIG.replace("\"media/**\"", "\"media/**\", \"attachments/**\"");
     let run = configured(&scratch, &config);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     fs::create_dir(scratch.path("app/attachments")).unwrap();
     fs::write(scratch.path("app/attachments/x"), "x").unwrap();
     let refused = run(&CREATE_ALL);
@@ -206,14 +207,14 @@ fn a_folder_whose_name_the_format_keeps_is_refused_not_lost() {
 fn flags_are_enough_for_a_start() {
     let scratch = Scratch::new();
     let _database = application(&scratch);
-    scratch.run(&["init", "--repo", "repo"]);
-    let flags = ["--database", "app/data/recipes.db", "--repo", "repo"];
+    scratch.run(&["init", "--repo", "./repo"]);
+    let flags = ["--database", "app/data/recipes.db", "--repo", "./repo"];
     let alone = scratch.json(&[&["create"], &flags[..]].concat());
     assert_eq!(alone["extras"], 0);
     let files = ["--files", "**", "--exclude", "media/cache/**"];
     let whole = scratch.json(&[&["create", "app"], &flags[..], &files[..]].concat());
     assert_eq!(whole["extras"], 4, "the database is not among the files: {whole}");
-    scratch.json(&["restore", "--repo", "repo", "--target", "back"]);
+    scratch.json(&["restore", "--repo", "./repo", "--target", "back"]);
     assert!(scratch.path("back/data/recipes.db").exists() && scratch.path("back/notes.txt").exists());
 }
 
@@ -233,7 +234,7 @@ fn hooks_surround_the_backup_whatever_happens() {
     };
     let log = || fs::read_to_string(scratch.path("log")).unwrap_or_default();
     let run = configured(&scratch, &hooked("0", ""));
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let created = run(&CREATE_ALL);
     json(&created);
     assert!(stderr(&created).contains("said"), "what a hook prints goes to standard error");
@@ -257,7 +258,7 @@ fn an_interrupted_backup_still_lets_the_application_go_on() {
     let hooks = "before = [\"sh\", \"-c\", \"touch HOME/paused; sleep 600\"]\n\
                  after = [\"touch\", \"HOME/resumed\"]\n[archive.recipes.stats]";
     let run = configured(&scratch, &CONFIG.replace("[archive.recipes.stats]", hooks));
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let mut command = scratch.packvault(&CREATE_ALL);
     let path = std::env::var_os("PATH").unwrap();
     command.env("PACKVAULT_CONFIG", scratch.path("packvault.toml")).env("PATH", path);
@@ -289,18 +290,18 @@ fn a_damaged_source_is_captured_loudly() {
     bytes[page * 4096..page * 4096 + 200].fill(0xa5);
     fs::write(&file, &bytes).unwrap();
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     let created = run(&CREATE_ALL);
     assert_eq!(code(&created), 4, "{}", stderr(&created));
     let report: Value = serde_json::from_slice(&created.stdout).unwrap();
     assert!(!report["source_problems"].as_array().unwrap().is_empty(), "{report}");
     assert_eq!(report["database"]["read"], "file");
-    let rows = scratch.json(&["list", "--repo", "repo"]);
+    let rows = scratch.json(&["list", "--repo", "./repo"]);
     assert_eq!(rows[0]["source_problems"], report["source_problems"]);
-    let table = String::from_utf8(scratch.run(&["list", "--repo", "repo"]).stdout).unwrap();
+    let table = String::from_utf8(scratch.run(&["list", "--repo", "./repo"]).stdout).unwrap();
     assert!(table.contains("the source was damaged"), "{table}");
-    assert_eq!(scratch.json(&["verify", "--all", "--repo", "repo"])["ok"], true);
-    let arguments = ["restore", "--repo", "repo", "--target", "back"];
+    assert_eq!(scratch.json(&["verify", "--all", "--repo", "./repo"])["ok"], true);
+    let arguments = ["restore", "--repo", "./repo", "--target", "back"];
     assert_eq!(code(&scratch.run(&arguments)), 1, "it does not pass for sound");
     let forced = [&arguments[..], &["--skip-integrity-check"]].concat();
     scratch.json(&forced);
@@ -320,10 +321,10 @@ fn a_database_whose_index_contradicts_its_table_fails_the_integrity_check_of_a_r
     database.execute_batch(contradict).unwrap();
     drop(database);
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     // The quick check of a capture does not compare indexes with their tables.
     json(&run(&CREATE_ALL));
-    let arguments = ["restore", "--repo", "repo", "--target", "back"];
+    let arguments = ["restore", "--repo", "./repo", "--target", "back"];
     let restored = scratch.run(&arguments);
     assert_eq!(code(&restored), 1);
     let said = stderr(&restored);
@@ -340,7 +341,7 @@ fn a_forged_snapshot_cannot_make_a_restore_run_more_than_questions() {
     let scratch = Scratch::new();
     drop(application(&scratch));
     let run = configured(&scratch, CONFIG);
-    run(&["init", "--repo", "repo"]);
+    run(&["init", "--repo", "./repo"]);
     json(&run(&CREATE_ALL));
     let repository = open(&scratch.path("repo"));
     let genuine = block_on(repository.load_snapshots()).unwrap().remove(0);
@@ -366,7 +367,7 @@ fn a_forged_snapshot_cannot_make_a_restore_run_more_than_questions() {
         forged.seal_id().unwrap();
         block_on(repository.publish_snapshot(&forged)).unwrap();
         let target = format!("target{number}");
-        let arguments = ["restore", &forged.snapshot_id, "--repo", "repo", "--target", &target];
+        let arguments = ["restore", &forged.snapshot_id, "--repo", "./repo", "--target", &target];
         let refused = scratch.run(&arguments);
         assert_eq!(code(&refused), 1, "{sql}: {}", stderr(&refused));
         assert!(!scratch.path(&target).exists() && !evil.exists(), "{sql}");
@@ -389,7 +390,7 @@ fn a_forged_snapshot_cannot_make_a_restore_run_more_than_questions() {
 fn a_configuration_that_cannot_be_meant_is_refused() {
     let scratch = Scratch::new();
     drop(application(&scratch));
-    scratch.run(&["init", "--repo", "repo"]);
+    scratch.run(&["init", "--repo", "./repo"]);
     for (from, to, words) in [
         ("\"media/**\"", "\"../media/**\"", "no pattern for files"),
         ("\"media/**\"", "\"/media/**\"", "no pattern for files"),
@@ -416,7 +417,7 @@ fn presets_are_sections_that_packvault_takes() {
     let run = configured(&scratch, &text);
     for name in ["vaultwarden", "paperless", "home-assistant", "mealie"] {
         // The section is understood; the application is not there.
-        let output = run(&["create", name, "--repo", "none"]);
+        let output = run(&["create", name, "--repo", "./none"]);
         assert_eq!(code(&output), 10, "{name}: {}", stderr(&output));
     }
     assert_eq!(code(&scratch.run(&["archive", "presets", "immich"])), 1);
@@ -427,10 +428,10 @@ fn presets_are_sections_that_packvault_takes() {
 fn a_database_that_only_another_user_may_read_is_named() {
     let scratch = Scratch::new();
     drop(application(&scratch));
-    scratch.run(&["init", "--repo", "repo"]);
+    scratch.run(&["init", "--repo", "./repo"]);
     let database = scratch.path("app/data/recipes.db");
     fs::set_permissions(&database, fs::Permissions::from_mode(0o000)).unwrap();
-    let refused = as_nobody(&scratch, &["create", "--database", "app/data/recipes.db", "--repo", "repo"]);
+    let refused = as_nobody(&scratch, &["create", "--database", "app/data/recipes.db", "--repo", "./repo"]);
     assert_eq!(code(&refused), 1);
     let text = stderr(&refused);
     assert!(text.contains("cannot open the database") && text.contains("ermission denied"), "{text}");
@@ -442,10 +443,10 @@ fn a_wal_database_whose_folder_cannot_be_written_to_is_a_clear_error() {
     let database = application(&scratch);
     database.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
     drop(database);
-    scratch.run(&["init", "--repo", "repo"]);
+    scratch.run(&["init", "--repo", "./repo"]);
     let folder = scratch.path("app/data");
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o555)).unwrap();
-    let arguments = ["create", "--dry-run", "--database", "app/data/recipes.db", "--repo", "repo"];
+    let arguments = ["create", "--dry-run", "--database", "app/data/recipes.db", "--repo", "./repo"];
     let refused = as_nobody(&scratch, &arguments);
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(code(&refused), 1, "{}", stderr(&refused));

@@ -95,7 +95,7 @@ fn a_target_that_is_not_empty_is_refused_unless_told_to_overwrite() {
     fs::create_dir(&target).unwrap();
     fs::write(target.join("a letter"), "dear").unwrap();
     case.assert_refused(&target, false, ErrorKind::Refused, "it is not empty: it holds \"a letter\"");
-    let output = case.scratch.run(&["restore", "--repo", "repository", "--target", "target"]);
+    let output = case.scratch.run(&["restore", "--repo", "./repository", "--target", "target"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("target: it is not empty"), "{}", stderr(&output));
     case.restore(&target, true).unwrap();
@@ -176,7 +176,7 @@ fn a_live_archive_is_refused_while_its_application_runs() {
         lock.try_lock().unwrap();
         let error = case.assert_refused(&case.home, true, ErrorKind::InUse, name);
         assert!(error.to_string().starts_with("cannot restore into the live archive at"), "{error}");
-        let arguments = ["restore", "--repo", "repository", "--target", "home", "--overwrite"];
+        let arguments = ["restore", "--repo", "./repository", "--target", "home", "--overwrite"];
         assert_eq!(case.scratch.run(&arguments).status.code(), Some(11));
         drop(lock);
     }
@@ -255,7 +255,7 @@ fn a_restore_that_fails_late_leaves_the_target_as_it_was() {
 
     case.assert_refused(&target, true, ErrorKind::Damaged, largest);
     case.assert_refused(&case.scratch.path("made/for/this"), false, ErrorKind::Damaged, &pack);
-    let output = case.scratch.run(&["restore", "--repo", "repository", "--target", "made/for/this"]);
+    let output = case.scratch.run(&["restore", "--repo", "./repository", "--target", "made/for/this"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!case.scratch.path("made").exists());
 }
@@ -369,9 +369,9 @@ fn a_snapshot_that_is_not_there_and_an_empty_repository_are_said_to_be_so() {
     let other = Case { id: format!("20200101T000000Z-{}", "0".repeat(32)), ..case };
     other.assert_refused(&other.scratch.path("target"), false, ErrorKind::NotFound, "no snapshot");
     init(&other.scratch.path("empty"));
-    let output = other.scratch.run(&["restore", "--repo", "empty", "--target", "target"]);
+    let output = other.scratch.run(&["restore", "--repo", "./empty", "--target", "target"]);
     assert_eq!(output.status.code(), Some(1));
-    let output = other.scratch.run(&["restore", "--repo", "nowhere", "--target", "target"]);
+    let output = other.scratch.run(&["restore", "--repo", "./nowhere", "--target", "target"]);
     assert_eq!(output.status.code(), Some(10));
     assert!(!other.scratch.path("target").exists() && !other.scratch.path("nowhere").exists());
 }

@@ -77,7 +77,7 @@ impl Stage {
         let mut command = Command::new("sh");
         let limited = r#"ulimit -d "$0" && ulimit -c 0 && exec "$@""#;
         command.args(["-c", limited, &memory_kib.to_string(), env!("CARGO_BIN_EXE_packvault")]);
-        command.args(arguments).args(["--repo", "repository", "--progress", "none"]);
+        command.args(arguments).args(["--repo", "./repository", "--progress", "none"]);
         command.current_dir(self.folder.path()).env_clear().env("HOME", self.folder.path());
         command.env("TMPDIR", self.folder.path()).env("PACKVAULT_CONFIG", "/dev/null");
         // One arena: what is reserved for threads that never come is no memory.

@@ -21,15 +21,15 @@ struct Snapshot {
 /// Plays the demo to its end, the proof.
 pub fn play(shell: &mut Shell<'_>) -> Result<()> {
     make_archive(shell)?;
-    shell.run(&["init", "--repo", "backup"])?;
-    shell.run(&["create", "mail", "--repo", "backup", "--tag", "first"])?;
+    shell.run(&["init", "--repo", "./backup"])?;
+    shell.run(&["create", "mail", "--repo", "./backup", "--tag", "first"])?;
     change_archive(shell)?;
-    shell.run(&["create", "mail", "--repo", "backup", "--tag", "second"])?;
-    shell.run(&["list", "--repo", "backup"])?;
-    shell.run(&["verify", "--all", "--repo", "backup"])?;
+    shell.run(&["create", "mail", "--repo", "./backup", "--tag", "second"])?;
+    shell.run(&["list", "--repo", "./backup"])?;
+    shell.run(&["verify", "--all", "--repo", "./backup"])?;
     let ids = snapshots(shell)?;
     for (id, target) in ids.iter().zip(["restored-1", "restored-2"]) {
-        shell.run(&["restore", id, "--repo", "backup", "--target", target])?;
+        shell.run(&["restore", id, "--repo", "./backup", "--target", target])?;
     }
     shell.note("Is every restored database, byte for byte, what was backed up?")?;
     prove(shell, "restored-1", "copy-1.db")?;
@@ -62,7 +62,7 @@ fn keep_copy(shell: &Shell<'_>, copy: &str) -> Result<()> {
 
 /// Returns the snapshots, oldest first, as the table names them.
 fn snapshots(shell: &Shell<'_>) -> Result<Vec<String>> {
-    let json = shell.ask(&["list", "--repo", "backup", "--json"])?;
+    let json = shell.ask(&["list", "--repo", "./backup", "--json"])?;
     let failed = |error| Error::caused(ErrorKind::Damaged, "cannot read the output of `list --json`", error);
     let snapshots: Vec<Snapshot> = serde_json::from_str(&json).map_err(failed)?;
     if snapshots.len() != 2 {
