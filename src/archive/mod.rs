@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod content;
 pub mod deadline;
 pub mod extras;
+pub mod findings;
 pub mod foreign;
 pub mod freeze;
 pub mod gate;

@@ -26,7 +26,10 @@ Examples:
   packvault create ~/mail --dry-run            what would be stored
   packvault create --database app.db --files 'media/**'
 
-{}", super::exit_codes("  4  done, but the source itself is damaged: see the warnings\n")))]
+{}", super::exit_codes("\
+  4  done, but the source itself is damaged: see the warnings
+  5  done, but something that was asked for is not in it: see the warnings
+")))]
 pub struct Arguments {
     /// The archive: a name from the configuration, or its home folder
     ///
@@ -111,9 +114,14 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         }
     };
     session.show(&report, summary::create)?;
-    report.source_problems.iter().for_each(|problem| session.warn(problem));
+    report.source_problems.iter().chain(&report.warnings).for_each(|sentence| session.warn(sentence));
     resumed?;
-    Ok(if report.source_problems.is_empty() { Exit::Done } else { Exit::SourceDamaged })
+    // A source that is damaged is the graver of the two; both are said.
+    Ok(match report.source_problems.is_empty() {
+        true if report.complete => Exit::Done,
+        true => Exit::Incomplete,
+        false => Exit::SourceDamaged,
+    })
 }
 
 impl Arguments {

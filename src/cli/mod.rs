@@ -86,6 +86,7 @@ Exit codes:
   2  wrong usage
   3  verify or list found problems
   4  done, but the source itself is damaged
+  5  done, but something that was asked for is not in it
  10  no repository there
  11  the repository or the archive is locked
  12  wrong key

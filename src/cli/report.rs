@@ -24,6 +24,8 @@ pub enum Exit {
     Problems,
     /// Done, but the source is damaged.
     SourceDamaged,
+    /// Done, but something that was asked for is not in it.
+    Incomplete,
     /// No repository lies there.
     NoRepository,
     /// The repository or the archive is locked.
@@ -43,6 +45,7 @@ impl Exit {
             Self::Usage => 2,
             Self::Problems => 3,
             Self::SourceDamaged => 4,
+            Self::Incomplete => 5,
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::WrongKey => 12,

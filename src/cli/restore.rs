@@ -66,5 +66,6 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     let context = session.context(arguments.jobs);
     let report = restore(&repository, Arc::new(Msgvault), selection, options, &context).await?;
     session.show(&report, summary::restore)?;
+    report.warnings.iter().for_each(|sentence| session.warn(sentence));
     Ok(Exit::Done)
 }

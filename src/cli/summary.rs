@@ -186,6 +186,8 @@ mod tests {
             seconds: 12.4,
             left_out: vec![],
             source_problems: vec![],
+            warnings: vec![],
+            complete: true,
         }
     }
 
@@ -198,6 +200,7 @@ mod tests {
             extras: 1,
             proof: Proof { pages: 152_345, blobs: 4_313, integrity_check: Check::Ok, stats: Check::Ok },
             left_out: vec![],
+            warnings: vec![],
         }
     }
 

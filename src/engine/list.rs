@@ -16,7 +16,7 @@ pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
     let mut rows: Vec<ListRow> = found?.into_iter().map(row).collect();
     let mut notes = notes?;
     for row in &mut rows {
-        row.source_problems = notes.remove(&row.id).unwrap_or_default();
+        row.source_problems = notes.remove(&row.id).unwrap_or_default().source_problems;
     }
     Ok(rows)
 }

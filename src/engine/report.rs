@@ -44,6 +44,10 @@ pub struct CreateReport {
     pub left_out: Vec<LeftOut>,
     /// What is wrong with the source although the snapshot was made.
     pub source_problems: Vec<String>,
+    /// What the user should know; what was asked for and is not in the snapshot comes first.
+    pub warnings: Vec<String>,
+    /// Whether everything that was asked for is in the snapshot.
+    pub complete: bool,
 }
 
 /// An extra file of a [`CreateReport`] that was not taken.
@@ -165,6 +169,8 @@ pub struct RestoreReport {
     pub proof: Proof,
     /// Parts of the snapshot that were left out on request, by name.
     pub left_out: Vec<String>,
+    /// What the user should know although everything is in place.
+    pub warnings: Vec<String>,
 }
 
 /// The database of a [`RestoreReport`].
@@ -242,6 +248,8 @@ mod tests {
             seconds: 0.5,
             left_out: vec![LeftOut { path: "a".into(), reason: "a socket".into() }],
             source_problems: vec!["torn".into()],
+            warnings: vec!["odd".into()],
+            complete: false,
         };
         assert_eq!(
             json(&create),
@@ -250,7 +258,8 @@ mod tests {
                 r#""blobs_added":2,"packs_added":3,"database":{"bytes":4,"pages":5,"pages_changed":6,"#,
                 r#""read":"file","wal_grew_bytes":0},"#,
                 r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5,"#,
-                r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"]}"#
+                r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"],"#,
+                r#""warnings":["odd"],"complete":false}"#
             )
         );
     }
@@ -291,13 +300,14 @@ mod tests {
             extras: 5,
             proof: Proof { pages: 6, blobs: 7, integrity_check: Check::Skipped, stats: Check::Ok },
             left_out: vec![],
+            warnings: vec![],
         };
         assert_eq!(
             json(&restore),
             concat!(
                 r#"{"id":"s","target":"/t","database":{"bytes":1,"pages":2,"identical":true},"#,
                 r#""attachments":{"files":3,"bytes":4},"extras":5,"proof":{"pages":6,"blobs":7,"#,
-                r#""integrity_check":"skipped","stats":"ok"},"left_out":[]}"#
+                r#""integrity_check":"skipped","stats":"ok"},"left_out":[],"warnings":[]}"#
             )
         );
     }

@@ -1,12 +1,13 @@
 //! Notes beside manifests: what packvault alone knows of a snapshot, as `snapshots/<id>.packvault.json`.
 //!
 //! ```text
-//! {"version":1,"source_problems":["..."]}
+//! {"version":1,"source_problems":["..."],"archive":{...},"warnings":["..."],"complete":true}
 //! ```
 //!
 //! Other programs look at names that end in `.mvmanifest` only. A note is written before its manifest, so
-//! whoever sees the snapshot sees the note; without its manifest it means nothing. Nothing that a restore
-//! needs may ever be kept here.
+//! whoever sees the snapshot sees the note; without its manifest it means nothing. A snapshot without a note
+//! is whole, and a damaged note costs what it says and no more: nothing that the proof of a restore needs may
+//! ever be kept here. A field that this version does not know is passed over, so fields may be added.
 
 use std::collections::BTreeMap;
 
@@ -26,17 +27,71 @@ const NOTE_BYTES_MAX: u64 = 1024 * 1024;
 /// Notes read at once.
 const READS_IN_FLIGHT: usize = 16;
 
+/// What packvault knows of a snapshot beyond its manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// What was wrong with the source when it was captured.
+    #[serde(default)]
+    pub source_problems: Vec<String>,
+    /// The archive that the snapshot is of; `None` where nobody recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveIdentity>,
+    /// What the user was told when the snapshot was made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Whether everything that was asked for is in the snapshot.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub complete: bool,
+}
+
+/// A note as it is stored.
 #[derive(Serialize, Deserialize)]
-struct Note {
+struct StoredNote {
     version: u64,
-    source_problems: Vec<String>,
+    #[serde(flatten)]
+    note: Note,
+}
+
+/// Which archive a snapshot is of: what tells two applications apart that share a database name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveIdentity {
+    /// The kind of application, as the configuration names it.
+    pub profile: String,
+    /// The archive's name in the configuration, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The folder that the archive lies in, as an absolute path without links.
+    pub home: String,
+    /// The live database, as an absolute path without links.
+    pub database: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(answer: &bool) -> bool {
+    *answer
+}
+
+impl Default for Note {
+    fn default() -> Self {
+        Self { source_problems: Vec::new(), archive: None, warnings: Vec::new(), complete: true }
+    }
+}
+
+impl Note {
+    /// Tells whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Repository {
-    /// Publishes what was wrong with the source of a snapshot.
-    pub async fn publish_note(&self, snapshot: &str, source_problems: &[String]) -> Result<()> {
-        let note = Note { version: VERSION, source_problems: source_problems.to_vec() };
-        let text = serde_json::to_vec(&note).expect("strings and a number are JSON");
+    /// Publishes the note of a snapshot, which must not have one.
+    pub async fn publish_note(&self, snapshot: &str, note: &Note) -> Result<()> {
+        let stored = StoredNote { version: VERSION, note: note.clone() };
+        let text = serde_json::to_vec(&stored).expect("strings, numbers and booleans are JSON");
         let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
         self.storage
             .create(&name, Bytes::from(text))
@@ -44,9 +99,9 @@ impl Repository {
             .map_err(|error| storage_error(format!("cannot publish the note of snapshot {snapshot}"), error))
     }
 
-    /// Returns what was wrong with the source of each snapshot that has a note, by the snapshot's name. A
-    /// note that cannot be understood says so itself.
-    pub async fn read_notes(&self, files: &SnapshotFiles) -> Result<BTreeMap<String, Vec<String>>> {
+    /// Returns the note of each snapshot that has one, by the snapshot's name. One that cannot be understood
+    /// says so itself, as a problem of the source.
+    pub async fn read_notes(&self, files: &SnapshotFiles) -> Result<BTreeMap<String, Note>> {
         let names = files.others.iter().filter_map(|object| {
             let rest = object.key.as_str().strip_prefix("snapshots/")?;
             let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'))?;
@@ -58,17 +113,20 @@ impl Repository {
         notes.try_collect().await
     }
 
-    async fn read_note(&self, key: &Key, bytes: u64) -> Result<Vec<String>> {
-        let unreadable = || vec![format!("the note {} cannot be read", key.name())];
+    async fn read_note(&self, key: &Key, bytes: u64) -> Result<Note> {
+        let unreadable = || Note {
+            source_problems: vec![format!("the note {} cannot be read", key.name())],
+            ..Note::default()
+        };
         if bytes > NOTE_BYTES_MAX {
             return Ok(unreadable());
         }
         match self.storage.read_range(key, 0..bytes).await {
-            Ok(text) => match serde_json::from_slice::<Note>(&text) {
-                Ok(note) if note.version == VERSION => Ok(note.source_problems),
+            Ok(text) => match serde_json::from_slice::<StoredNote>(&text) {
+                Ok(stored) if stored.version == VERSION => Ok(stored.note),
                 _ => Ok(unreadable()),
             },
-            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Note::default()),
             Err(error) => Err(storage_error(format!("cannot read {}", key.as_str()), error)),
         }
     }
@@ -96,7 +154,8 @@ mod tests {
         config::init(&storage, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
         let faults = FaultStorage::new(Arc::new(storage.clone()));
         let repository = Repository::open(Arc::new(faults.clone())).await.unwrap();
-        repository.publish_note("written", &["page 7".to_owned()]).await.unwrap();
+        let note = Note { source_problems: vec!["page 7".to_owned()], ..Note::default() };
+        repository.publish_note("written", &note).await.unwrap();
         let name = |name: &str| key(format!("snapshots/{name}.packvault.json"));
         for (note, text) in [
             ("longest", padded(NOTE_BYTES_MAX)),
@@ -110,6 +169,8 @@ mod tests {
         storage.put_raw(&key("snapshots/other.json".to_owned()), FIT, SystemTime::now());
         let files = repository.list_snapshots().await.unwrap();
         let notes = repository.read_notes(&files).await.unwrap();
+        let notes: BTreeMap<_, _> =
+            notes.into_iter().map(|(name, note)| (name, note.source_problems)).collect();
         let unreadable = |name: &str| vec![format!("the note {name}.packvault.json cannot be read")];
         let expected = [
             ("written", vec!["page 7".to_owned()]),

@@ -12,6 +12,7 @@ use super::sink::{BlobSink, EncodedBlob, Payload, encode};
 use super::spool;
 use crate::archive::content::Content;
 use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, find};
+use crate::archive::findings::Findings;
 use crate::archive::profile::{Profile, database_files};
 use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation, Worker};
@@ -37,6 +38,8 @@ pub struct CapturedExtras {
     pub count: u64,
     /// What was found and not taken.
     pub left_out: Vec<LeftOut>,
+    /// What the user is told of them.
+    pub findings: Findings,
 }
 
 /// Finds the extra files, and refuses what may not or cannot be part of a snapshot.
@@ -98,7 +101,8 @@ pub async fn capture(
     };
     context.progress.end(Stage::Extras);
     let left_out = left_out.into_iter().map(|(path, reason)| LeftOut { path, reason }).collect();
-    Ok(CapturedExtras { tree, count: entries.len() as u64, left_out })
+    let findings = Findings::default();
+    Ok(CapturedExtras { tree, count: entries.len() as u64, left_out, findings })
 }
 
 /// A file's path, its mode and content unless it is gone, and the memory that is kept for it.

@@ -28,6 +28,7 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
 use super::{Context, content_paths};
+use crate::archive::findings::Findings;
 use crate::archive::freeze::FrozenDatabase;
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
@@ -38,6 +39,7 @@ use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::format_error;
 use crate::repo::locks::Lock;
+use crate::repo::notes::Note;
 use crate::repo::packs::WrittenPacks;
 use crate::{Error, ErrorKind, Result};
 
@@ -71,6 +73,7 @@ struct SourceState {
     reading: Reading,
     wal_grew_bytes: u64,
     problems: Vec<String>,
+    findings: Findings,
 }
 
 /// What a capture has put into packs, and what the manifest says of it.
@@ -83,6 +86,7 @@ struct Capture {
     lists: Option<Vec<String>>,
     extras: CapturedExtras,
     source: SourceState,
+    findings: Findings,
 }
 
 /// Captures the archive. On failure, and when interrupted, no snapshot, lock or staging stays behind.
@@ -172,9 +176,8 @@ async fn run(
     };
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
-        let problems = &captured.source.problems;
         let index = (added.written.entries, captured.geometry.0);
-        publish(repository, context, lock, &manifest, index, problems).await?;
+        publish(repository, context, lock, &manifest, index, &note_of(&captured)).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
     }
     context.progress.end(Stage::Seal);
@@ -260,7 +263,19 @@ async fn capture(
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let extras = extras::capture(context, pipeline, sink, sources, secrets).await?;
-    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source })
+    let mut findings = source.findings.clone();
+    findings.extend(extras.findings.clone());
+    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source, findings })
+}
+
+/// Returns what the note of the snapshot says.
+fn note_of(captured: &Capture) -> Note {
+    Note {
+        source_problems: captured.source.problems.clone(),
+        warnings: captured.findings.sentences(),
+        complete: captured.findings.is_complete(),
+        ..Note::default()
+    }
 }
 
 /// Returns about how many bytes the hashes of the pages and the places of the blobs take.
@@ -270,7 +285,7 @@ fn tables_bytes(pages: u64, known: &KnownBlobs) -> u64 {
 
 fn source_of(pinned: &PinnedDatabase, facts: &CapturedFacts) -> SourceState {
     let problems = pinned.problems().iter().chain(&facts.problems).cloned().collect();
-    SourceState { reading: pinned.reading(), wal_grew_bytes: 0, problems }
+    SourceState { reading: pinned.reading(), wal_grew_bytes: 0, problems, findings: Findings::default() }
 }
 
 /// Refuses at capture what no restore could put back (section 12.3).
@@ -293,7 +308,7 @@ async fn publish(
     lock: &Lock,
     manifest: &Manifest,
     (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
-    source_problems: &[String],
+    note: &Note,
 ) -> Result<()> {
     // A holder that was stopped for too long may have a successor, whose configuration it must not rewrite.
     lock.confirm().await?;
@@ -303,9 +318,9 @@ async fn publish(
         repository.publish_index(&id, entries).await?;
     }
     repository.set_page_size(page_size).await?;
-    if !source_problems.is_empty() {
+    if !note.is_empty() {
         // Before the manifest: a list that shows the snapshot shows this too.
-        repository.publish_note(&manifest.snapshot_id, source_problems).await?;
+        repository.publish_note(&manifest.snapshot_id, note).await?;
     }
     lock.confirm().await?;
     context.cancel.check()?;
@@ -428,5 +443,7 @@ fn report(
         seconds: manifest.duration_seconds,
         left_out: captured.extras.left_out.clone(),
         source_problems: captured.source.problems.clone(),
+        warnings: captured.findings.sentences(),
+        complete: captured.findings.is_complete(),
     }
 }

@@ -133,6 +133,7 @@ async fn run(
             stats: Check::Ok,
         },
         left_out: plan.left_out,
+        warnings: Vec::new(),
     })
 }
 
