@@ -111,10 +111,10 @@ struct Globals {
     #[arg(long, global = true, help_heading = "Common options")]
     json: bool,
     /// Send at most this many bytes per second to a server
-    #[arg(long, global = true, value_name = "SIZE", help_heading = "Common options")]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = text::rate, help_heading = "Common options")]
     limit_upload: Option<ByteSize>,
     /// Receive at most this many bytes per second from a server
-    #[arg(long, global = true, value_name = "SIZE", help_heading = "Common options")]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = text::rate, help_heading = "Common options")]
     limit_download: Option<ByteSize>,
     /// Where packs wait for their upload to a server; packvault's cache folder by default
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Common options")]
@@ -199,6 +199,9 @@ fn run(cli: Cli) -> Result<Exit> {
     let runtime = runtime.map_err(failed)?;
     let session = Session::start(cli.globals)?;
     let result = runtime.block_on(cli.command.run(&session));
+    if result.is_ok() {
+        session.warn_of_settings();
+    }
     session.close();
     // The command is over and has cleaned up; work it gave up must not hold the program.
     runtime.shutdown_background();

@@ -4,6 +4,7 @@ use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use packvault::engine::{self, Context};
 use packvault::location::{self, Opening, Purpose};
@@ -21,21 +22,31 @@ pub struct Session {
     settings: Settings,
     renderer: Arc<Renderer>,
     cancel: Cancel,
+    /// Whether what is wrong with the settings was said.
+    warned: AtomicBool,
 }
 
 impl Session {
     /// Reads the settings, starts the progress, and listens for Ctrl-C.
     pub fn start(globals: Globals) -> Result<Self> {
-        let settings = Settings::load(Environment::read()?)?;
+        let settings = Settings::load(Environment::read());
         let renderer = Renderer::start(if globals.quiet { Style::None } else { globals.progress });
         let cancel = Cancel::new();
         interrupt::watch(cancel.clone(), Arc::clone(&renderer))?;
-        Ok(Self { globals, settings, renderer, cancel })
+        Ok(Self { globals, settings, renderer, cancel, warned: AtomicBool::new(false) })
     }
 
     /// Returns what the user has settled beforehand.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Says, once, that something is wrong with the configuration, of which nothing was needed.
+    pub fn warn_of_settings(&self) {
+        let Some(problem) = self.settings.problem() else { return };
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            self.warn(&format!("the configuration is wrong, and what is wrong in it is not used: {problem}"));
+        }
     }
 
     /// Returns the archive the user means.
@@ -47,6 +58,7 @@ impl Session {
     /// is opened.
     pub fn location(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<(Location, Opening)> {
         let choice = self.settings.repository(self.globals.repo.as_deref(), archive)?;
+        self.warn_of_settings();
         let mut opening = self.settings.opening(&choice, purpose, self.cancel.clone(), self.progress())?;
         let Globals { limit_upload, limit_download, spool, .. } = &self.globals;
         opening.upload_max = limit_upload.map(|size| size.0).or(opening.upload_max);

@@ -157,6 +157,14 @@ impl std::str::FromStr for ByteSize {
     }
 }
 
+/// Parses bytes per second, of which there is at least one: with none, nothing would ever be sent.
+pub fn rate(text: &str) -> Result<ByteSize, String> {
+    match text.parse()? {
+        ByteSize(0) => Err("is at least 1 byte per second; leave it out for no limit".to_owned()),
+        rate => Ok(rate),
+    }
+}
+
 impl<'de> serde::Deserialize<'de> for ByteSize {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <String as serde::Deserialize>::deserialize(deserializer)?;
@@ -167,6 +175,14 @@ impl<'de> serde::Deserialize<'de> for ByteSize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_at_least_one_byte_per_second() {
+        for none in ["0", "0 MiB", "0.5"] {
+            assert!(rate(none).unwrap_err().contains("at least 1"), "{none}");
+        }
+        assert_eq!(rate("1").unwrap(), ByteSize(1));
+    }
 
     #[test]
     fn numbers_have_a_comma_between_every_three_digits() {

@@ -2,9 +2,11 @@
 //! command finds its repository and its archive from them.
 //!
 //! No other folder takes settings from the environment. A key this version does not know is refused: a backup
-//! must not silently do other than what its configuration says.
+//! must not silently do other than what its configuration says. A command that needs nothing of what is wrong
+//! goes on, and says so.
 
 mod repository;
+mod salvage;
 mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -48,7 +50,7 @@ pub struct Environment {
     /// `PACKVAULT_CONFIG`.
     pub config_file: Option<PathBuf>,
     /// `PACKVAULT_REPO`.
-    pub repository: Option<String>,
+    pub repository: Option<OsString>,
     /// `MSGVAULT_HOME`.
     pub msgvault_home: Option<PathBuf>,
     /// Every variable that begins with `AWS_`, as Amazon's own tools have them.
@@ -74,6 +76,8 @@ pub struct Settings {
     /// Where the configuration is, or would be.
     path: Option<PathBuf>,
     file: ConfigFile,
+    /// What is wrong with the file; the rest of it is used.
+    problem: Option<String>,
 }
 
 /// An archive to back up.
@@ -108,6 +112,9 @@ struct ConfigFile {
     repository: BTreeMap<String, RepositorySection>,
     #[serde(default)]
     archive: BTreeMap<String, ArchiveSection>,
+    /// The homes of archives whose sections are wrong otherwise: a restore keeps out of them all the same.
+    #[serde(skip)]
+    other_homes: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -196,19 +203,27 @@ impl Archive {
 
 impl Environment {
     /// Reads the environment of this process.
-    pub fn read() -> Result<Self> {
+    pub fn read() -> Self {
         let path = |name| variable(name).map(PathBuf::from);
-        Ok(Self {
+        Self {
             home: path("HOME"),
             // A relative folder there is invalid by the XDG specification, and to be ignored.
             config_home: path("XDG_CONFIG_HOME").filter(|path| path.is_absolute()),
             cache_home: path("XDG_CACHE_HOME").filter(|path| path.is_absolute()),
             config_file: path("PACKVAULT_CONFIG"),
-            repository: variable("PACKVAULT_REPO").map(text).transpose()?,
+            repository: variable("PACKVAULT_REPO"),
             msgvault_home: path("MSGVAULT_HOME"),
             aws: variables(&["AWS_"]),
             clouds: variables(if cfg!(feature = "opendal") { &["AZURE_STORAGE_", "GOOGLE_"] } else { &[] }),
-        })
+        }
+    }
+
+    /// Returns what `PACKVAULT_REPO` says.
+    fn typed_repository(&self) -> Result<Option<&str>> {
+        match &self.repository {
+            Some(value) => value.to_str().map(Some).ok_or_else(|| usage("PACKVAULT_REPO is not valid UTF-8")),
+            None => Ok(None),
+        }
     }
 }
 
@@ -224,24 +239,35 @@ fn variables(beginnings: &[&str]) -> HashMap<String, String> {
         .collect()
 }
 
-fn text(value: OsString) -> Result<String> {
-    value.into_string().map_err(|_| usage("PACKVAULT_REPO is not valid UTF-8"))
-}
-
 impl Settings {
     /// Reads the configuration file the environment names, or the one in its usual place if there is one.
-    pub fn load(environment: Environment) -> Result<Self> {
+    ///
+    /// What is wrong with it is kept, and stops what needs it.
+    pub fn load(environment: Environment) -> Self {
         let usual = || {
             let folder = environment.config_home.clone();
             let folder = folder.or_else(|| environment.home.as_ref().map(|home| home.join(".config")))?;
             Some(folder.join("packvault").join("config.toml"))
         };
         let path = environment.config_file.clone().or_else(usual);
-        let file = match &path {
-            Some(path) => read_config(path, environment.config_file.is_some())?,
-            None => ConfigFile::default(),
+        let (file, problem) = match &path {
+            Some(path) => read_config(path, environment.config_file.is_some()),
+            None => (ConfigFile::default(), None),
         };
-        Ok(Self { environment, path, file })
+        Self { environment, path, file, problem: problem.map(|error| error.chain()) }
+    }
+
+    /// Returns what is wrong with the configuration.
+    pub fn problem(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
+    /// Fails if the configuration is wrong where it may have said what a name stands for.
+    fn expect_sound(&self, text: &str) -> Result<()> {
+        match &self.problem {
+            Some(problem) if may_be_a_name(text) => Err(usage(problem.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the archive the user means: a name from the configuration, a folder, or msgvault's own home.
@@ -249,6 +275,9 @@ impl Settings {
         let section = given.and_then(|given| self.file.archive.get(given.to_str()?)).cloned();
         if let Some(section) = section.as_ref().filter(|section| section.profile == ProfileKind::Sqlite) {
             return self.sqlite_archive(section);
+        }
+        if let (None, Some(given)) = (&section, given) {
+            self.expect_sound(&given.to_string_lossy())?;
         }
         let home = match (&section, given) {
             (Some(section), _) => self.configured_path(&section.home, "the home of an archive")?,
@@ -307,10 +336,17 @@ impl Settings {
     /// Returns the repository the user means, by the first of: `--repo`, `PACKVAULT_REPO`, the archive's
     /// section, `default_repository`, and msgvault's own configuration.
     pub fn repository(&self, flag: Option<&str>, archive: Option<&Archive>) -> Result<RepositoryChoice> {
-        if let Some(typed) = flag.or(self.environment.repository.as_deref()) {
+        let typed = match flag {
+            Some(flag) => Some(flag),
+            None => self.environment.typed_repository()?,
+        };
+        if let Some(typed) = typed {
             return match self.file.repository.get(typed) {
                 Some(section) => self.configured_repository(section),
-                None => Ok(RepositoryChoice { location: Location::parse(typed)?, section: None }),
+                None => {
+                    self.expect_sound(typed)?;
+                    Ok(RepositoryChoice { location: Location::parse(typed)?, section: None })
+                }
             };
         }
         let section = archive.and_then(|archive| archive.section.as_ref()?.repository.as_deref());
@@ -318,9 +354,13 @@ impl Settings {
             return match self.file.repository.get(configured) {
                 Some(section) => self.configured_repository(section),
                 None => {
+                    self.expect_sound(configured)?;
                     Ok(RepositoryChoice { location: self.configured_location(configured)?, section: None })
                 }
             };
+        }
+        if let Some(problem) = &self.problem {
+            return Err(usage(problem.clone()));
         }
         let location = self.msgvault_repository(archive)?.ok_or_else(|| self.no_repository_given())?;
         Ok(RepositoryChoice { location, section: None })
@@ -338,9 +378,9 @@ impl Settings {
     /// An archive whose own configuration cannot be read counts with its home alone: a restore is often
     /// wanted just when an archive is broken.
     pub fn known_homes(&self) -> Vec<LiveHome> {
-        let configured = self.file.archive.values();
-        let configured =
-            configured.map(|section| self.configured_path(&section.home, "the home of an archive"));
+        let configured = self.file.archive.values().map(|section| &section.home);
+        let configured = configured.chain(&self.file.other_homes);
+        let configured = configured.map(|home| self.configured_path(home, "the home of an archive"));
         let homes: Vec<PathBuf> = configured.chain([self.msgvault_home()]).flatten().collect();
         let elsewhere = homes.iter().filter_map(|home| {
             let config = read_msgvault_config(home).ok()??;
@@ -463,32 +503,29 @@ impl Settings {
     }
 }
 
-fn read_config(path: &Path, must_exist: bool) -> Result<ConfigFile> {
-    let Some(text) = read_text(path, must_exist)? else { return Ok(ConfigFile::default()) };
-    let file: ConfigFile = toml::from_str(&text).map_err(|error| {
+/// Returns what the file says as far as it can be used, and the first thing that is wrong with it.
+fn read_config(path: &Path, must_exist: bool) -> (ConfigFile, Option<Error>) {
+    let text = match read_text(path, must_exist) {
+        Ok(text) => text.unwrap_or_default(),
+        Err(error) => return (ConfigFile::default(), Some(error)),
+    };
+    let parsed = toml::from_str::<ConfigFile>(&text).map_err(|error| {
         let offset = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
         usage(format!("{}, line {line}: {}", path.display(), error.message()))
-    })?;
-    for (name, repository) in &file.repository {
-        if let Some((key, why)) = repository.refusal() {
-            return Err(usage(format!("{}: repository.{name}.{key} {why}", path.display())));
-        }
-    }
-    for (name, archive) in &file.archive {
-        if archive.zstd_level.is_some_and(|level| !(1..=19).contains(&level)) {
-            let key = format!("archive.{name}.zstd_level");
-            return Err(usage(format!("{}: {key} is not a number from 1 to 19", path.display())));
-        }
-        if let Some(key) = archive.misplaced_key() {
-            let why = match archive.profile {
-                ProfileKind::Msgvault => "belongs to archives with `profile = \"sqlite\"`",
-                ProfileKind::Sqlite => "is missing",
-            };
-            return Err(usage(format!("{}: archive.{name}.{key} {why}", path.display())));
-        }
-    }
-    Ok(file)
+    });
+    let (mut file, problem) = match parsed {
+        Ok(file) => (file, None),
+        Err(error) => (salvage::usable(&text), Some(error)),
+    };
+    let refused = file.take_out_refused();
+    let refused = refused.map(|why| usage(format!("{}: {why}", path.display())));
+    (file, problem.or(refused))
+}
+
+/// Tells whether a text may be a name from the configuration: what has a slash in it is a path or a URL.
+fn may_be_a_name(text: &str) -> bool {
+    !text.contains('/') && text != "." && text != ".."
 }
 
 fn read_msgvault_config(home: &Path) -> Result<Option<MsgvaultConfig>> {
@@ -556,7 +593,7 @@ mod tests {
         }
 
         fn load(&self) -> Settings {
-            Settings::load(self.environment.clone()).unwrap()
+            Settings::load(self.environment.clone())
         }
 
         fn path(&self, path: &str) -> PathBuf {
@@ -675,9 +712,10 @@ mod tests {
             ("[archive.mail]", "line 1", "`home`"),
         ] {
             let home = Home::new().config(text);
-            let error = Settings::load(home.environment.clone()).unwrap_err();
+            let error = home.load().repository(Some("nas-of-ann"), None).unwrap_err();
             let message = error.to_string();
             assert_eq!(error.kind(), ErrorKind::Usage);
+            assert_eq!(home.load().problem(), Some(message.as_str()));
             let parts = [".config/packvault/config.toml, ", line, key];
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
@@ -686,10 +724,14 @@ mod tests {
     #[test]
     fn a_zstd_level_out_of_range_is_refused_by_name() {
         let home = Home::new().config("[archive.mail]\nhome = '/x'\nzstd_level = 20");
-        let error = Settings::load(home.environment.clone()).unwrap_err();
+        let settings = home.load();
+        let problem = settings.problem().unwrap();
+        assert!(problem.ends_with("archive.mail.zstd_level is not a number from 1 to 19"), "{problem}");
+        let error = settings.archive(Some(Path::new("mail"))).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Usage, problem));
         assert!(
-            error.to_string().ends_with("archive.mail.zstd_level is not a number from 1 to 19"),
-            "{error}"
+            settings.known_homes().contains(&PathBuf::from("/x").into()),
+            "it is kept out of all the same"
         );
     }
 
@@ -704,12 +746,15 @@ mod tests {
     fn a_configuration_file_that_was_named_must_exist() {
         let mut home = Home::new();
         home.environment.config_file = Some(home.path("missing.toml"));
-        assert_eq!(Settings::load(home.environment.clone()).unwrap_err().kind(), ErrorKind::Usage);
+        let problem = home.load().problem().unwrap().to_owned();
+        assert!(problem.contains("missing.toml"), "{problem}");
+        assert_eq!(home.load().repository(None, None).unwrap_err().to_string(), problem);
         let home = Home {
             environment: Environment { config_file: Some("/dev/null".into()), ..home.environment },
             ..home
         };
         assert!(home.load().repository(None, None).is_err());
+        assert_eq!(home.load().problem(), None);
     }
 
     #[test]
@@ -725,7 +770,7 @@ mod tests {
         let environment = Environment {
             aws: secret("AWS_SECRET_ACCESS_KEY"),
             clouds: secret("AZURE_STORAGE_ACCOUNT_KEY"),
-            repository: Some("sftp://ann:hunter2@nas/backup".to_owned()),
+            repository: Some("sftp://ann:hunter2@nas/backup".into()),
             ..Environment::default()
         };
         let shown = format!("{environment:?}");

@@ -15,6 +15,19 @@ use super::secret::SecretSource;
 /// What a user may wait for a server: not so short that no server answers, nor so long that a night is over.
 const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=3600;
 
+/// Why a path is refused: from which folder a command will be run, whoever wrote the file did not know.
+pub(super) const IS_RELATIVE: &str = "is a relative path; write it from the root, or from your home with ~";
+
+/// Tells whether what a path means depends on the folder a command is run in.
+pub(super) fn is_relative(path: &str) -> bool {
+    Path::new(path).is_relative() && path != "~" && !path.starts_with("~/")
+}
+
+/// The same of a program: a bare name is looked for where programs are.
+pub(super) fn is_relative_program(program: &str) -> bool {
+    program.contains('/') && Path::new(program).is_relative()
+}
+
 /// The repository the user means, and what is settled about it.
 #[derive(Debug, Clone)]
 pub struct RepositoryChoice {
@@ -89,6 +102,16 @@ impl RepositorySection {
             |keys: &[(&'static str, bool)]| keys.iter().find(|(_, is_there)| *is_there).map(|key| key.0);
         if self.timeout_seconds.is_some_and(|seconds| !TIMEOUT_SECONDS.contains(&seconds)) {
             return Some(("timeout_seconds", "is a number from 1 to 3600"));
+        }
+        let rates = [("limit_upload", self.limit_upload), ("limit_download", self.limit_download)];
+        if let Some((key, _)) = rates.iter().find(|(_, rate)| *rate == Some(ByteSize(0))) {
+            return Some((key, "is at least 1 byte per second; leave it out for no limit"));
+        }
+        if self.ca_certificate.as_deref().is_some_and(is_relative) {
+            return Some(("ca_certificate", IS_RELATIVE));
+        }
+        if self.ssh_program.as_deref().is_some_and(is_relative_program) {
+            return Some(("ssh_program", IS_RELATIVE));
         }
         let kind = self.location.split_once("://").map_or("", |(scheme, _)| scheme);
         let misplaced = |key| (key, "belongs to another kind of storage");
@@ -212,6 +235,18 @@ mod tests {
             ("location = 's3://b'\nconnections = 2", "connections"),
             ("location = 'sftp://h/a'\nregion = 'eu'", "region"),
             ("location = 'sftp://h/a'\nconnections = 0", "connections"),
+            ("location = 's3://b'\nlimit_upload = '0'", "limit_upload"),
+            ("location = 's3://b'\nlimit_download = '0 MiB'", "limit_download"),
+            ("location = 's3://b'\nca_certificate = 'ca.pem'", "ca_certificate"),
+            ("location = 'sftp://h/a'\nssh_program = './ssh'", "ssh_program"),
+            (
+                "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = { file = 'key' }",
+                "secret_access_key",
+            ),
+            (
+                "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = { command = ['bin/key'] }",
+                "secret_access_key",
+            ),
             ("location = 's3://b'\ntimeout_seconds = 0", "timeout_seconds"),
             ("location = 'sftp://h/a'\ntimeout_seconds = 3601", "timeout_seconds"),
             ("location = 's3://b'\naccess_key_id = 'AK'", "secret_access_key"),

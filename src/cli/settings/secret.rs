@@ -8,6 +8,8 @@ use packvault::profiles::msgvault::config::expand_home;
 use packvault::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
+use super::repository::{IS_RELATIVE, is_relative, is_relative_program};
+
 /// The longest secret; the token of temporary keys may have some kilobytes.
 const SECRET_BYTES_MAX: u64 = 64 * 1024;
 
@@ -27,8 +29,10 @@ impl SecretSource {
         if ways.iter().filter(|is_there| **is_there).count() != 1 {
             return Some("is one of { env = \"NAME\" }, { file = \"PATH\" } and { command = [\"PROGRAM\"] }");
         }
-        match &self.command {
-            Some(words) if words.is_empty() => Some("names no program"),
+        match (&self.file, self.command.as_deref()) {
+            (Some(file), _) if is_relative(file) => Some(IS_RELATIVE),
+            (_, Some([])) => Some("names no program"),
+            (_, Some([program, ..])) if is_relative_program(program) => Some(IS_RELATIVE),
             _ => None,
         }
     }
