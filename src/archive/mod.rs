@@ -6,6 +6,7 @@
 
 pub mod beneath;
 pub mod content;
+pub mod database_file;
 pub mod deadline;
 pub mod extras;
 pub mod findings;
