@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use crate::Result;
 use crate::cancel::Cancel;
+use crate::{Error, ErrorKind, Result};
 
 /// The pause between two looks at the clock.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
@@ -25,13 +25,18 @@ pub fn interrupted_at<T>(
     let handle = connection.get_interrupt_handle();
     let (working, over) = channel::<()>();
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let watch = move || {
             while over.recv_timeout(WATCH_PAUSE) == Err(RecvTimeoutError::Timeout) {
                 if cancel.is_cancelled() || Instant::now() >= deadline {
                     handle.interrupt();
                 }
             }
-        });
+        };
+        let watching = std::thread::Builder::new().name("deadline".to_owned()).spawn_scoped(scope, watch);
+        watching.map_err(|error| {
+            let message = "cannot start a thread: the limit on processes or on memory leaves no room for it";
+            Error::caused(ErrorKind::Io, message, error)
+        })?;
         let result = work();
         drop(working);
         result

@@ -81,6 +81,12 @@ impl FrozenDatabase {
     }
 }
 
+/// Refuses what is no database, so far as that can be seen without SQLite. Nobody may hold SQLite's locks on it in
+/// this process.
+pub fn look(database: &Path) -> Result<()> {
+    open_for_scan(&resolve(database)?).map(drop)
+}
+
 /// The path must still name the file that was opened for the scan.
 pub(super) fn check_scan_handle(scan: &File, path: &Path) -> Result<()> {
     let held = scan.metadata().map_err(|error| io_error("stat", path, error))?;

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use rusqlite::Connection;
 
@@ -58,6 +59,7 @@ pub struct PinnedDatabase {
     page_count: u64,
     reading: Reading,
     wal_bytes_at_pin: u64,
+    since: Instant,
     problems: Vec<String>,
 }
 
@@ -72,7 +74,8 @@ impl PinnedDatabase {
     ) -> Result<Self> {
         let wal_bytes_at_pin = wal_bytes(&path)?.unwrap_or_default();
         let (connection, problems) = (Arc::new(Mutex::new(connection)), Vec::new());
-        Ok(Self { connection, scan, path, page_size, page_count, reading, wal_bytes_at_pin, problems })
+        let since = Instant::now();
+        Ok(Self { connection, scan, path, page_size, page_count, reading, wal_bytes_at_pin, since, problems })
     }
 
     /// Adds what was found wrong with the source while it was pinned.
@@ -120,6 +123,21 @@ impl PinnedDatabase {
     /// Returns the resolved path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns since when the pin stands.
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Tells whether nobody can write to the database until the pin is released: so it is with a rollback
+    /// journal, whose readers keep writers out.
+    pub fn holds_writers(&self) -> Result<bool> {
+        let mode: String = self
+            .connection()
+            .pragma_query_value(None, "journal_mode", |row| row.get(0))
+            .map_err(|error| database_error("read the journal mode of", &self.path, error))?;
+        Ok(!mode.eq_ignore_ascii_case("wal"))
     }
 
     /// Returns what was found wrong with the source while it was pinned.

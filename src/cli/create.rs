@@ -1,12 +1,15 @@
 //! `packvault create`: stores a snapshot of an archive.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use packvault::archive::profile::ExtrasChoice;
 use packvault::engine::create::{CreateOptions, create};
 use packvault::location::Purpose;
 use packvault::{Error, ErrorKind, Result};
 
+use super::application::{Hooks, PausableApplication, Status, Surely};
 use super::report::Exit;
 use super::session::Session;
 use super::settings::{Archive, Settings};
@@ -51,7 +54,7 @@ pub struct Arguments {
     allow_plaintext_secrets: bool,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: Option<u16>,
+    pub(super) jobs: Option<u16>,
     /// How hard to compress, from 1 (fast) to 19 (small)
     ///
     /// Without it: `zstd_level` of the configuration, then of msgvault's, then 3.
@@ -79,6 +82,11 @@ pub struct Arguments {
     /// The log cannot start over while its database is being captured.
     #[arg(long, value_name = "SIZE")]
     max_wal_growth: Option<ByteSize>,
+    /// Give up when the writers of the database have been held off for this many seconds
+    ///
+    /// A database with a rollback journal cannot be written to while its pages are read.
+    #[arg(long, value_name = "SECONDS")]
+    max_hold: Option<NonZeroU32>,
     /// Back up any SQLite application: its database
     ///
     /// ARCHIVE is then the folder that --files are relative to; without it, the database's folder.
@@ -101,10 +109,13 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     let purpose = if arguments.dry_run { Purpose::Look } else { Purpose::Work };
     let repository = session.repository(Some(&archive), purpose).await?;
     let paths = archive.paths();
-    let options = arguments.options(&archive);
+    let application = PausableApplication::new(arguments.hooks(&archive), session.cancel().clone());
+    let options = CreateOptions { application: application.engaged(), ..arguments.options(&archive) };
     let context = session.context(arguments.jobs);
-    let work = create(&repository, archive.implementation(), &paths, options, &context);
-    let (created, resumed) = archive.hooks().around(session.cancel(), work).await;
+    session.owe(&application);
+    let surely = Surely(application);
+    let created = create(&repository, archive.implementation(), &paths, options, &context).await;
+    let resumed = surely.0.let_go(&Status::of(&created, |report| report.id.clone()));
     let report = match (created, &resumed) {
         (Ok(report), _) => report,
         (Err(error), Ok(())) => return Err(error),
@@ -136,6 +147,12 @@ impl Arguments {
         session.settings().described_archive(self.archive.as_deref(), parts)
     }
 
+    /// Returns the programs around the backup, which know the archive by the name the user typed.
+    fn hooks(&self, archive: &Archive) -> Hooks {
+        let typed = self.archive.as_deref().unwrap_or(&archive.home);
+        archive.hooks(typed.display().to_string())
+    }
+
     fn options(&self, archive: &Archive) -> CreateOptions {
         let check_source = match (self.check_source, self.no_check_source) {
             (true, _) => Some(true),
@@ -154,6 +171,11 @@ impl Arguments {
             check_source,
             wal_growth_bytes_max: wal_growth_max.map(|size| size.0),
             reading: None,
+            application: None,
+            hold_max: self
+                .max_hold
+                .or(archive.max_hold())
+                .map(|seconds| Duration::from_secs(seconds.get().into())),
         }
     }
 

@@ -1,84 +1,111 @@
-//! Programs of the user's that run around a backup: `before` it, and `after` it whatever happened.
+//! Programs of the user's: started without a shell, waited for with a limit of time, ended with all they started.
 //!
-//! They run without a shell, each in a process group of its own, so that a Ctrl-C meant for packvault does
-//! not end the one that lets the application go on. What they print goes to standard error. A second Ctrl-C
-//! ends packvault at once, without `after`.
+//! Each runs in a process group of its own, so that a Ctrl-C meant for packvault does not end the one that lets
+//! the application go on. What they print goes to standard error, or nowhere if that is gone: with the terminal
+//! closed, a script that stops at the first failed `echo` would else leave the application paused.
+//! When they run is `application`'s.
 
-use std::future::Future;
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use packvault::{Cancel, Error, ErrorKind, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long one program may take.
 const TIME_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// How long is tried to start a program for which the system has no process or memory at the moment.
+const START_MAX: Duration = Duration::from_secs(30);
 
-/// The programs of one archive; an empty list is none.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Hooks {
-    /// Program and arguments.
-    pub before: Vec<String>,
-    /// Program and arguments.
-    pub after: Vec<String>,
+/// One program of the user's.
+#[derive(Debug, Clone, Copy)]
+pub struct Hook<'a> {
+    /// Its key in the configuration.
+    pub name: &'static str,
+    /// Program and arguments; without any there is nothing to run.
+    pub words: &'a [String],
+    /// What it finds in its environment besides packvault's own.
+    pub variables: &'a [(&'static str, String)],
 }
 
-impl Hooks {
-    /// Runs `before`, then the work unless that failed, then `after` in any case. Returns how the work ended,
-    /// and how `after` did.
-    pub async fn around<T>(
-        &self,
-        cancel: &Cancel,
-        work: impl Future<Output = Result<T>>,
-    ) -> (Result<T>, Result<()>) {
-        let worked = match run("before", &self.before, Some(cancel)).await {
-            Ok(()) => work.await,
-            Err(error) => Err(error),
+impl Hook<'_> {
+    /// Runs the program to its end. With a token it is ended when the user stops the operation; without one
+    /// it is not to be stopped, and its start is tried for a while.
+    pub fn run(&self, cancel: Option<&Cancel>) -> Result<()> {
+        let Some((program, arguments)) = self.words.split_first() else { return Ok(()) };
+        let name = self.name;
+        let failed =
+            |why: String| Error::new(ErrorKind::Refused, format!("the hook `{name}` ({program}) {why}"));
+        let started = match cancel {
+            Some(_) => self.start(program, arguments),
+            None => self.start_surely(program, arguments),
         };
-        // Not to be stopped: it may be what lets the application go on.
-        (worked, run("after", &self.after, None).await)
+        let mut child = started.map_err(|error| {
+            Error::caused(ErrorKind::Refused, format!("cannot run the hook `{name}` ({program})"), error)
+        })?;
+        let deadline = Instant::now() + TIME_MAX;
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(failed(ended(status))),
+                Ok(None) => {}
+                Err(error) => {
+                    let message = format!("cannot wait for the hook `{name}` ({program})");
+                    return Err(Error::caused(ErrorKind::Io, message, error));
+                }
+            }
+            if let Some(Err(interrupted)) = cancel.map(Cancel::check) {
+                end(&mut child);
+                return Err(interrupted);
+            }
+            if Instant::now() >= deadline {
+                end(&mut child);
+                let minutes = TIME_MAX.as_secs() / 60;
+                return Err(failed(format!("was still running after {minutes} minutes, and was ended")));
+            }
+            std::thread::sleep(POLL);
+        }
     }
-}
 
-async fn run(name: &'static str, hook: &[String], cancel: Option<&Cancel>) -> Result<()> {
-    let Some((program, arguments)) = hook.split_first() else { return Ok(()) };
-    let failed = |why: String| Error::new(ErrorKind::Refused, format!("the hook `{name}` ({program}) {why}"));
-    let mut child = start(program, arguments).map_err(|error| {
-        Error::caused(ErrorKind::Refused, format!("cannot run the hook `{name}` ({program})"), error)
-    })?;
-    let deadline = Instant::now() + TIME_MAX;
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) if status.success() => return Ok(()),
-            Ok(Some(status)) => return Err(failed(ended(status))),
-            Ok(None) => {}
-            Err(error) => {
-                let message = format!("cannot wait for the hook `{name}` ({program})");
-                return Err(Error::caused(ErrorKind::Io, message, error));
+    fn start(&self, program: &str, arguments: &[String]) -> std::io::Result<Child> {
+        let mut command = Command::new(program);
+        command.args(arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).process_group(0);
+        let stderr = std::io::stderr();
+        match is_gone(stderr.as_fd()) {
+            true => command.stdout(Stdio::null()).stderr(Stdio::null()),
+            // Standard output is for results.
+            false => command.stdout(Stdio::from(stderr.as_fd().try_clone_to_owned()?)),
+        };
+        command.spawn()
+    }
+
+    fn start_surely(&self, program: &str, arguments: &[String]) -> std::io::Result<Child> {
+        use std::io::ErrorKind::{OutOfMemory, WouldBlock};
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            match self.start(program, arguments) {
+                Err(error)
+                    if matches!(error.kind(), OutOfMemory | WouldBlock) && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(POLL);
+                }
+                started => return started,
             }
         }
-        if let Some(Err(interrupted)) = cancel.map(Cancel::check) {
-            end(&mut child);
-            return Err(interrupted);
-        }
-        if Instant::now() >= deadline {
-            end(&mut child);
-            return Err(failed(format!("was still running after {} minutes", TIME_MAX.as_secs() / 60)));
-        }
-        tokio::time::sleep(POLL).await;
     }
 }
 
-fn start(program: &str, arguments: &[String]) -> std::io::Result<Child> {
-    // Standard output is for results.
-    let output = std::io::stderr().as_fd().try_clone_to_owned()?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::from(output)).process_group(0);
-    command.spawn()
+/// Tells whether nobody can read what is written there: a closed terminal, a pipe without a reader.
+fn is_gone(output: impl AsFd) -> bool {
+    let mut looked_at = [PollFd::new(&output, PollFlags::OUT)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
+    poll(&mut looked_at, Some(&at_once)).is_ok() && looked_at[0].revents().intersects(gone)
 }
 
 fn ended(status: ExitStatus) -> String {
@@ -101,40 +128,42 @@ fn end(child: &mut Child) {
 mod tests {
     use super::*;
 
-    fn hook(program: &[&str]) -> Vec<String> {
-        program.iter().map(|word| (*word).to_owned()).collect()
+    fn run(words: &[&str], cancel: Option<&Cancel>) -> Result<()> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let variables = [("PACKVAULT_ARCHIVE", "mail".to_owned())];
+        Hook { name: "before", words: &words, variables: &variables }.run(cancel)
     }
 
-    fn hooks(folder: &std::path::Path, before: &[&str]) -> Hooks {
-        let after = folder.join("after");
-        Hooks { before: hook(before), after: hook(&["touch", after.to_str().unwrap()]) }
+    #[test]
+    fn a_program_that_fails_is_named_with_its_exit_code() {
+        let error = run(&["sh", "-c", "exit 7"], None).unwrap_err();
+        assert!(error.to_string().contains("`before` (sh) failed with exit code 7"), "{error}");
     }
 
-    #[tokio::test]
-    async fn after_runs_when_before_or_the_work_fails() {
-        for (before, work) in [("false", Ok(())), ("true", Err(Error::new(ErrorKind::Io, "x")))] {
-            let folder = tempfile::tempdir().unwrap();
-            let hooks = hooks(folder.path(), &[before]);
-            let (worked, resumed) = hooks.around(&Cancel::new(), async { work }).await;
-            assert!(worked.is_err() && resumed.is_ok());
-            assert!(folder.path().join("after").exists(), "{before}");
-        }
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let error = run(&["/no/such/program"], None).unwrap_err();
+        assert!(error.to_string().contains("`before` (/no/such/program)"), "{error}");
     }
 
-    #[tokio::test]
-    async fn an_interruption_ends_before_and_still_runs_after() {
-        let folder = tempfile::tempdir().unwrap();
+    #[test]
+    fn a_program_finds_the_variables() {
+        run(&["sh", "-c", "test \"$PACKVAULT_ARCHIVE\" = mail"], None).unwrap();
+    }
+
+    #[test]
+    fn a_cancellation_ends_a_program_that_hangs() {
         let cancel = Cancel::new();
         cancel.cancel();
-        let hooks = hooks(folder.path(), &["sleep", "600"]);
-        let (worked, resumed) = hooks.around(&cancel, async { Ok(()) }).await;
-        assert_eq!(worked.unwrap_err().kind(), ErrorKind::Interrupted);
-        assert!(resumed.is_ok() && folder.path().join("after").exists());
+        let error = run(&["sleep", "600"], Some(&cancel)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
     }
 
-    #[tokio::test]
-    async fn a_program_that_is_not_there_is_named() {
-        let error = run("before", &hook(&["/no/such/program"]), None).await.unwrap_err();
-        assert!(error.to_string().contains("`before` (/no/such/program)"), "{error}");
+    #[test]
+    fn a_pipe_without_a_reader_is_seen_to_be_gone() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(!is_gone(&writer));
+        drop(reader);
+        assert!(is_gone(&writer));
     }
 }

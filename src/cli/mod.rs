@@ -4,6 +4,7 @@
 //! One file per command holds its arguments, whose comments are the help, and its function. Standard output
 //! is data, standard error is talk. The library below neither prints nor reads the environment.
 
+mod application;
 mod archive;
 mod create;
 mod demo;
@@ -23,13 +24,14 @@ mod sqlite_archive;
 mod summary;
 mod table;
 mod text;
+mod threads;
 mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use packvault::{Error, ErrorKind, Result};
+use packvault::Result;
 
 use render::Style;
 use report::Exit;
@@ -116,7 +118,7 @@ struct Globals {
     /// Receive at most this many bytes per second from a server
     #[arg(long, global = true, value_name = "SIZE", value_parser = text::rate, help_heading = "Common options")]
     limit_download: Option<ByteSize>,
-    /// Where packs wait for their upload to a server; packvault's cache folder by default
+    /// Where bytes wait that do not fit in memory; packvault's cache folder by default
     #[arg(long, global = true, value_name = "FOLDER", help_heading = "Common options")]
     spool: Option<PathBuf>,
     /// How progress looks, on standard error
@@ -161,6 +163,17 @@ impl Command {
         }
     }
 
+    /// Returns how many pieces of work the command may do at once.
+    fn jobs(&self) -> usize {
+        let asked = match self {
+            Self::Create(arguments) => arguments.jobs,
+            Self::Verify(arguments) => arguments.jobs,
+            Self::Restore(arguments) => arguments.jobs,
+            _ => None,
+        };
+        session::jobs(asked)
+    }
+
     async fn run(&self, session: &Session) -> Result<Exit> {
         match self {
             Self::Init(arguments) => init::run(arguments, session).await,
@@ -194,9 +207,7 @@ fn start(cli: Cli) -> Exit {
 
 fn run(cli: Cli) -> Result<Exit> {
     memory::settle();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let failed = |error| Error::caused(ErrorKind::Io, "cannot start threads", error);
-    let runtime = runtime.map_err(failed)?;
+    let runtime = threads::start(cli.command.jobs())?;
     let session = Session::start(cli.globals)?;
     let result = runtime.block_on(cli.command.run(&session));
     if result.is_ok() {

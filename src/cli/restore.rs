@@ -45,7 +45,7 @@ pub struct Arguments {
     without_auxiliary: bool,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: Option<u16>,
+    pub(super) jobs: Option<u16>,
 }
 
 /// Restores the snapshot and sums up what was proved.

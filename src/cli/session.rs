@@ -3,8 +3,8 @@
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use packvault::engine::{self, Context};
 use packvault::location::{self, Opening, Purpose};
@@ -12,9 +12,17 @@ use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
 
+use super::application::PausableApplication;
+use super::interrupt::{self, Paused};
 use super::render::{Renderer, Style};
 use super::settings::{Archive, Environment, Settings};
-use super::{Globals, interrupt, report};
+use super::{Globals, report};
+
+/// Returns how many pieces of work are done at once: as many as there are cores, unless the user says otherwise.
+pub fn jobs(asked: Option<u16>) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    asked.map_or_else(cores, usize::from)
+}
 
 /// One run of the program.
 pub struct Session {
@@ -24,6 +32,7 @@ pub struct Session {
     cancel: Cancel,
     /// Whether what is wrong with the settings was said.
     warned: AtomicBool,
+    paused: Paused,
 }
 
 impl Session {
@@ -32,8 +41,9 @@ impl Session {
         let settings = Settings::load(Environment::read());
         let renderer = Renderer::start(if globals.quiet { Style::None } else { globals.progress });
         let cancel = Cancel::new();
-        interrupt::watch(cancel.clone(), Arc::clone(&renderer))?;
-        Ok(Self { globals, settings, renderer, cancel, warned: AtomicBool::new(false) })
+        let paused = Paused::default();
+        interrupt::watch(cancel.clone(), Arc::clone(&renderer), Arc::clone(&paused))?;
+        Ok(Self { globals, settings, renderer, cancel, warned: AtomicBool::new(false), paused })
     }
 
     /// Returns what the user has settled beforehand.
@@ -88,6 +98,11 @@ impl Session {
         &self.cancel
     }
 
+    /// Has a program that is ended at once let this application go on first.
+    pub fn owe(&self, application: &Arc<PausableApplication>) {
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(application));
+    }
+
     /// Returns whom the operation tells how far it is.
     pub fn progress(&self) -> Arc<Renderer> {
         Arc::clone(&self.renderer)
@@ -95,13 +110,12 @@ impl Session {
 
     /// Returns what surrounds an operation of this run.
     pub fn context(&self, jobs: Option<u16>) -> Context {
-        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Context {
             cancel: self.cancel.clone(),
             progress: self.progress(),
-            jobs: jobs.map_or_else(cores, usize::from),
+            jobs: self::jobs(jobs),
             hostname: engine::hostname(),
-            spool: self.settings.spool(),
+            spool: self.globals.spool.clone().unwrap_or_else(|| self.settings.spool()),
         }
     }
 

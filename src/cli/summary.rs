@@ -52,7 +52,11 @@ fn create_parts(text: &mut String, report: &CreateReport) {
     };
     let grew = (database.wal_grew_bytes > 0)
         .then(|| format!("its write-ahead log grew by {} meanwhile", size(database.wal_grew_bytes)));
-    for line in read.iter().chain(&grew) {
+    let held = database.held_seconds.map(|seconds| {
+        let held = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        format!("its writers were held off for {}", text::duration(held))
+    });
+    for line in read.iter().chain(&grew).chain(&held) {
         part(text, "", line);
     }
     let new = count(attachments.blobs_added);
@@ -180,6 +184,7 @@ mod tests {
                 pages_changed: 152_345,
                 read: PagesRead::File,
                 wal_grew_bytes: 0,
+                held_seconds: Some(1.25),
             },
             attachments: CreatedAttachments { blobs: 4_000, bytes: 370_000_000, blobs_added: 4_000 },
             extras: 1,

@@ -47,7 +47,7 @@ pub struct Arguments {
     paths: bool,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
-    jobs: Option<u16>,
+    pub(super) jobs: Option<u16>,
 }
 
 /// Checks and prints every problem.

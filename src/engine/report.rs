@@ -60,7 +60,7 @@ pub struct LeftOut {
 }
 
 /// The database of a [`CreateReport`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CreatedDatabase {
     /// Length of the database.
     pub bytes: u64,
@@ -72,6 +72,8 @@ pub struct CreatedDatabase {
     pub read: PagesRead,
     /// How far its write-ahead log grew while the capture held it.
     pub wal_grew_bytes: u64,
+    /// How many seconds its writers were held off; `null` where they were not, as with a write-ahead log.
+    pub held_seconds: Option<f64>,
 }
 
 /// How the pages of a database were read.
@@ -242,6 +244,7 @@ mod tests {
                 pages_changed: 6,
                 read: PagesRead::File,
                 wal_grew_bytes: 0,
+                held_seconds: Some(0.125),
             },
             attachments: CreatedAttachments { blobs: 7, bytes: 8, blobs_added: 9 },
             extras: 10,
@@ -256,7 +259,7 @@ mod tests {
             concat!(
                 r#"{"id":"s","parent":null,"created_at":"2026-11-23T20:45:17Z","tag":"","bytes_added":1,"#,
                 r#""blobs_added":2,"packs_added":3,"database":{"bytes":4,"pages":5,"pages_changed":6,"#,
-                r#""read":"file","wal_grew_bytes":0},"#,
+                r#""read":"file","wal_grew_bytes":0,"held_seconds":0.125},"#,
                 r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5,"#,
                 r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"],"#,
                 r#""warnings":["odd"],"complete":false}"#

@@ -11,6 +11,7 @@ mod secret;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use packvault::progress::Progress;
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
-use super::hooks::Hooks;
+use super::application::{Hold, Hooks};
 pub use repository::RepositoryChoice;
 use repository::RepositorySection;
 
@@ -131,6 +132,9 @@ struct ArchiveSection {
     before: Vec<String>,
     #[serde(default)]
     after: Vec<String>,
+    #[serde(default)]
+    hold: Hold,
+    max_hold: Option<NonZeroU32>,
     database: Option<String>,
     #[serde(default)]
     files: Vec<String>,
@@ -168,13 +172,20 @@ impl Archive {
         }
     }
 
-    /// Returns the programs that run around a backup.
-    pub fn hooks(&self) -> Hooks {
+    /// Returns the programs that run around a backup; `name` is what the user calls the archive.
+    pub fn hooks(&self, name: String) -> Hooks {
         let section = self.section.as_ref();
         section.map_or_else(Hooks::default, |section| Hooks {
+            archive: name,
             before: section.before.clone(),
             after: section.after.clone(),
+            hold: section.hold,
         })
+    }
+
+    /// Returns for how many seconds writers may be held off, as far as the configuration says.
+    pub fn max_hold(&self) -> Option<NonZeroU32> {
+        self.section.as_ref()?.max_hold
     }
 
     /// Returns whether the source is checked, as far as the configuration says.

@@ -4,8 +4,11 @@
 //! manifest. The manifest is the commit point. Stopped anywhere before it, the repository has the
 //! snapshots it had, and what was written is unreferenced.
 
+mod application;
 mod attachments;
 mod extras;
+mod held;
+mod hold;
 mod keyframe;
 mod known;
 mod pages;
@@ -13,16 +16,21 @@ mod plan;
 mod sink;
 mod spool;
 
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use futures::join;
+use futures::{FutureExt, join};
 use jiff::Timestamp;
 
+pub use self::application::Application;
 use self::attachments::CapturedAttachments;
 use self::extras::CapturedExtras;
+use self::hold::WriterHold;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
+use self::pages::ScanLimits;
 use self::sink::{Added, BlobSink};
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
@@ -66,12 +74,17 @@ pub struct CreateOptions {
     pub wal_growth_bytes_max: Option<u64>,
     /// How the pages of a foreign database are read, where both ways are open.
     pub reading: Option<Reading>,
+    /// Who holds the application still while its archive is captured, if somebody can.
+    pub application: Option<Arc<dyn Application>>,
+    /// For how long the writers of the database may be held off.
+    pub hold_max: Option<Duration>,
 }
 
 /// How the source was found and left.
 struct SourceState {
     reading: Reading,
     wal_grew_bytes: u64,
+    held_seconds: Option<f64>,
     problems: Vec<String>,
     findings: Findings,
 }
@@ -100,14 +113,23 @@ pub async fn create(
     check_options(&options)?;
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
-    Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await?;
+    let looked = Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await;
+    application::unless_made_later(looked.map(drop), &options)?;
     if options.dry_run {
         return run(repository, profile, paths, &options, context, None).await;
     }
     let request = context.lock_request("create", options.force_unlock);
     let lock = repository.lock_exclusive(&request).await?;
-    let result = run(repository, profile, paths, &options, context, Some(&lock)).await;
-    lock.end(result).await
+    let work = run(repository, profile, paths, &options, context, Some(&lock));
+    // A defect must not leave the lock behind.
+    let result = AssertUnwindSafe(work).catch_unwind().await;
+    match result {
+        Ok(result) => lock.end(result).await,
+        Err(panic) => {
+            let _ = lock.release().await;
+            std::panic::resume_unwind(panic)
+        }
+    }
 }
 
 fn check_options(options: &CreateOptions) -> Result<()> {
@@ -206,6 +228,7 @@ async fn capture(
     options: &CreateOptions,
     parent: &mut ParentState,
 ) -> Result<Capture> {
+    application::pause(pipeline, paths, options).await?;
     context.progress.begin(Stage::Freeze, Unit::Steps, None);
     let database = paths.database.clone();
     let gatekeeper = profile.gatekeeper(paths);
@@ -219,27 +242,29 @@ async fn capture(
             Access::Foreign => foreign::pin_reading(&database, &cancel, forced),
         })
         .await?;
+    let hold = WriterHold::begin(&pinned, options.hold_max)?;
     let (asked, archive, cancel) = (profile.clone(), paths.clone(), context.cancel.clone());
-    let (pinned, facts, store) = pipeline
+    let looked_at = pipeline
         .run(move |_| {
             let facts = asked.capture(&pinned, &cancel)?;
             let store = asked.content_store(&archive, &pinned)?;
             Ok((pinned, facts, store))
         })
-        .await?;
+        .await;
+    let (pinned, facts, store) = hold.explain(looked_at)?;
     context.progress.end(Stage::Freeze);
 
     let geometry = (pinned.page_size(), pinned.page_count());
     pipeline.set_aside(tables_bytes(geometry.1, sink.known())).await;
     let parent_hashes = parent.take_hashes(geometry.0);
-    let wal_growth_max = options.wal_growth_bytes_max;
-    let captured = pages::capture(context, pipeline, sink, &pinned, parent_hashes, wal_growth_max).await?;
+    let limits = ScanLimits { wal_growth_bytes_max: options.wal_growth_bytes_max, hold: &hold };
+    let read = pages::read(context, pipeline, sink, &pinned, parent_hashes, &limits).await?;
     let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
     let (source, cancel) = (source_of(&pinned, &facts), context.cancel.clone());
     if checks {
         context.progress.begin(Stage::Health, Unit::Steps, None);
     }
-    let source = pipeline
+    let released = pipeline
         .run(move |_| {
             let mut source = source;
             if checks {
@@ -250,10 +275,14 @@ async fn capture(
             pinned.release()?;
             Ok(source)
         })
-        .await?;
+        .await;
+    let mut source = hold.explain(released)?;
+    source.held_seconds = hold.end();
+    source.findings.warnings.extend(read.full_folder().map(no_room));
     if checks {
         context.progress.end(Stage::Health);
     }
+    let captured = read.store(context, pipeline, sink).await?;
 
     let pages_changed = captured.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
@@ -263,6 +292,7 @@ async fn capture(
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let extras = extras::capture(context, pipeline, sink, sources, secrets).await?;
+    application::let_go(pipeline, options).await?;
     let mut findings = source.findings.clone();
     findings.extend(extras.findings.clone());
     Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source, findings })
@@ -285,7 +315,21 @@ fn tables_bytes(pages: u64, known: &KnownBlobs) -> u64 {
 
 fn source_of(pinned: &PinnedDatabase, facts: &CapturedFacts) -> SourceState {
     let problems = pinned.problems().iter().chain(&facts.problems).cloned().collect();
-    SourceState { reading: pinned.reading(), wal_grew_bytes: 0, problems, findings: Findings::default() }
+    SourceState {
+        reading: pinned.reading(),
+        wal_grew_bytes: 0,
+        held_seconds: None,
+        problems,
+        findings: Findings::default(),
+    }
+}
+
+fn no_room(folder: &Path) -> String {
+    format!(
+        "{} had no room for what has changed in the database: its writers were held off until some of it was \
+         stored; make room there, or name another folder with --spool",
+        folder.display()
+    )
 }
 
 /// Refuses at capture what no restore could put back (section 12.3).
@@ -433,6 +477,7 @@ fn report(
                 Reading::Transaction => PagesRead::Transaction,
             },
             wal_grew_bytes: captured.source.wal_grew_bytes,
+            held_seconds: captured.source.held_seconds,
         },
         attachments: CreatedAttachments {
             blobs: captured.attachments.listed.len() as u64,

@@ -1,7 +1,13 @@
 //! The database pages of a capture: read and hashed once, the changed ones compressed and stored.
+//!
+//! Storing goes on while reading does, unless the pin holds writers off: then what changed waits until it has
+//! been released.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 
+use super::held::HeldPages;
+use super::hold::WriterHold;
 use super::plan::{BLOB_PAGES_MAX, PlannedBlob, Planner};
 use super::sink::{BlobSink, EncodedBlob, encode};
 use crate::archive::pages;
@@ -55,18 +61,34 @@ struct Encoding {
     captured: CapturedPages,
 }
 
-/// Scans a pinned database against the hashes of its parent and stores what has changed; stops if the WAL
-/// grows by more than `wal_growth_max` bytes meanwhile.
+/// The limits to what a scan may do to the application.
+#[derive(Debug)]
+pub struct ScanLimits<'a> {
+    /// By how many bytes the WAL may grow meanwhile.
+    pub wal_growth_bytes_max: Option<u64>,
+    /// How long writers may be held off.
+    pub hold: &'a WriterHold,
+}
+
+/// A database that has been read; what has changed in it may still have to be stored.
+pub struct ReadPages {
+    encoding: Encoding,
+    hashes: Vec<PageHash>,
+    held: Option<HeldPages>,
+}
+
+/// Scans a pinned database against the hashes of its parent; stores what has changed, or keeps it for later
+/// where writers are held off meanwhile.
 ///
 /// The new hashes take the place of the parent's, chunk by chunk: there is one table of them, not two.
-pub async fn capture(
+pub async fn read(
     context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     pinned: &PinnedDatabase,
     mut hashes: Vec<PageHash>,
-    wal_growth_max: Option<u64>,
-) -> Result<CapturedPages> {
+    limits: &ScanLimits<'_>,
+) -> Result<ReadPages> {
     let (page_size, page_count) = (pinned.page_size(), pinned.page_count());
     context.progress.begin(Stage::Scan, Unit::Pages, Some(page_count));
     context.progress.begin(Stage::Pack, Unit::Bytes, None);
@@ -77,6 +99,7 @@ pub async fn capture(
         indexes: HashMap::new(),
         captured: CapturedPages::default(),
     };
+    let mut held = limits.hold.is_on().then(|| HeldPages::new(context.spool.clone()));
     let source = pinned.source();
     hashes.truncate(page_count as usize);
     hashes.reserve_exact(page_count as usize - hashes.len());
@@ -91,28 +114,51 @@ pub async fn capture(
             scans.push_back(scan_chunk(pipeline, source.clone(), page_size, known, first_page, count));
         }
         let Some(scan) = scans.pop_front() else { break };
-        let scanned: pages::ScannedPages = scan.await?;
+        let scanned: pages::ScannedPages = limits.hold.explain(scan.await)?;
         context.cancel.check()?;
-        check_wal_growth(pinned, wal_growth_max)?;
+        limits.hold.check()?;
+        check_wal_growth(pinned, limits.wal_growth_bytes_max)?;
         context.progress.advance(Stage::Scan, scanned.hashes.len() as u64);
         replace(&mut hashes, scanned.first_page as usize, &scanned.hashes);
         let (planned, free) = planner.push(scanned);
         pipeline.recycle(free);
         for blob in planned {
-            encoding.push(context, pipeline, sink, blob).await?;
+            encoding.put(context, pipeline, sink, held.as_mut(), blob).await?;
+            limits.hold.check()?;
         }
     }
     context.progress.end(Stage::Scan);
     for blob in planner.finish() {
-        encoding.push(context, pipeline, sink, blob).await?;
+        encoding.put(context, pipeline, sink, held.as_mut(), blob).await?;
     }
-    while !encoding.waiting.is_empty() {
-        encoding.pop(context, sink).await?;
+    Ok(ReadPages { encoding, hashes, held })
+}
+
+impl ReadPages {
+    /// Returns the folder that had no room for what has changed, if there was none: writers then waited until
+    /// some of it was stored.
+    pub fn full_folder(&self) -> Option<&Path> {
+        self.held.as_ref().filter(|held| held.has_overflowed()).map(HeldPages::folder)
     }
-    context.progress.end(Stage::Pack);
-    let mut captured = CapturedPages { hashes, ..encoding.captured };
-    captured.runs.sort_by_key(|run| run.start_page);
-    Ok(captured)
+
+    /// Stores what is not stored yet; the database is not needed any more.
+    pub async fn store(
+        mut self,
+        context: &Context,
+        pipeline: &Pipeline,
+        sink: &mut BlobSink,
+    ) -> Result<CapturedPages> {
+        if let Some(held) = &mut self.held {
+            self.encoding.push_held(context, pipeline, sink, held).await?;
+        }
+        while !self.encoding.waiting.is_empty() {
+            self.encoding.pop(context, sink).await?;
+        }
+        context.progress.end(Stage::Pack);
+        let mut captured = CapturedPages { hashes: self.hashes, ..self.encoding.captured };
+        captured.runs.sort_by_key(|run| run.start_page);
+        Ok(captured)
+    }
 }
 
 /// A pin keeps the WAL from starting over; it must not fill the application's disk.
@@ -151,6 +197,40 @@ fn replace(hashes: &mut Vec<PageHash>, first_page: usize, scanned: &[PageHash]) 
 }
 
 impl Encoding {
+    /// Keeps a blob for later where there is a place for that, with room in it; else begins to store it, after
+    /// those before it.
+    async fn put(
+        &mut self,
+        context: &Context,
+        pipeline: &Pipeline,
+        sink: &mut BlobSink,
+        held: Option<&mut HeldPages>,
+        blob: PlannedBlob,
+    ) -> Result<()> {
+        let Some(held) = held else { return self.push(context, pipeline, sink, blob).await };
+        let Some(blob) = held.keep(pipeline, blob).await? else { return Ok(()) };
+        self.push_held(context, pipeline, sink, held).await?;
+        self.push(context, pipeline, sink, blob).await
+    }
+
+    /// Begins to store all that was kept, in its order.
+    async fn push_held(
+        &mut self,
+        context: &Context,
+        pipeline: &Pipeline,
+        sink: &mut BlobSink,
+        held: &mut HeldPages,
+    ) -> Result<()> {
+        loop {
+            self.make_room(context, pipeline, sink, held.next_bytes()).await?;
+            let Some((blob, reservation)) = held.next(pipeline).await? else { return Ok(()) };
+            match reservation {
+                Some(reservation) => self.start(pipeline, sink, blob, reservation),
+                None => self.push(context, pipeline, sink, blob).await?,
+            }
+        }
+    }
+
     async fn push(
         &mut self,
         context: &Context,
@@ -158,19 +238,36 @@ impl Encoding {
         sink: &mut BlobSink,
         blob: PlannedBlob,
     ) -> Result<()> {
+        let raw_bytes = blob.raw.len() as u64;
+        self.make_room(context, pipeline, sink, raw_bytes).await?;
+        let reservation = pipeline.reserve(raw_bytes).await;
+        self.start(pipeline, sink, blob, reservation);
+        Ok(())
+    }
+
+    /// Waits until one more blob of this length may be under way.
+    async fn make_room(
+        &mut self,
+        context: &Context,
+        pipeline: &Pipeline,
+        sink: &mut BlobSink,
+        raw_bytes: u64,
+    ) -> Result<()> {
         while self.waiting.len() >= self.capacity {
             self.pop(context, sink).await?;
         }
-        let raw_bytes = blob.raw.len() as u64;
-        // Nobody but this queue holds reservations here: with it empty the whole budget is free.
+        // Nobody but this queue, and what was kept in front of it, holds reservations here: with both empty the
+        // whole budget is free.
         while !self.waiting.is_empty() && !pipeline.has_room(raw_bytes) {
             self.pop(context, sink).await?;
         }
-        let reservation = pipeline.reserve(raw_bytes).await;
+        Ok(())
+    }
+
+    fn start(&mut self, pipeline: &Pipeline, sink: &BlobSink, blob: PlannedBlob, reservation: Reservation) {
         let known = sink.known().clone();
         let task = pipeline.start(move |worker| encode(worker, &known, blob.raw));
         self.waiting.push_back(Underway { task, ranges: blob.ranges, reservation });
-        Ok(())
     }
 
     async fn pop(&mut self, context: &Context, sink: &mut BlobSink) -> Result<()> {

@@ -1,0 +1,85 @@
+//! How long the writers of a database are held off, and the limit to it.
+//!
+//! A read transaction of a database with a rollback journal keeps everybody from writing to it; one of a
+//! write-ahead log keeps nobody. A statement of SQLite that outlasts the limit is interrupted.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::archive::pinned::PinnedDatabase;
+use crate::{Error, ErrorKind, Result};
+
+/// The pause between two interruptions: one reaches only statements that run at that moment.
+const INTERRUPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The writers of one pinned database, held off or not.
+#[derive(Debug)]
+pub struct WriterHold {
+    /// Since when they are held off; `None` if they are not.
+    since: Option<Instant>,
+    max: Option<Duration>,
+    database: PathBuf,
+    watch: Option<JoinHandle<()>>,
+}
+
+impl WriterHold {
+    /// Looks whether the pin holds writers off, and watches over the limit from now on.
+    pub fn begin(pinned: &PinnedDatabase, max: Option<Duration>) -> Result<Self> {
+        let since = pinned.holds_writers()?.then(|| pinned.since());
+        let watch = since.zip(max).map(|(since, max)| {
+            let handle = pinned.connection().get_interrupt_handle();
+            tokio::spawn(async move {
+                tokio::time::sleep_until((since + max).into()).await;
+                loop {
+                    handle.interrupt();
+                    tokio::time::sleep(INTERRUPT_PAUSE).await;
+                }
+            })
+        });
+        Ok(Self { since, max, database: pinned.path().to_owned(), watch })
+    }
+
+    /// Tells whether writers are held off.
+    pub fn is_on(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// Fails once the writers have been held off for longer than they may.
+    pub fn check(&self) -> Result<()> {
+        let (Some(since), Some(max)) = (self.since, self.max) else { return Ok(()) };
+        if since.elapsed() < max {
+            return Ok(());
+        }
+        let message = format!(
+            "the capture was stopped: the writers of {} were held off for {} s, as long as they may be \
+             (--max-hold)",
+            self.database.display(),
+            max.as_secs()
+        );
+        Err(Error::new(ErrorKind::InUse, message))
+    }
+
+    /// Says that it was the limit, if it was, that interrupted this work.
+    pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Err(self.check().err().unwrap_or(error)),
+            other => other,
+        }
+    }
+
+    /// Ends the watch, the pin having been released; returns how many seconds writers were held off, if they
+    /// were.
+    pub fn end(self) -> Option<f64> {
+        self.since.map(|since| (since.elapsed().as_secs_f64() * 1e3).round() / 1e3)
+    }
+}
+
+impl Drop for WriterHold {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
