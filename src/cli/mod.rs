@@ -27,11 +27,12 @@ mod text;
 mod threads;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use packvault::Result;
+use packvault::{Location, Result};
 
 use render::Style;
 use report::Exit;
@@ -193,11 +194,32 @@ pub fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => start(cli).into(),
         Err(error) => {
-            // Help and version are printed here too; a reader that has gone is no error.
-            let _ = error.print();
+            let said = error.to_string();
+            let shown = without_secrets(&said, std::env::args_os().skip(1));
+            if shown == said {
+                // Help and version are printed here too; a reader that has gone is no error.
+                let _ = error.print();
+            } else {
+                report::say(&shown);
+            }
             if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() }
         }
     }
+}
+
+/// Takes every word of the command line out of the message that may hold a password: a location may stand
+/// where none belongs, and is quoted then.
+fn without_secrets(message: &str, words: impl Iterator<Item = OsString>) -> String {
+    let words = words.filter_map(|word| word.into_string().ok());
+    let secret = words.flat_map(|word| {
+        // What an option is given with `=` is quoted without the option.
+        let value = word.split_once('=').map(|(_, value)| value.to_owned());
+        [Some(word), value]
+            .into_iter()
+            .flatten()
+            .filter(|word| Location::may_hold_secret(word) && word.len() > 3)
+    });
+    secret.fold(message.to_owned(), |message, word| message.replace(&word, "…"))
 }
 
 fn start(cli: Cli) -> Exit {

@@ -11,6 +11,7 @@ use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
 use super::session::Session;
+use super::settings::given;
 use super::{select, summary};
 
 /// Restore a snapshot into a folder, and prove it
@@ -50,6 +51,7 @@ pub struct Arguments {
 
 /// Restores the snapshot and sums up what was proved.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
+    given::refuse_tilde(&arguments.target, "--target", session.settings().user_home())?;
     let repository = session.repository(None, Purpose::Work).await?;
     let selection = match &arguments.snapshot {
         None => Selection::Latest,

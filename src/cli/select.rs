@@ -7,6 +7,7 @@ use packvault::format::SnapshotId;
 use packvault::repo::Repository;
 use packvault::{Error, ErrorKind, Result};
 
+use super::settings::given;
 use super::text::escape;
 
 /// Fewest characters of the hash that a table shows.
@@ -37,10 +38,10 @@ fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
     let matches: Vec<&String> = ids.iter().filter(means).collect();
     match matches.as_slice() {
         [one] => Ok(one),
-        [] => Err(Error::new(ErrorKind::NotFound, format!("no snapshot {}", escape(text)))),
+        [] => Err(Error::new(ErrorKind::NotFound, format!("no snapshot {}", given::shown(text)))),
         many => {
             let names: Vec<String> = many.iter().map(|id| escape(id)).collect();
-            let message = format!("{} may mean any of {}", escape(text), names.join(", "));
+            let message = format!("{} may mean any of {}", given::shown(text), names.join(", "));
             Err(Error::new(ErrorKind::Usage, message))
         }
     }

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::application::PausableApplication;
 use super::interrupt::{self, Paused};
 use super::render::{Renderer, Style};
-use super::settings::{Archive, Environment, Settings};
+use super::settings::{Archive, Environment, Settings, given};
 use super::{Globals, report};
 
 /// Returns how many pieces of work are done at once: as many as there are cores, unless the user says otherwise.
@@ -74,6 +74,7 @@ impl Session {
         opening.upload_max = limit_upload.map(|size| size.0).or(opening.upload_max);
         opening.download_max = limit_download.map(|size| size.0).or(opening.download_max);
         if let Some(spool) = spool {
+            given::refuse_tilde(spool, "--spool", self.settings.user_home())?;
             opening.spool = spool.clone();
         }
         Ok((choice.location, opening))

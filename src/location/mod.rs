@@ -6,6 +6,7 @@
 //! asking again.
 
 mod cloud;
+mod foreign;
 mod local;
 mod remembered;
 mod s3;
@@ -31,7 +32,7 @@ pub use cloud::{Cloud, CloudLocation, CloudOptions};
 pub use packvault_storage::Wire;
 pub use s3::{S3Options, S3Secrets};
 pub use sftp::SftpOptions;
-pub use url::{S3Location, S3Query, SftpLocation};
+pub use url::{S3Location, S3Query, SftpLocation, endpoint_refusal};
 use watch::Watch;
 
 /// A step is tried again as long as so many attempts take that time out: three minutes, where a minute is usual.
@@ -149,6 +150,16 @@ impl Location {
         url::split_scheme(text).is_some()
     }
 
+    /// Returns whether the text is one word and neither a path nor a URL: a name, where there are names.
+    pub fn is_bare_word(text: &str) -> bool {
+        url::split_scheme(text).is_none() && foreign::is_bare_word(text)
+    }
+
+    /// Returns whether the text may hold a password or another secret, so that it must not be shown.
+    pub fn may_hold_secret(text: &str) -> bool {
+        text.contains("://") || text.contains(['@', '?', '=', '%'])
+    }
+
     /// Returns whether it is a folder on this machine.
     pub fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
@@ -200,7 +211,7 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local(path) => write!(f, "{}", path.display()),
+            Self::Local(path) => url::write_local(path, f),
             Self::S3(location) => location.fmt(f),
             Self::Sftp(location) => location.fmt(f),
             Self::Cloud(location) => location.fmt(f),

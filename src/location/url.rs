@@ -3,10 +3,10 @@
 //! Parsed before anything is opened. No error repeats the text, for it may hold a password by mistake.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::Location;
 use super::cloud::{self, Cloud};
+use super::{Location, foreign};
 use crate::error::{Error, ErrorKind, Result};
 
 /// A bucket and the folder in it: `s3://bucket/folder`.
@@ -49,21 +49,61 @@ pub struct SftpLocation {
 }
 
 pub(super) fn parse(text: &str) -> Result<Location> {
-    if text.is_empty() {
-        return Err(usage("the location of the repository is empty"));
-    }
-    let Some((scheme, rest)) = split_scheme(text) else { return Ok(Location::Local(PathBuf::from(text))) };
+    check_ends(text)?;
+    let Some((scheme, rest)) = split_scheme(text) else {
+        return match foreign::refusal(text) {
+            Some(why) => Err(usage(why)),
+            None => Ok(Location::Local(PathBuf::from(text))),
+        };
+    };
     match scheme.to_ascii_lowercase().as_str() {
         "file" => Ok(Location::Local(file_path(rest)?)),
         "s3" => s3(rest).map(Location::S3),
         "sftp" => sftp(rest).map(Location::Sftp),
         "azblob" => cloud::url::parse(Cloud::Azure, rest).map(Location::Cloud),
         "gs" => cloud::url::parse(Cloud::Google, rest).map(Location::Cloud),
-        scheme => Err(usage(format!(
-            "unknown kind of storage {scheme}://; packvault knows paths, s3://bucket/folder, \
-             sftp://user@host/folder, azblob://container/folder and gs://bucket/folder"
-        ))),
+        scheme => Err(usage(foreign::refused_scheme(scheme, rest))),
     }
+}
+
+/// Refuses what a file or a variable has at its ends by mistake, and what no name should hold.
+fn check_ends(text: &str) -> Result<()> {
+    if text.is_empty() {
+        return Err(usage("the location of the repository is empty"));
+    }
+    if text.trim() != text {
+        return Err(usage(
+            "the location of the repository begins or ends with white space; leave it out, or name the folder \
+             as file:///path%20",
+        ));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(usage("the location of the repository holds a line end or another control character"));
+    }
+    Ok(())
+}
+
+/// Refuses a server's URL that may hold a secret: it would be shown wherever the location is.
+pub(super) fn endpoint(value: String) -> Result<String> {
+    match endpoint_refusal(&value) {
+        None => Ok(value),
+        Some(why) => Err(usage(format!("the endpoint of a location {why}"))),
+    }
+}
+
+/// Returns what is wrong with a server's URL, without any of it.
+pub fn endpoint_refusal(value: &str) -> Option<&'static str> {
+    // As it is, and as what it stands for: `%40` is an `@` to whoever reads it later.
+    let decoded = decode(value).unwrap_or_default();
+    if value.contains('@') || decoded.contains('@') {
+        return Some("holds a user or a password; keys are named in the configuration file, by reference");
+    }
+    if [value, &decoded].iter().any(|text| text.contains(['?', '#'])) {
+        return Some("has a query, which has no place there");
+    }
+    let rest = value.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
+    let is_url = rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'));
+    (!is_url).then_some("is no URL; write it like https://host:9000")
 }
 
 /// Splits `scheme://rest`; a text whose part before `://` is no scheme is a path.
@@ -79,10 +119,25 @@ pub(super) fn split_scheme(text: &str) -> Option<(&str, &str)> {
 fn file_path(rest: &str) -> Result<PathBuf> {
     let wrong = || usage("a file URL must be file:///absolute/path");
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
-    if !path.starts_with('/') {
+    // A query would be taken for a part of the name, and shown with it.
+    if !path.starts_with('/') || path.contains(['?', '#']) {
         return Err(wrong());
     }
-    decode(path).map(PathBuf::from).ok_or_else(wrong)
+    let path = decode(path).ok_or_else(wrong)?;
+    // A blank is shown as `%20`; what else is white at an end, or is a control character, is a mistake.
+    let inner = path.trim_end_matches(' ');
+    if inner.trim() != inner || path.chars().any(char::is_control) {
+        return Err(wrong());
+    }
+    Ok(PathBuf::from(format!("/{}", path.trim_start_matches('/'))))
+}
+
+/// Writes a folder so that it is read back: as it is, or as a URL.
+pub(super) fn write_local(path: &Path, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match path.to_str().filter(|text| text.ends_with(' ')) {
+        Some(text) => write!(f, "file://{}", encode(text)),
+        None => write!(f, "{}", path.display()),
+    }
 }
 
 fn s3(rest: &str) -> Result<S3Location> {
@@ -113,7 +168,7 @@ fn s3_query(text: &str) -> Result<S3Query> {
         let value = decode(value).filter(|value| !value.chars().any(char::is_control));
         let value = value.ok_or_else(|| usage("the query of the S3 location is not plain text"))?;
         match name {
-            "endpoint" => query.endpoint = Some(value),
+            "endpoint" => query.endpoint = Some(endpoint(value)?),
             "region" => query.region = Some(value),
             "profile" => query.profile = Some(value),
             "path_style" => query.path_style = Some(truth(name, &value)?),
@@ -145,6 +200,9 @@ fn sftp(rest: &str) -> Result<SftpLocation> {
     let wrong =
         || usage("an SFTP location must be sftp://user@host:port/absolute/path or sftp://host/~/path");
     let (authority, path) = rest.split_once('/').ok_or_else(wrong)?;
+    if path.contains(['?', '#']) {
+        return Err(usage("an SFTP location has no query; write `?` and `#` of a name as %3F and %23"));
+    }
     let (user, host) = match authority.rsplit_once('@') {
         Some((user, host)) => (Some(user), host),
         None => (None, authority),
@@ -289,8 +347,6 @@ fn local(text: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn refused(text: &str) -> String {
@@ -301,7 +357,25 @@ mod tests {
 
     #[test]
     fn a_path_is_taken_as_it_is() {
-        for text in ["/mnt/nas/backup", "backup", "./a://b", "C:", "C:/backup", "nas:backup", "~/x", "%41"] {
+        for text in [
+            "/mnt/nas/backup",
+            "./backup",
+            "../backup",
+            ".",
+            "..",
+            "backup/",
+            "a/nas:backup",
+            "./a://b",
+            "./C:",
+            "./nas:backup",
+            "./~/x",
+            "/~",
+            "./$x",
+            "a/%41",
+            "/a b",
+            "/ä/日本",
+            "/a\\b",
+        ] {
             assert_eq!(local(text), Path::new(text));
         }
     }
@@ -311,13 +385,22 @@ mod tests {
         assert_eq!(local("file:///mnt/nas"), Path::new("/mnt/nas"));
         assert_eq!(local("file://localhost/mnt/nas"), Path::new("/mnt/nas"));
         assert_eq!(local("FILE:///my%20nas/%C3%A4"), Path::new("/my nas/ä"));
+        assert_eq!(local("file:////mnt/nas"), Path::new("/mnt/nas"));
+        assert_eq!(parse("file:///nas%20").unwrap().to_string(), "file:///nas%20");
     }
 
     #[test]
     fn a_broken_file_url_is_refused() {
-        for text in
-            ["file://", "file://nas/backup", "file:///a%2", "file:///a%zz", "file:///a%00", "file:///%ff"]
-        {
+        for text in [
+            "file://",
+            "file://nas/backup",
+            "file:///a%2",
+            "file:///a%zz",
+            "file:///a%00",
+            "file:///%ff",
+            "file:///a%0a",
+            "file:///a?b",
+        ] {
             refused(text);
         }
     }

@@ -205,7 +205,8 @@ fn http_client(
         .user_agent(concat!("packvault/", env!("CARGO_PKG_VERSION")));
     if let Some(proxy) = &config.proxy {
         let proxy = reqwest::Proxy::all(proxy.as_str());
-        builder = builder.proxy(proxy.map_err(|error| ("the proxy's address cannot be used", Some(error)))?);
+        // The cause is left out: it may quote the address, and that may hold a password.
+        builder = builder.proxy(proxy.map_err(|_| ("the proxy's address cannot be used", None))?);
     }
     if let Some(pem) = &config.ca_certificate {
         let unusable = "the certificate of the authority cannot be used; it must be PEM";

@@ -101,26 +101,27 @@ fn reach(config: &S3Config, region: &str) -> std::result::Result<(String, String
     let path_style = config.path_style.unwrap_or(config.endpoint.is_some() || bucket.contains('.'));
     let aws = format!("https://s3.{region}.amazonaws.com");
     let endpoint = config.endpoint.as_deref().unwrap_or(&aws);
-    let url = reqwest::Url::parse(endpoint).map_err(|_| {
-        format!("the endpoint {:?} is no URL; write it like https://host:9000", without_user(endpoint))
+    // Whatever of it is not a scheme, a host and a port may be a secret, and is not shown.
+    let url = reqwest::Url::parse(endpoint).map_err(|_| match config.endpoint {
+        Some(_) => "the endpoint is no URL; write it like https://host:9000".to_owned(),
+        None => "the region cannot be a part of a host's name; write it like eu-west-3".to_owned(),
     })?;
     if !url.username().is_empty() || url.password().is_some() {
         return Err("the endpoint holds a user or a password; credentials are given apart from it".to_owned());
     }
-    match url.scheme() {
-        "https" => {}
-        "http" if config.allow_http => {}
-        "http" => {
-            return Err(format!(
-                "the endpoint {endpoint} is plain http, which shows the archive to the network; \
-                 use https, or allow plain http for it"
-            ));
-        }
-        scheme => return Err(format!("the endpoint begins with {scheme}:, not with https:")),
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("the endpoint does not begin with https://; write it like https://host:9000".to_owned());
     }
     let Some(host) = url.host_str() else { return Err("the endpoint names no host".to_owned()) };
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!("the endpoint {endpoint} has a query, which has no place there"));
+        return Err("the endpoint has a query, which has no place there".to_owned());
+    }
+    if url.scheme() == "http" && !config.allow_http {
+        return Err(format!(
+            "the endpoint {} is plain http, which shows the archive to the network; \
+             use https, or allow plain http for it",
+            url.origin().ascii_serialization()
+        ));
     }
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     let path = url.path().trim_end_matches('/');
@@ -130,11 +131,6 @@ fn reach(config: &S3Config, region: &str) -> std::result::Result<(String, String
     } else {
         (format!("{scheme}://{bucket}.{host}{port}"), path.to_owned())
     })
-}
-
-/// Leaves out what may be a password.
-fn without_user(endpoint: &str) -> &str {
-    endpoint.rsplit_once('@').map_or(endpoint, |(_, rest)| rest)
 }
 
 /// Appends the text with everything encoded that has a meaning in URLs.
@@ -201,8 +197,14 @@ mod tests {
         assert!(plain.contains("plain http"), "{plain}");
         let user = refusal(|config| config.endpoint = Some("https://me:hush@nas".into()));
         assert!(user.contains("a user or a password") && !user.contains("hush"), "{user}");
-        let user = refusal(|config| config.endpoint = Some("me:hush@nas:port".into()));
-        assert!(!user.contains("hush"), "{user}");
+        for endpoint in
+            ["me:hush@nas:port", "hush:x", "hush", "https://nas/?token=hush", "ftp://hush", "http://nas/hush"]
+        {
+            let error =
+                Place::new(&S3Config { endpoint: Some(endpoint.into()), ..config() }, None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(!error.to_string().contains("hush"), "{endpoint}: {error}");
+        }
         refusal(|config| config.bucket = "a/b".into());
         refusal(|config| config.bucket = "..".into());
         refusal(|config| config.prefix = "a/../b".into());

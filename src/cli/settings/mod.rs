@@ -5,6 +5,8 @@
 //! must not silently do other than what its configuration says. A command that needs nothing of what is wrong
 //! goes on, and says so.
 
+pub mod given;
+mod mistake;
 mod repository;
 mod salvage;
 mod secret;
@@ -90,6 +92,8 @@ pub struct Archive {
     pub locations: Locations,
     /// The application's own configuration.
     pub config: MsgvaultConfig,
+    /// Its name in the configuration, if it has one.
+    pub name: Option<String>,
     section: Option<ArchiveSection>,
     sqlite: Option<SqliteArchive>,
 }
@@ -283,16 +287,19 @@ impl Settings {
 
     /// Returns the archive the user means: a name from the configuration, a folder, or msgvault's own home.
     pub fn archive(&self, given: Option<&Path>) -> Result<Archive> {
-        let section = given.and_then(|given| self.file.archive.get(given.to_str()?)).cloned();
-        if let Some(section) = section.as_ref().filter(|section| section.profile == ProfileKind::Sqlite) {
-            return self.sqlite_archive(section);
+        let named = given.and_then(|given| self.file.archive.get_key_value(given.to_str()?));
+        let (name, section) = named.map(|(name, section)| (name.clone(), section.clone())).unzip();
+        if let (Some(name), Some(section)) = (&name, &section)
+            && section.profile == ProfileKind::Sqlite
+        {
+            return self.sqlite_archive(name, section);
         }
         if let (None, Some(given)) = (&section, given) {
             self.expect_sound(&given.to_string_lossy())?;
         }
         let home = match (&section, given) {
             (Some(section), _) => self.configured_path(&section.home, "the home of an archive")?,
-            (None, Some(given)) => existing_folder(given)?,
+            (None, Some(given)) => self.existing_folder(given)?,
             (None, None) => self.msgvault_home()?,
         };
         let config = read_msgvault_config(&home)?.unwrap_or_default();
@@ -300,10 +307,10 @@ impl Settings {
             Some(_) => config.locations_of_given(&home, self.user_home())?,
             None => config.locations(&home, self.user_home())?,
         };
-        Ok(Archive { home, locations, config, section, sqlite: None })
+        Ok(Archive { home, locations, config, name, section, sqlite: None })
     }
 
-    fn sqlite_archive(&self, section: &ArchiveSection) -> Result<Archive> {
+    fn sqlite_archive(&self, name: &str, section: &ArchiveSection) -> Result<Archive> {
         let home = self.configured_path(&section.home, "the home of an archive")?;
         let database = expand_home(section.database.as_deref().unwrap_or_default(), self.user_home())?;
         let parts = SqliteParts {
@@ -313,13 +320,14 @@ impl Settings {
             secrets: section.secrets.clone(),
             stats: section.stats.clone(),
         };
-        self.archive_of(home, parts, Some(section.clone()))
+        self.archive_of(home, parts, Some((name.to_owned(), section.clone())))
     }
 
     /// Returns the archive that flags describe: a database, and files below a home.
     pub fn described_archive(&self, home: Option<&Path>, parts: SqliteParts) -> Result<Archive> {
+        given::refuse_tilde(&parts.database, "--database", self.user_home())?;
         let home = match home {
-            Some(home) => existing_folder(home)?,
+            Some(home) => self.existing_folder(home)?,
             None => match parts.database.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 Some(parent) => parent.to_path_buf(),
                 None => PathBuf::from("."),
@@ -332,8 +340,9 @@ impl Settings {
         &self,
         home: PathBuf,
         parts: SqliteParts,
-        section: Option<ArchiveSection>,
+        section: Option<(String, ArchiveSection)>,
     ) -> Result<Archive> {
+        let (name, section) = section.unzip();
         let sqlite = SqliteArchive::new(&home, parts, self.spool().join("page-hashes"))?;
         let config = MsgvaultConfig::default();
         let locations = Locations {
@@ -341,32 +350,41 @@ impl Settings {
             data_dir: home.clone(),
             database: sqlite.paths.database.clone(),
         };
-        Ok(Archive { home, locations, config, section, sqlite: Some(sqlite) })
+        Ok(Archive { home, locations, config, name, section, sqlite: Some(sqlite) })
     }
 
     /// Returns the repository the user means, by the first of: `--repo`, `PACKVAULT_REPO`, the archive's
     /// section, `default_repository`, and msgvault's own configuration.
     pub fn repository(&self, flag: Option<&str>, archive: Option<&Archive>) -> Result<RepositoryChoice> {
         let typed = match flag {
-            Some(flag) => Some(flag),
-            None => self.environment.typed_repository()?,
+            Some(flag) => Some(("--repo", flag)),
+            None => self.environment.typed_repository()?.map(|typed| ("PACKVAULT_REPO", typed)),
         };
-        if let Some(typed) = typed {
+        if let Some((place, typed)) = typed {
             return match self.file.repository.get(typed) {
-                Some(section) => self.configured_repository(section),
+                Some(section) => self.configured_repository(typed, section),
                 None => {
                     self.expect_sound(typed)?;
-                    Ok(RepositoryChoice { location: Location::parse(typed)?, section: None })
+                    let location = given::location(typed, place, self.user_home(), &self.repository_names())?;
+                    Ok(RepositoryChoice { location, section: None })
                 }
             };
         }
-        let section = archive.and_then(|archive| archive.section.as_ref()?.repository.as_deref());
-        if let Some(configured) = section.or(self.file.default_repository.as_deref()) {
+        let section = archive.and_then(|archive| {
+            let key = || match &archive.name {
+                Some(name) => format!("archive.{name}.repository"),
+                None => "repository".to_owned(),
+            };
+            Some((key(), archive.section.as_ref()?.repository.as_deref()?))
+        });
+        let default = || Some(("default_repository".to_owned(), self.file.default_repository.as_deref()?));
+        if let Some((key, configured)) = section.or_else(default) {
             return match self.file.repository.get(configured) {
-                Some(section) => self.configured_repository(section),
+                Some(section) => self.configured_repository(configured, section),
                 None => {
                     self.expect_sound(configured)?;
-                    Ok(RepositoryChoice { location: self.configured_location(configured)?, section: None })
+                    let location = self.configured_location(configured, &key)?;
+                    Ok(RepositoryChoice { location, section: None })
                 }
             };
         }
@@ -478,17 +496,35 @@ impl Settings {
         }
     }
 
-    fn configured_repository(&self, section: &RepositorySection) -> Result<RepositoryChoice> {
-        let location = self.configured_location(&section.location)?;
+    fn configured_repository(&self, name: &str, section: &RepositorySection) -> Result<RepositoryChoice> {
+        let location = self.configured_location(&section.location, &format!("repository.{name}.location"))?;
         Ok(RepositoryChoice { location, section: Some(section.clone()) })
     }
 
     /// Returns the location a configuration file names: a URL, or a path that means the same from everywhere.
-    fn configured_location(&self, text: &str) -> Result<Location> {
-        if Location::is_url(text) {
-            return Location::parse(text);
+    fn configured_location(&self, text: &str, key: &str) -> Result<Location> {
+        let file = self.path.as_deref().unwrap_or(Path::new(CONFIG_FILE)).display();
+        let wrong = |why: String| usage(format!("{file}: {key}: {why}"));
+        if text == "~" || text.starts_with("~/") {
+            return Ok(Location::Local(self.configured_path(text, "a repository")?));
         }
-        Ok(Location::Local(self.configured_path(text, "a repository")?))
+        let takes_names = !key.ends_with(".location");
+        if takes_names && Location::is_bare_word(text) {
+            return Err(wrong(given::unknown_name("repository", text, &self.repository_names())));
+        }
+        match Location::parse(text).map_err(|error| wrong(error.to_string()))? {
+            Location::Local(path) if path.is_relative() => Err(wrong(repository::IS_RELATIVE.to_owned())),
+            location => Ok(location),
+        }
+    }
+
+    fn repository_names(&self) -> Vec<&str> {
+        self.file.repository.keys().map(String::as_str).collect()
+    }
+
+    /// Returns the names of the archives of the configuration.
+    pub fn archive_names(&self) -> Vec<&str> {
+        self.file.archive.keys().map(String::as_str).collect()
     }
 
     fn configured_path(&self, text: &str, noun: &str) -> Result<PathBuf> {
@@ -501,7 +537,30 @@ impl Settings {
         Err(usage(message))
     }
 
-    fn user_home(&self) -> Option<&Path> {
+    fn existing_folder(&self, path: &Path) -> Result<PathBuf> {
+        if path.is_dir() {
+            return Ok(path.to_path_buf());
+        }
+        given::refuse_tilde(path, "the archive", self.user_home())?;
+        let text = path.to_string_lossy();
+        let message = match text.contains('/') && !Location::may_hold_secret(&text) {
+            true => {
+                format!("no archive {}: neither a name from the configuration nor a folder", path.display())
+            }
+            false if Location::is_bare_word(&text) => {
+                let unknown = given::unknown_name("archive", &text, &self.archive_names());
+                format!("{unknown}; nor is there a folder of that name")
+            }
+            false => {
+                "an archive is a name from the configuration, or a folder; a repository is named with --repo"
+                    .to_owned()
+            }
+        };
+        Err(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// Returns the home folder of the user, if it is known.
+    pub fn user_home(&self) -> Option<&Path> {
         self.environment.home.as_deref()
     }
 
@@ -521,9 +580,8 @@ fn read_config(path: &Path, must_exist: bool) -> (ConfigFile, Option<Error>) {
         Err(error) => return (ConfigFile::default(), Some(error)),
     };
     let parsed = toml::from_str::<ConfigFile>(&text).map_err(|error| {
-        let offset = error.span().map_or(0, |span| span.start.min(text.len()));
-        let line = text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count() + 1;
-        usage(format!("{}, line {line}: {}", path.display(), error.message()))
+        let (line, why) = mistake::of(&text, &error);
+        usage(format!("{}, line {line}: {why}", path.display()))
     });
     let (mut file, problem) = match parsed {
         Ok(file) => (file, None),
@@ -559,15 +617,6 @@ fn read_text(path: &Path, must_exist: bool) -> Result<Option<String>> {
             Err(Error::caused(ErrorKind::Usage, message, error))
         }
     }
-}
-
-fn existing_folder(path: &Path) -> Result<PathBuf> {
-    if path.is_dir() {
-        return Ok(path.to_path_buf());
-    }
-    let message =
-        format!("no archive {}: neither a name from the configuration nor a folder", path.display());
-    Err(Error::new(ErrorKind::NotFound, message))
 }
 
 fn usage(message: impl Into<String>) -> Error {
@@ -642,8 +691,13 @@ mod tests {
             home.load().repository(None, None).unwrap_err().to_string().starts_with("no repository given")
         );
         home.environment.repository = Some("~/backup".into());
-        // What is typed is the shell's business: no tilde is expanded here.
-        assert_eq!(home.load().repository(None, None).unwrap().location, local("~/backup"));
+        // What is typed is the shell's business: no tilde is expanded here, and none makes a folder.
+        let error = home.load().repository(None, None).unwrap_err().to_string();
+        let meant = format!(
+            "PACKVAULT_REPO: a `~` stands for no folder here: did you mean {}?",
+            home.path("backup").display()
+        );
+        assert_eq!(error, meant);
     }
 
     #[test]
@@ -652,7 +706,7 @@ mod tests {
         let settings = home.load();
         let mail = settings.archive(Some(Path::new("mail"))).unwrap();
         let chats = settings.archive(Some(Path::new("chats"))).unwrap();
-        assert_eq!(settings.repository(Some("relative"), Some(&mail)).unwrap().location, local("relative"));
+        assert_eq!(settings.repository(Some("./usb"), Some(&mail)).unwrap().location, local("./usb"));
         assert_eq!(settings.repository(Some("usb"), Some(&mail)).unwrap().location, home.local("usb"));
         assert_eq!(settings.repository(None, Some(&mail)).unwrap().location, local("/mnt/nas/backup"));
         assert_eq!(settings.repository(None, Some(&chats)).unwrap().location, home.local("usb"));
@@ -719,7 +773,11 @@ mod tests {
             ("defualt_repository = 'x'", "line 1", "`defualt_repository`"),
             ("[repository.nas]\nlocation = '/x'\nuser = 'ann'", "line 3", "`user`"),
             ("[archive.mail]\nhome = '/x'\nzstd = 3", "line 3", "`zstd`"),
-            ("[archive.mail]\nhome = '/x'\nprofile = 'other'", "line 3", "`other`"),
+            (
+                "[archive.mail]\nhome = '/x'\nprofile = 'other'",
+                "line 3",
+                "`profile` cannot be used here, expected `msgvault` or `sqlite`",
+            ),
             ("[archive.mail]", "line 1", "`home`"),
         ] {
             let home = Home::new().config(text);
@@ -750,7 +808,11 @@ mod tests {
     fn a_relative_path_in_the_file_is_refused() {
         let home = Home::new().config("default_repository = 'naz'\n[repository.nas]\nlocation = '/x'");
         let error = home.load().repository(None, None).unwrap_err();
-        assert!(error.to_string().contains("\"naz\" is neither a name from it nor"), "{error}");
+        let said = error.to_string();
+        assert!(
+            said.contains("config.toml: default_repository: no repository is called naz; did you mean nas?"),
+            "{said}"
+        );
     }
 
     #[test]

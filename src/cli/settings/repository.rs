@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use packvault::location::{S3Options, S3Secrets, SftpOptions};
+use packvault::location::{S3Options, S3Secrets, SftpOptions, endpoint_refusal};
 use packvault::profiles::msgvault::config::expand_home;
 use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
@@ -113,6 +113,9 @@ impl RepositorySection {
         if self.ssh_program.as_deref().is_some_and(is_relative_program) {
             return Some(("ssh_program", IS_RELATIVE));
         }
+        if let Some(why) = self.endpoint.as_deref().and_then(endpoint_refusal) {
+            return Some(("endpoint", why));
+        }
         let kind = self.location.split_once("://").map_or("", |(scheme, _)| scheme);
         let misplaced = |key| (key, "belongs to another kind of storage");
         match kind.to_ascii_lowercase().as_str() {
@@ -198,8 +201,10 @@ impl Environment {
     /// Returns what the variables of Amazon's own tools settle, for a server whose URL may be settled already.
     pub fn s3(&self, endpoint: Option<String>) -> Result<S3Options> {
         let variable = |name: &str| self.aws.get(name).filter(|value| !value.is_empty());
-        let endpoint =
-            endpoint.or_else(|| variable("AWS_ENDPOINT_URL_S3").or(variable("AWS_ENDPOINT_URL")).cloned());
+        let endpoint = match endpoint {
+            Some(endpoint) => Some(endpoint),
+            None => self.endpoint()?,
+        };
         let certificate = variable("AWS_CA_BUNDLE").map(|path| read_certificate(path, self.home.as_deref()));
         Ok(S3Options {
             endpoint,
@@ -208,6 +213,20 @@ impl Environment {
             home: self.home.clone(),
             ..S3Options::default()
         })
+    }
+}
+
+impl Environment {
+    /// Returns the URL of the server that a variable names.
+    fn endpoint(&self) -> Result<Option<String>> {
+        let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+        let found =
+            names.iter().find_map(|name| Some((name, self.aws.get(*name).filter(|url| !url.is_empty())?)));
+        let Some((name, url)) = found else { return Ok(None) };
+        match endpoint_refusal(url) {
+            None => Ok(Some(url.clone())),
+            Some(why) => Err(Error::new(ErrorKind::Usage, format!("{name} {why}"))),
+        }
     }
 }
 
@@ -235,6 +254,9 @@ mod tests {
             ("location = 's3://b'\nconnections = 2", "connections"),
             ("location = 'sftp://h/a'\nregion = 'eu'", "region"),
             ("location = 'sftp://h/a'\nconnections = 0", "connections"),
+            ("location = 's3://b'\nendpoint = 'https://ann:hush@nas'", "endpoint"),
+            ("location = 's3://b'\nendpoint = 'https://nas/?token=hush'", "endpoint"),
+            ("location = 's3://b'\nendpoint = 'nas'", "endpoint"),
             ("location = 's3://b'\nlimit_upload = '0'", "limit_upload"),
             ("location = 's3://b'\nlimit_download = '0 MiB'", "limit_download"),
             ("location = 's3://b'\nca_certificate = 'ca.pem'", "ca_certificate"),

@@ -41,7 +41,13 @@ impl SecretSource {
     pub fn fetch(&self, what: &str, home: Option<&Path>) -> Result<String> {
         let bytes = if let Some(name) = &self.env {
             let value = std::env::var_os(name).filter(|value| !value.is_empty());
-            let missing = || usage(format!("{what}: the environment variable {name} is not set"));
+            let missing = || match is_variable(name) {
+                true => usage(format!("{what}: the environment variable {name} is not set")),
+                // It may be the secret itself, put where its name belongs.
+                false => {
+                    usage(format!("{what}: `env` takes the name of an environment variable that is set"))
+                }
+            };
             value.ok_or_else(missing)?.into_encoded_bytes()
         } else if let Some(file) = &self.file {
             read_file(what, &expand_home(file, home)?)?
@@ -58,6 +64,12 @@ impl SecretSource {
     }
 }
 
+/// Tells whether the text is what variables are called: capitals, digits and underscores.
+fn is_variable(name: &str) -> bool {
+    let is_legal = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_') && name.chars().all(is_legal)
+}
+
 fn read_file(what: &str, path: &PathBuf) -> Result<Vec<u8>> {
     let failed =
         |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot read {}", path.display()), error);
@@ -67,14 +79,20 @@ fn read_file(what: &str, path: &PathBuf) -> Result<Vec<u8>> {
 fn run(what: &str, words: &[String]) -> Result<Vec<u8>> {
     let (program, arguments) =
         words.split_first().ok_or_else(|| usage(format!("{what} names no program")))?;
-    let failed = |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot run {program}"), error);
+    // The secret itself may stand where the program belongs, so no word of the command is shown.
+    let failed = |error| {
+        Error::caused(ErrorKind::Usage, format!("{what}: cannot run the program of `command`"), error)
+    };
     // It may ask its user something: standard input and standard error are the terminal's.
     let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
-    let output = child.stdout.take().ok_or_else(|| usage(format!("{what}: {program} has no output")))?;
+    let output = child
+        .stdout
+        .take()
+        .ok_or_else(|| usage(format!("{what}: the program of `command` has no output")))?;
     let bytes = read_bounded(what, output);
     let status = child.wait().map_err(failed)?;
     if !status.success() {
-        return Err(usage(format!("{what}: {program} ended with {status}")));
+        return Err(usage(format!("{what}: the program of `command` ended with {status}")));
     }
     bytes
 }
@@ -118,6 +136,10 @@ mod tests {
             "command = ['sh', '-c', 'echo hush; exit 3']",
             "command = ['/nowhere/at/all']",
             "command = ['head', '-c', '70000', '/dev/zero']",
+            "command = ['hush']",
+            "command = ['echo hush | cat']",
+            "env = 'hush'",
+            "env = 'hush hush'",
             "file = '/nowhere/at/all'",
             "env = 'PACKVAULT_TEST_NOBODY_SETS_THIS'",
         ] {

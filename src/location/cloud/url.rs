@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::super::url::{container_and_folder, decode, encode, truth, usage};
+use super::super::url::{container_and_folder, decode, encode, endpoint, truth, usage};
 use crate::error::Result;
 
 /// Whose store it is.
@@ -71,7 +71,7 @@ pub(in super::super) fn parse(cloud: Cloud, rest: &str) -> Result<CloudLocation>
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value).filter(|value| !value.chars().any(char::is_control)).ok_or_else(wrong)?;
         match name {
-            "endpoint" => location.endpoint = Some(value),
+            "endpoint" => location.endpoint = Some(endpoint(value)?),
             "account" if cloud == Cloud::Azure => location.account = Some(value),
             "allow_http" => location.allow_http = truth(name, &value)?,
             "anonymous" => location.anonymous = truth(name, &value)?,
@@ -153,6 +153,8 @@ mod tests {
             "azblob://mail?sas_token=hunter2",
             "azblob://mail?allow_http=hunter2",
             "azblob://ann:hunter2@mail/a",
+            "azblob://mail?endpoint=https://x.example/%3Fsig%3Dhunter2",
+            "gs://mail?endpoint=https://ann:hunter2@x.example",
         ] {
             let error = Location::parse(text).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
