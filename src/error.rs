@@ -112,6 +112,19 @@ impl Error {
         false
     }
 
+    /// Tells whether a file would have become larger than this process, or the file system, allows.
+    pub fn is_too_large(&self) -> bool {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let of_system = error.downcast_ref::<std::io::Error>();
+            if of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::FileTooLarge) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// Returns an error that says and means the same, for another who waited for the same thing.
     pub(crate) fn repeated(&self) -> Self {
         Self {

@@ -13,6 +13,7 @@
 
 pub mod archive;
 pub mod cancel;
+pub mod clock;
 pub mod engine;
 pub mod error;
 pub mod format;

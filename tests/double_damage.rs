@@ -176,9 +176,10 @@ impl Scene {
         blobs.into_iter().collect()
     }
 
-    /// Returns a damaged byte anywhere in any object but the configuration.
+    /// Returns a damaged byte anywhere in any object that a snapshot needs.
     fn anywhere(&self, random: &mut Random) -> Hurt {
-        let keys: Vec<&Key> = self.objects.keys().filter(|key| **key != key_of_config()).collect();
+        let is_needed = |key: &&Key| **key != key_of_config() && !key.name().contains(".packvault");
+        let keys: Vec<&Key> = self.objects.keys().filter(is_needed).collect();
         let key = keys[random.below(keys.len())];
         let at = random.below(self.objects[key].len());
         let blow = match random.below(8) {

@@ -135,7 +135,8 @@ async fn assert_requests_of_every_command(
         let found = requests(&record);
         let anatomy = repo.snapshots.iter().find(|found| found.manifest.snapshot_id == made.id).unwrap();
         let packs = packs_with(repo, Some(&made.id), |_| true).len();
-        let expected = Reading { snapshots: anatomy.chain.len(), packs, ..everything };
+        // The manifests of the chain, and the attributes of the snapshot.
+        let expected = Reading { snapshots: anatomy.chain.len() + 1, packs, ..everything };
         assert_eq!(Reading::of(&found), expected, "restore of snapshot {number}");
         assert_reads_and_lists_alone(&found);
     }
@@ -149,14 +150,13 @@ async fn assert_requests_of_every_command(
     found.retain(|(what, _), _| !matches!(what, Operation::Read | Operation::List));
     let written: Vec<(Operation, &str, usize)> =
         found.iter().map(|((what, folder), count)| (*what, folder.as_str(), *count)).collect();
-    for (what, folder) in [
-        (Operation::Create, "indexes"),
-        (Operation::Create, "snapshots"),
-        (Operation::Stage, "packs"),
-        (Operation::Seal, "packs"),
-    ] {
+    for (what, folder) in
+        [(Operation::Create, "indexes"), (Operation::Stage, "packs"), (Operation::Seal, "packs")]
+    {
         assert!(written.contains(&(what, folder, 1)), "create: {written:?}");
     }
+    // The manifest, and its attributes.
+    assert!(written.contains(&(Operation::Create, "snapshots", 2)), "create: {written:?}");
     let others = written.iter().find(|(what, ..)| {
         !matches!(what, Operation::Create | Operation::Stage | Operation::Write | Operation::Seal)
     });

@@ -96,6 +96,21 @@ pub struct FoundExtra {
 }
 
 impl FoundExtra {
+    /// Returns what the file system knows of the file; `None` if it is gone.
+    pub(super) fn stat(&self) -> Option<Stat> {
+        statat(self.root.as_ref(), &*self.relative, AtFlags::SYMLINK_NOFOLLOW).ok()
+    }
+
+    /// Returns what the file system knows of a folder on the way to the file, if it is recorded under the path
+    /// that it has.
+    pub(super) fn folder_stat(&self, folder: &str) -> Option<Stat> {
+        if self.relative != self.recorded {
+            return None;
+        }
+        let stat = statat(self.root.as_ref(), folder, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::Directory).then_some(stat)
+    }
+
     /// Opens the file; `None` if it is gone and may be: the application goes on working.
     pub fn open(&self) -> Result<Option<(File, Stat)>> {
         let opened = file_at(self.root.as_ref(), &self.relative, &self.path)?;

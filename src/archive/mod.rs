@@ -4,6 +4,7 @@
 //! given by the user, and blocks: the engine calls it on blocking threads. It knows nothing of
 //! repositories.
 
+pub mod attributes;
 pub mod beneath;
 pub mod content;
 pub mod database_file;
@@ -19,5 +20,6 @@ pub mod page_cache;
 pub mod pages;
 pub mod pinned;
 pub mod profile;
+pub mod sparse;
 pub mod sqlite;
 pub mod target;

@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::attributes::{self, Outcome, RestoredAttributes};
 use super::beneath::{file_error, folder_at, io_error};
 use super::ownership::Ownership;
 use super::profile::{Profile, SIDECARS};
@@ -181,6 +182,17 @@ impl Target {
             end = relative[..end].rfind('/').unwrap_or(0);
         }
         (self.staging.clone(), 0)
+    }
+
+    /// Gives all that was staged its owner, mode and time.
+    pub fn settle_staged(&self, wanted: &RestoredAttributes) -> Result<Outcome> {
+        attributes::apply(&self.staging, &self.folder, &self.path, wanted)
+    }
+
+    /// Gives the target folder what is recorded of the archive's home, if this restore made the folder.
+    pub fn settle_made(&self, wanted: &RestoredAttributes) -> Option<Outcome> {
+        let is_made = self.made.last() == Some(&self.path);
+        is_made.then(|| attributes::apply_to_made(&self.folder, wanted))
     }
 
     /// Makes all that was staged durable.

@@ -8,11 +8,13 @@ mod application;
 mod archive;
 mod create;
 mod demo;
+mod file_size;
 mod hooks;
 mod init;
 mod interrupt;
 mod list;
 mod memory;
+mod owner;
 mod probe;
 mod render;
 mod report;
@@ -230,6 +232,8 @@ fn start(cli: Cli) -> Exit {
 fn run(cli: Cli) -> Result<Exit> {
     memory::settle();
     let runtime = threads::start(cli.command.jobs())?;
+    file_size::survive_the_limit(&runtime)?;
+    packvault::clock::now()?;
     let session = Session::start(cli.globals)?;
     let result = runtime.block_on(cli.command.run(&session));
     if result.is_ok() {

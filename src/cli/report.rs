@@ -88,6 +88,10 @@ pub fn say(text: &str) {
 /// What to do where no room is left; the error says where that is.
 const HINT_FULL: &str = "make room there and run the command again; what was there before is as it was";
 
+/// What to do where a file may not grow.
+const HINT_TOO_LARGE: &str = "raise the limit on the size of files (`ulimit -f`, LimitFSIZE), or use a file system \
+                              that takes larger ones; what was there before is as it was";
+
 fn describe(error: &Error, command: &str) -> String {
     if error.kind() == ErrorKind::Interrupted {
         // Which step was cut short is of no use to whoever cut it short.
@@ -105,6 +109,7 @@ fn describe(error: &Error, command: &str) -> String {
         cause = error.source();
     }
     let full = error.is_full().then(|| HINT_FULL.to_owned());
+    let full = full.or_else(|| error.is_too_large().then(|| HINT_TOO_LARGE.to_owned()));
     if let Some(hint) = full.or_else(|| hint(error.kind(), command)) {
         text.push_str(&format!("hint: {hint}\n"));
     }

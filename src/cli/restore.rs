@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use packvault::Result;
+use packvault::archive::attributes::Owners;
 use packvault::engine::Selection;
 use packvault::engine::restore::{RestoreOptions, restore};
 use packvault::location::Purpose;
@@ -12,7 +13,7 @@ use packvault::profiles::msgvault::Msgvault;
 use super::report::Exit;
 use super::session::Session;
 use super::settings::given;
-use super::{select, summary};
+use super::{owner, select, summary};
 
 /// Restore a snapshot into a folder, and prove it
 ///
@@ -41,6 +42,14 @@ pub struct Arguments {
     /// Leave out SQLite's integrity check, which reads the whole database
     #[arg(long)]
     skip_integrity_check: bool,
+    /// Give every restored file this user and group, as names or numbers
+    ///
+    /// Without it: the owners that were captured, if you are root, else you.
+    #[arg(long, value_name = "USER:GROUP", conflicts_with = "no_owner")]
+    owner: Option<String>,
+    /// Let the restored files belong to whoever runs the restore
+    #[arg(long)]
+    no_owner: bool,
     /// Leave out parts of the snapshot that packvault cannot restore; the result names them
     #[arg(long)]
     without_auxiliary: bool,
@@ -64,10 +73,21 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         without_auxiliary: arguments.without_auxiliary,
         // Where archives live that may be in use: none of them may be written to while it is.
         live_homes: session.settings().known_homes(),
+        owners: arguments.owners()?,
     };
     let context = session.context(arguments.jobs);
     let report = restore(&repository, Arc::new(Msgvault), selection, options, &context).await?;
     session.show(&report, summary::restore)?;
     report.warnings.iter().for_each(|sentence| session.warn(sentence));
     Ok(Exit::Done)
+}
+
+impl Arguments {
+    fn owners(&self) -> Result<Owners> {
+        match &self.owner {
+            Some(text) => owner::parse(text),
+            None if self.no_owner => Ok(Owners::Own),
+            None => Ok(Owners::Captured),
+        }
+    }
 }

@@ -6,6 +6,6 @@ use crate::repo::{self, Storage};
 
 /// Makes a repository; refuses where one exists.
 pub async fn init(storage: &dyn Storage) -> Result<InitReport> {
-    let config = repo::config::init(storage, jiff::Timestamp::now(), &super::hostname()).await?;
+    let config = repo::config::init(storage, crate::clock::now()?, &super::hostname()).await?;
     Ok(InitReport { id: config.repo_id.to_string(), location: storage.location() })
 }

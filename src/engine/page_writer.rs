@@ -2,19 +2,19 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::bulk::{BlobVisitor, PieceSink};
 use crate::archive::beneath::io_error;
+use crate::archive::sparse;
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PageHash, PageHashes, PageMap, Run};
 use crate::progress::{Progress, Stage};
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, ErrorKind, Result};
 
-/// Writes the pages of every blob it visits.
+/// Writes the pages of every blob it visits to a new file, which must have its length already.
 pub struct PageWriter {
     runs: HashMap<BlobId, Vec<Run>>,
     hashes: Arc<PageHashes>,
@@ -59,8 +59,7 @@ impl PageWriter {
                 return Err(Error::new(ErrorKind::Damaged, message));
             }
         }
-        self.file
-            .write_all_at(pages, run.start_page * u64::from(page_size))
+        sparse::write_at(&self.file, pages, run.start_page * u64::from(page_size))
             .map_err(|error| io_error("write", &self.path, error))?;
         self.progress.advance(self.stage, u64::from(run.pages));
         Ok(())

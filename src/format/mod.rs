@@ -6,6 +6,7 @@
 //! reads and writes. Where objects are kept, and in which order, belongs to `repo` and `engine`.
 
 pub mod attachment_list;
+pub mod attributes;
 pub mod error;
 pub mod extras_tree;
 pub mod frame;
@@ -25,6 +26,7 @@ pub mod repo_config;
 pub mod timestamp;
 
 pub use attachment_list::ListedAttachment;
+pub use attributes::{ArchiveAttributes, Attributes};
 pub use error::{FormatError, FormatErrorKind, Result};
 pub use extras_tree::ExtrasEntry;
 pub use frame::{Compressor, Decompressor, StreamCompressor, StreamDecoder, effective_level, saves_enough};

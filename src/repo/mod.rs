@@ -3,6 +3,7 @@
 //! This floor moves bytes and keeps the order of durable steps. It hashes and compresses nothing (the
 //! engine's pipeline does), and it knows nothing of live archives.
 
+mod attributes;
 pub mod blobs;
 mod cache;
 pub mod config;

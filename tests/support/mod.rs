@@ -150,6 +150,9 @@ pub fn assert_no_remains(repository: &Path) {
     }
 }
 
+/// Returns the names of the manifests; what lies beside them is no snapshot.
 pub fn snapshot_files(repository: &Path) -> Vec<String> {
-    names(&repository.join("snapshots"))
+    let mut names = names(&repository.join("snapshots"));
+    names.retain(|name| name.ends_with(".mvmanifest"));
+    names
 }

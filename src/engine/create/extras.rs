@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use super::known::KnownBlobs;
 use super::sink::{BlobSink, EncodedBlob, Payload, encode};
 use super::spool;
+use crate::archive::attributes::attributes_of_found;
 use crate::archive::content::Content;
 use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, find};
 use crate::archive::findings::Findings;
@@ -17,6 +18,7 @@ use crate::archive::profile::{Profile, database_files};
 use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation, Worker};
 use crate::engine::report::LeftOut;
+use crate::format::ArchiveAttributes;
 use crate::format::{BlobId, ExtrasEntry, extras_tree, paths};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
@@ -40,6 +42,8 @@ pub struct CapturedExtras {
     pub left_out: Vec<LeftOut>,
     /// What the user is told of them.
     pub findings: Findings,
+    /// Owners, modes and times of the files and of their folders.
+    pub attributes: ArchiveAttributes,
 }
 
 /// Finds the extra files, and refuses what may not or cannot be part of a snapshot.
@@ -73,7 +77,13 @@ pub async fn capture(
     sources: Vec<ExtrasSource>,
     secrets: Secrets,
 ) -> Result<CapturedExtras> {
-    let found = pipeline.run(move |_| look(&sources, secrets)).await?;
+    let (found, attributes) = pipeline
+        .run(move |_| {
+            let found = look(&sources, secrets)?;
+            let attributes = attributes_of_found(&found.extras);
+            Ok((found, attributes))
+        })
+        .await?;
     context.progress.begin(Stage::Extras, Unit::Items, Some(found.extras.len() as u64));
     let mut entries = Vec::with_capacity(found.extras.len());
     let mut left_out = found.left_out;
@@ -102,7 +112,7 @@ pub async fn capture(
     context.progress.end(Stage::Extras);
     let left_out = left_out.into_iter().map(|(path, reason)| LeftOut { path, reason }).collect();
     let findings = Findings::default();
-    Ok(CapturedExtras { tree, count: entries.len() as u64, left_out, findings })
+    Ok(CapturedExtras { tree, count: entries.len() as u64, left_out, findings, attributes })
 }
 
 /// A file's path, its mode and content unless it is gone, and the memory that is kept for it.

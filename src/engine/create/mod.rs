@@ -36,12 +36,13 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
 use super::{Context, content_paths};
+use crate::archive::attributes::attributes_at;
 use crate::archive::findings::Findings;
 use crate::archive::freeze::FrozenDatabase;
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
 use crate::archive::{foreign, health};
-use crate::format::{IndexId, Manifest, PageHash, effective_level, manifest};
+use crate::format::{ArchiveAttributes, IndexId, Manifest, PageHash, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
@@ -199,7 +200,8 @@ async fn run(
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
         let index = (added.written.entries, captured.geometry.0);
-        publish(repository, context, lock, &manifest, index, &note_of(&captured)).await?;
+        let beside = (&note_of(&captured), &attributes_of(&captured, paths));
+        publish(repository, context, lock, &manifest, index, beside).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
     }
     context.progress.end(Stage::Seal);
@@ -298,6 +300,15 @@ async fn capture(
     Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source, findings })
 }
 
+/// Returns whose everything is, with modes and times.
+fn attributes_of(captured: &Capture, paths: &ArchivePaths) -> ArchiveAttributes {
+    ArchiveAttributes {
+        home: attributes_at(&paths.home),
+        database: attributes_at(&paths.database),
+        ..captured.extras.attributes.clone()
+    }
+}
+
 /// Returns what the note of the snapshot says.
 fn note_of(captured: &Capture) -> Note {
     Note {
@@ -352,7 +363,7 @@ async fn publish(
     lock: &Lock,
     manifest: &Manifest,
     (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
-    note: &Note,
+    (note, attributes): (&Note, &ArchiveAttributes),
 ) -> Result<()> {
     // A holder that was stopped for too long may have a successor, whose configuration it must not rewrite.
     lock.confirm().await?;
@@ -362,12 +373,19 @@ async fn publish(
         repository.publish_index(&id, entries).await?;
     }
     repository.set_page_size(page_size).await?;
-    if !note.is_empty() {
-        // Before the manifest: a list that shows the snapshot shows this too.
-        repository.publish_note(&manifest.snapshot_id, note).await?;
-    }
-    lock.confirm().await?;
+    // The last moment to stop: what lies beside a manifest must not be left without it.
     context.cancel.check()?;
+    // Before the manifest: a list that shows the snapshot shows its note, and a restore finds its attributes.
+    let noted = async {
+        match note.is_empty() {
+            true => Ok(()),
+            false => repository.publish_note(&manifest.snapshot_id, note).await,
+        }
+    };
+    let (noted, attributed) = join!(noted, repository.publish_attributes(&manifest.snapshot_id, attributes));
+    noted?;
+    attributed?;
+    lock.confirm().await?;
     repository.publish_snapshot(manifest).await
 }
 
@@ -435,7 +453,7 @@ fn describe(
 /// Returns now in whole seconds, or the second after the parent's if the clock is not past it
 /// (section 6.6).
 fn created_at(parent: Option<&Manifest>) -> Result<String> {
-    let now = Timestamp::now().as_second();
+    let now = crate::clock::now()?.as_second();
     let second = match parent {
         None => now,
         Some(parent) => {

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::archive::beneath::io_error;
+use crate::archive::sparse;
 use crate::archive::target::Target;
 use crate::engine::bulk::{BlobVisitor, PieceSink};
 use crate::format::BlobId;
@@ -61,10 +61,9 @@ impl FilesVisitor {
     }
 
     fn write(&self, file: &RestoredFile, raw: &[u8]) -> Result<()> {
-        self.target
-            .stage_file(&file.path, file.mode)?
-            .write_all(raw)
-            .map_err(|error| io_error("write", &self.target.staged_path(&file.path), error))
+        let staged = self.target.stage_file(&file.path, file.mode)?;
+        let written = sparse::write_at(&staged, raw, 0).and_then(|()| staged.set_len(raw.len() as u64));
+        written.map_err(|error| io_error("write", &self.target.staged_path(&file.path), error))
     }
 }
 
@@ -92,7 +91,7 @@ impl BlobVisitor for FilesVisitor {
         for file in self.files_of(&entry.id) {
             files.push((self.target.stage_file(&file.path, file.mode)?, self.target.staged_path(&file.path)));
         }
-        Ok(Box::new(StagedFiles(files)))
+        Ok(Box::new(StagedFiles { files, written_bytes: 0 }))
     }
 
     fn failed(&self, failure: BlobFailure) -> Result<()> {
@@ -105,17 +104,26 @@ impl BlobVisitor for FilesVisitor {
 }
 
 /// Files that take the same bytes, piece by piece; discarded with the staging if the blob proves damaged.
-struct StagedFiles(Vec<(File, PathBuf)>);
+struct StagedFiles {
+    files: Vec<(File, PathBuf)>,
+    written_bytes: u64,
+}
 
 impl PieceSink for StagedFiles {
     fn accept(&mut self, piece: &[u8]) -> Result<()> {
-        for (file, path) in &mut self.0 {
-            file.write_all(piece).map_err(|error| io_error("write", path, error))?;
+        for (file, path) in &self.files {
+            sparse::write_at(file, piece, self.written_bytes)
+                .map_err(|error| io_error("write", path, error))?;
         }
+        self.written_bytes += piece.len() as u64;
         Ok(())
     }
 
     fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
+        // A hole at the end is there only when the length says so.
+        let sized = |(file, path): &(File, PathBuf)| {
+            file.set_len(self.written_bytes).map_err(|error| io_error("write", path, error))
+        };
+        self.files.iter().try_for_each(sized)
     }
 }

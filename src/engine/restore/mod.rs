@@ -20,12 +20,15 @@ use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
 use super::{Context, Selection, bulk};
+use crate::archive::attributes::{Outcome, Owners, RestoredAttributes};
 use crate::archive::profile::Profile;
 use crate::archive::target::{LiveHome, Target, TargetPolicy};
+use crate::format::ArchiveAttributes;
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::DamagedIndex;
+use crate::repo::snapshots::SnapshotFiles;
 use crate::{Cancel, Error, ErrorKind, Result};
 
 /// What a restore is asked for.
@@ -41,6 +44,8 @@ pub struct RestoreOptions {
     pub without_auxiliary: bool,
     /// The homes of this machine's own archives.
     pub live_homes: Vec<LiveHome>,
+    /// Whose the restored files shall be.
+    pub owners: Owners,
 }
 
 /// Restores a snapshot. On failure the target is as it was. `profile` is that of snapshots which do not say
@@ -77,6 +82,8 @@ async fn run(
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
     let plan = plan::make(repository, &reader, &profile, &files, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
+    let mut warnings = Vec::new();
+    let recorded = recorded_attributes(repository, &files, &plan, &mut warnings).await?;
     let profile = plan.profile.clone();
     for damaged in &damaged_indexes {
         // Every blob is proved against its id, so a snapshot that is found without this file is whole.
@@ -97,9 +104,14 @@ async fn run(
     let path = options.target.clone();
     let target = pipeline.run(move |_| Target::open(&path, &policy, &ulid)).await?;
     let target = Arc::new(target);
-    let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &options).await;
+    let wanted = Arc::new(RestoredAttributes {
+        recorded,
+        owners: options.owners,
+        database_name: profile.database_name(),
+    });
+    let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &wanted, &options).await;
     pipeline.quiesce().await;
-    let staged = match staged {
+    let mut staged = match staged {
         Ok(staged) => staged,
         Err(error) => {
             target.discard();
@@ -111,10 +123,17 @@ async fn run(
     // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
     let uninterrupted = Context { cancel: Cancel::new(), ..context.clone() };
     let held = target.clone();
-    if let Err(error) = Pipeline::new(&uninterrupted, 0).run(move |_| held.publish()).await {
-        target.discard();
-        return Err(error);
+    match Pipeline::new(&uninterrupted, 0)
+        .run(move |_| held.publish().map(|()| held.settle_made(&wanted)))
+        .await
+    {
+        Ok(settled) => staged.settled.extend(settled),
+        Err(error) => {
+            target.discard();
+            return Err(error);
+        }
     }
+    warnings.extend(staged.settled.iter().filter_map(warning_of));
     context.progress.end(Stage::Publish);
     Ok(RestoreReport {
         id: plan.manifest.snapshot_id.clone(),
@@ -133,7 +152,7 @@ async fn run(
             stats: Check::Ok,
         },
         left_out: plan.left_out,
-        warnings: Vec::new(),
+        warnings,
     })
 }
 
@@ -162,9 +181,38 @@ struct Staged {
     identical: bool,
     attachments: RestoredAttachments,
     blobs: u64,
+    /// How owners, modes and times could be given back.
+    settled: Vec<Outcome>,
+}
+
+/// Reads owners, modes and times. A snapshot whose attributes are damaged is restored without them.
+async fn recorded_attributes(
+    repository: &Repository,
+    files: &SnapshotFiles,
+    plan: &Plan,
+    warnings: &mut Vec<String>,
+) -> Result<ArchiveAttributes> {
+    match repository.read_attributes(files, &plan.manifest.snapshot_id).await {
+        Ok(recorded) => Ok(recorded.unwrap_or_default()),
+        Err(error) if matches!(error.kind(), ErrorKind::Damaged | ErrorKind::Unsupported) => {
+            warnings.push(format!("owners, modes and times are not restored: {}", error.chain()));
+            Ok(ArchiveAttributes::default())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn warning_of(outcome: &Outcome) -> Option<String> {
+    let (count, first) = outcome.failures.as_ref()?;
+    let more = match count {
+        1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    Some(format!("not everything could be given its owner, mode and time: {first}{more}"))
 }
 
 /// Writes everything into the staging and proves it there.
+#[allow(clippy::too_many_arguments, reason = "the parts of one restore, named once here")]
 async fn stage(
     context: &Context,
     pipeline: &Pipeline,
@@ -172,6 +220,7 @@ async fn stage(
     profile: &Arc<dyn Profile>,
     plan: &Plan,
     target: &Arc<Target>,
+    wanted: &Arc<RestoredAttributes>,
     options: &RestoreOptions,
 ) -> Result<Staged> {
     let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
@@ -209,18 +258,20 @@ async fn stage(
         !options.skip_integrity_check,
     )
     .await?;
-    let held = target.clone();
+    let (held, wanted) = (target.clone(), wanted.clone());
     context.progress.step(Stage::Proof, "making it durable");
-    pipeline
+    let outcome = pipeline
         .run(move |_| {
+            let outcome = held.settle_staged(&wanted)?;
             held.sync_staged()?;
-            held.check_merge()
+            held.check_merge()?;
+            Ok(outcome)
         })
         .await?;
     context.progress.end(Stage::Proof);
     context.cancel.check()?;
     let blobs = page_blobs + attachment_blobs + extras_blobs;
-    Ok(Staged { identical: !settled, attachments, blobs })
+    Ok(Staged { identical: !settled, attachments, blobs, settled: vec![outcome] })
 }
 
 async fn write_files(

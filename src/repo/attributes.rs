@@ -1,0 +1,78 @@
+//! Attributes beside manifests: owners, modes and times of a snapshot's files, as
+//! `snapshots/<id>.packvault-attributes`.
+//!
+//! An object of its own and not a part of the note: a list reads every note, and this grows with the number of
+//! files. It is published before its manifest, like the note, and means nothing without it.
+
+use bytes::Bytes;
+use packvault_storage::ErrorKind as StorageErrorKind;
+
+use super::indexes::format_error;
+use super::snapshots::SnapshotFiles;
+use super::{Repository, key, storage_error};
+use crate::Result;
+use crate::format::ArchiveAttributes;
+use crate::format::attributes::OBJECT_BYTES_MAX;
+
+const SUFFIX: &str = ".packvault-attributes";
+
+impl Repository {
+    /// Publishes the attributes of a snapshot, which must not have any.
+    pub async fn publish_attributes(&self, snapshot: &str, attributes: &ArchiveAttributes) -> Result<()> {
+        let failed = || format!("cannot publish the attributes of snapshot {snapshot}");
+        let object = attributes.encode().map_err(|error| format_error(failed(), error))?;
+        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
+        self.storage.create(&name, Bytes::from(object)).await.map_err(|error| storage_error(failed(), error))
+    }
+
+    /// Returns the attributes of a snapshot; `None` where the listing shows none.
+    pub async fn read_attributes(
+        &self,
+        files: &SnapshotFiles,
+        snapshot: &str,
+    ) -> Result<Option<ArchiveAttributes>> {
+        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
+        let Some(object) = files.others.iter().find(|object| object.key == name) else { return Ok(None) };
+        let failed = || format!("cannot read the attributes of snapshot {snapshot}");
+        // One that is longer than any of ours ends early and is found to be damaged.
+        let bytes = object.meta.size_bytes.min(OBJECT_BYTES_MAX);
+        match self.storage.read_range(&name, 0..bytes).await {
+            Ok(object) => {
+                ArchiveAttributes::decode(&object).map(Some).map_err(|error| format_error(failed(), error))
+            }
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
+            Err(error) => Err(storage_error(failed(), error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use packvault_storage::MemoryStorage;
+
+    use super::*;
+    use crate::ErrorKind;
+    use crate::format::Attributes;
+    use crate::repo::config;
+
+    #[tokio::test]
+    async fn attributes_are_read_as_they_were_published_and_damaged_ones_are_an_error() {
+        let storage = MemoryStorage::new();
+        config::init(&storage, jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        let repository = Repository::open(Arc::new(storage.clone())).await.unwrap();
+        let row = Attributes { mode: 0o640, user: 1, group: 2, modified: (3, 4) };
+        let attributes = ArchiveAttributes { database: Some(row), ..ArchiveAttributes::default() };
+        repository.publish_attributes("one", &attributes).await.unwrap();
+        let damaged = key("snapshots/two.packvault-attributes".to_owned());
+        storage.put_raw(&damaged, "not a frame", SystemTime::now());
+        let files = repository.list_snapshots().await.unwrap();
+        assert_eq!(repository.read_attributes(&files, "one").await.unwrap(), Some(attributes));
+        assert_eq!(repository.read_attributes(&files, "none").await.unwrap(), None);
+        let error = repository.read_attributes(&files, "two").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged);
+        assert_eq!(files.names().count(), 0, "it is no snapshot");
+    }
+}
