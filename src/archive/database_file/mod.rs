@@ -11,10 +11,14 @@
 //! To ask whether an application has a database open, which this process has not: open it, ask
 //! [`lock_shown`], and for what holds no lock just now [`openers`]; then close it.
 
+mod facts;
 mod openers;
 mod record_locks;
 mod sidecars;
+mod stillness;
 
+pub use self::facts::Facts;
 pub use self::openers::{Opener, openers};
 pub use self::record_locks::{SharedLock, ShownLock, lock_shown, log_lock_shown};
 pub use self::sidecars::{Sidecar, sidecar, sidecar_bytes};
+pub use self::stillness::Stillness;

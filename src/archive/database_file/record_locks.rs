@@ -219,6 +219,7 @@ mod tests {
         let main = Arc::new(File::open(&path).unwrap());
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
         let application = Connection::open_with_flags(&path, flags).unwrap();
+        application.busy_timeout(std::time::Duration::ZERO).unwrap();
         application.execute_batch("BEGIN EXCLUSIVE").unwrap();
         assert!(SharedLock::take(&main).unwrap().is_none());
         application.execute_batch("COMMIT").unwrap();
