@@ -20,9 +20,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::beneath::io_error;
+use super::database_file::{Before, Facts, LogPlace, Rests, SharedLock, Sidecar, Watch, sidecar_bytes};
 use super::deadline::interrupted_at;
 use super::gate::Gatekeeper;
-use super::pinned::{PinnedDatabase, Reading, wal_bytes};
+use super::pinned::{PinnedDatabase, Reading};
 use super::sqlite::{database_error, open_existing};
 use crate::cancel::Cancel;
 use crate::progress::Progress;
@@ -35,10 +36,11 @@ const WINDOW_BUSY_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause between two attempts to empty the WAL.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// A database at rest, pinned. Fields drop in this order: SQLite first, then the scan handle.
+/// A database at rest, pinned. Fields drop in this order: SQLite first, then the handles.
 #[derive(Debug)]
 pub struct FrozenDatabase {
     connection: Connection,
+    watch: Watch,
     scan: Arc<File>,
     path: PathBuf,
     page_size: u32,
@@ -55,6 +57,10 @@ impl FrozenDatabase {
     ) -> Result<Self> {
         let path = resolve(database)?;
         let scan = Arc::new(open_for_scan(&path)?);
+        // Both are dropped after the connection on every way out.
+        let place = LogPlace::default();
+        let lock = keep_sidecars(&scan, &path)?;
+        place.check(&scan, &path)?;
         let gate = gatekeeper.begin(cancel, progress)?;
         let pinned = pin(&path, gate.since() + WINDOW_MAX, cancel);
         let ended = gate.end();
@@ -71,13 +77,16 @@ impl FrozenDatabase {
         let (page_size, page_count) = geometry(&connection, &path)?;
         check_scan_handle(&scan, &path)?;
         check_length(&scan, &path, (page_size, page_count))?;
-        Ok(Self { connection, scan, path, page_size, page_count })
+        let before = Before::take(&scan, &path)?;
+        let rests = (Rests::OnFile, true);
+        let watch = Watch::since(before, (scan.clone(), &path), (place, lock), rests, None);
+        Ok(Self { connection, watch, scan, path, page_size, page_count })
     }
 
     /// Returns the pinned database, whose pages are read from the file.
     pub fn pinned(self) -> Result<PinnedDatabase> {
-        let Self { connection, scan, path, page_size, page_count } = self;
-        PinnedDatabase::new(connection, scan, path, (page_size, page_count), Reading::File)
+        let Self { connection, watch, scan, path, page_size, page_count } = self;
+        PinnedDatabase::new(connection, (scan, watch), path, (page_size, page_count), Reading::File)
     }
 }
 
@@ -85,6 +94,30 @@ impl FrozenDatabase {
 /// this process.
 pub fn look(database: &Path) -> Result<()> {
     open_for_scan(&resolve(database)?).map(drop)
+}
+
+/// SQLite makes the files beside a database for whoever opens it first: another user than the database's would
+/// lock its application out. Such a one may use what is there, under a lock that keeps it there.
+fn keep_sidecars(scan: &Arc<File>, path: &Path) -> Result<Option<SharedLock>> {
+    let failed = |error| io_error("look at the database", path, error);
+    let facts = Facts::of(scan).map_err(failed)?;
+    let user = rustix::process::geteuid();
+    let has_log = facts.says_wal() || sidecar_bytes(path, Sidecar::Wal)?.is_some();
+    if user.is_root() || user.as_raw() == facts.owner || !has_log {
+        return Ok(None);
+    }
+    let lock = SharedLock::take(scan).map_err(failed)?;
+    let exist = |which| sidecar_bytes(path, which).map(|bytes| bytes.is_some());
+    if lock.is_some() && exist(Sidecar::Wal)? && exist(Sidecar::Shm)? {
+        return Ok(lock);
+    }
+    let message = format!(
+        "the database {} belongs to another user: files that SQLite makes beside it could then not be written by \
+         its application; run packvault as user {}",
+        path.display(),
+        facts.owner
+    );
+    Err(Error::new(ErrorKind::Refused, message))
 }
 
 /// The path must still name the file that was opened for the scan.
@@ -215,7 +248,7 @@ fn wait_briefly(connection: &Connection, path: &Path) -> Result<()> {
 }
 
 fn wal_is_empty(path: &Path) -> Result<bool> {
-    Ok(wal_bytes(path)?.unwrap_or_default() == 0)
+    Ok(sidecar_bytes(path, Sidecar::Wal)?.unwrap_or_default() == 0)
 }
 
 fn wait_or_give_up(path: &Path, deadline: Instant, why: &str) -> Result<()> {

@@ -16,6 +16,7 @@ use std::time::Instant;
 use rusqlite::Connection;
 
 use super::beneath::io_error;
+use super::database_file::{Moved, Sidecar, Watch, sidecar_bytes};
 use super::sqlite::database_error;
 use crate::{Error, ErrorKind, Result};
 
@@ -49,10 +50,11 @@ pub enum PageSource {
     },
 }
 
-/// A database of which one view is pinned. Fields drop in this order: SQLite first, then the scan handle.
+/// A database of which one view is pinned. Fields drop in this order: SQLite first, then the handles.
 #[derive(Debug)]
 pub struct PinnedDatabase {
     connection: Arc<Mutex<Connection>>,
+    watch: Watch,
     scan: Arc<File>,
     path: PathBuf,
     page_size: u32,
@@ -64,18 +66,29 @@ pub struct PinnedDatabase {
 }
 
 impl PinnedDatabase {
-    /// Makes a pinned database of a connection whose read transaction stands.
+    /// Makes a pinned database of a connection whose read transaction stands, and which is watched.
     pub fn new(
         connection: Connection,
-        scan: Arc<File>,
+        (scan, watch): (Arc<File>, Watch),
         path: PathBuf,
         (page_size, page_count): (u32, u64),
         reading: Reading,
     ) -> Result<Self> {
-        let wal_bytes_at_pin = wal_bytes(&path)?.unwrap_or_default();
+        let wal_bytes_at_pin = sidecar_bytes(&path, Sidecar::Wal)?.unwrap_or_default();
         let (connection, problems) = (Arc::new(Mutex::new(connection)), Vec::new());
         let since = Instant::now();
-        Ok(Self { connection, scan, path, page_size, page_count, reading, wal_bytes_at_pin, since, problems })
+        Ok(Self {
+            connection,
+            watch,
+            scan,
+            path,
+            page_size,
+            page_count,
+            reading,
+            wal_bytes_at_pin,
+            since,
+            problems,
+        })
     }
 
     /// Adds what was found wrong with the source while it was pinned.
@@ -133,6 +146,9 @@ impl PinnedDatabase {
     /// Tells whether nobody can write to the database until the pin is released: so it is with a rollback
     /// journal, whose readers keep writers out.
     pub fn holds_writers(&self) -> Result<bool> {
+        if !self.watch.is_guarded() {
+            return Ok(false);
+        }
         let mode: String = self
             .connection()
             .pragma_query_value(None, "journal_mode", |row| row.get(0))
@@ -147,12 +163,31 @@ impl PinnedDatabase {
 
     /// Returns how far the WAL has grown since the pin stands: it cannot start over before the pin ends.
     pub fn wal_grew_bytes(&self) -> Result<u64> {
-        Ok(wal_bytes(&self.path)?.unwrap_or_default().saturating_sub(self.wal_bytes_at_pin))
+        Ok(sidecar_bytes(&self.path, Sidecar::Wal)?.unwrap_or_default().saturating_sub(self.wal_bytes_at_pin))
     }
 
-    /// Ends the pin, SQLite before the scan handle.
+    /// Refuses if what was read so far may not be of one moment, whoever promised that; see [`Moved`].
+    pub fn check_still(&self) -> Result<()> {
+        self.watch.check()
+    }
+
+    /// Returns what lies behind an error of a reading: that the database moved, if it did.
+    pub fn explain(&self, error: Error) -> Error {
+        match self.check_still() {
+            Err(moved) if error.kind() == ErrorKind::Source => moved,
+            _ => error,
+        }
+    }
+
+    /// Ends the pin, SQLite before the handles. Refuses if what was read may not be of one moment.
     pub fn release(self) -> Result<()> {
-        let Self { connection, scan, path, .. } = self;
+        let still = self.check_still();
+        let closed = self.close();
+        still.and(closed)
+    }
+
+    fn close(self) -> Result<()> {
+        let Self { connection, watch, scan, path, .. } = self;
         let closed = match Arc::try_unwrap(connection) {
             Ok(connection) => {
                 let connection = connection.into_inner().expect("no holder of the connection panics");
@@ -161,6 +196,7 @@ impl PinnedDatabase {
             // A reader that was given up still has it, and the scan handle with it.
             Err(_) => Ok(()),
         };
+        drop(watch);
         drop(scan);
         closed
     }
@@ -211,18 +247,5 @@ fn read_pages(
 }
 
 fn became_shorter(path: &Path) -> Error {
-    let message = format!("the database {} became shorter while it was read", path.display());
-    Error::new(ErrorKind::Source, message)
-}
-
-/// Returns the length of the database's WAL; `None` if there is none.
-pub fn wal_bytes(path: &Path) -> Result<Option<u64>> {
-    let mut wal = path.as_os_str().to_owned();
-    wal.push("-wal");
-    let wal = PathBuf::from(wal);
-    match std::fs::symlink_metadata(&wal) {
-        Ok(metadata) => Ok(Some(metadata.len())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("stat", &wal, error)),
-    }
+    Moved::error(path, "it became shorter", false)
 }

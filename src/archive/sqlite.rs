@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{Error, ErrorKind, Result};
 
 /// How long one statement waits for another connection's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens an existing database for reading and writing; never creates one.
 pub fn open_existing(path: &Path) -> Result<Connection> {
@@ -34,7 +34,30 @@ pub fn open_staged(path: &Path) -> Result<Connection> {
 /// Opens another application's database so that nothing of it is ever written: no page, no checkpoint.
 pub fn open_foreign(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
+    settled_foreign(Connection::open_with_flags(path, flags)?)
+}
+
+/// Opens another application's database whose log is empty or missing: nothing but the main file is read,
+/// no lock is taken and no file is made. Whoever asks makes sure that the file stays as it is.
+pub fn open_foreign_file(path: &Path) -> rusqlite::Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    settled_foreign(Connection::open_with_flags(immutable_uri(path), flags)?)
+}
+
+/// Opens another application's database that has a log without a usable index: SQLite makes an index of its
+/// own in memory, takes no lock and makes no file. Whoever asks makes sure that file and log stay as they
+/// are.
+pub fn open_foreign_log(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // SQLite keeps the index in memory for whoever has the database for himself, and without locks everybody
+    // seems to.
+    let connection = settled_foreign(Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?)?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    Ok(connection)
+}
+
+fn settled_foreign(connection: Connection) -> rusqlite::Result<Connection> {
     // The last connection to a database would checkpoint its WAL when it closes.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -57,7 +80,7 @@ pub fn open_at_rest(path: &Path) -> Result<Connection> {
 }
 
 /// Returns the URI of a file that nobody changes while it is open.
-pub(super) fn immutable_uri(path: &Path) -> String {
+fn immutable_uri(path: &Path) -> String {
     format!("file:{}?immutable=1", percent_encoded(path))
 }
 

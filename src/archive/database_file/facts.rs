@@ -69,6 +69,11 @@ impl Facts {
         (self.changed != before.changed).then(|| "it was changed, or given another name or owner".to_owned())
     }
 
+    /// Returns the first bytes of the file: a database's header.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
     /// Tells whether the header says that the database has a write-ahead log.
     pub fn says_wal(&self) -> bool {
         self.header[18] == 2 || self.header[19] == 2

@@ -12,13 +12,17 @@
 //! [`lock_shown`], and for what holds no lock just now [`openers`]; then close it.
 
 mod facts;
+mod log_place;
 mod openers;
 mod record_locks;
 mod sidecars;
 mod stillness;
+mod watch;
 
 pub use self::facts::Facts;
+pub use self::log_place::LogPlace;
 pub use self::openers::{Opener, openers};
 pub use self::record_locks::{SharedLock, ShownLock, lock_shown, log_lock_shown};
 pub use self::sidecars::{Sidecar, sidecar, sidecar_bytes};
 pub use self::stillness::Stillness;
+pub use self::watch::{Before, Moved, Rests, Watch};

@@ -72,6 +72,14 @@ impl Stillness {
         Ok(Self { before, sum })
     }
 
+    /// Says whether the file's header is neither what it was nor the one given: another database has been
+    /// written over it.
+    pub fn overwritten(&self, file: &File, header: &[u8]) -> io::Result<Option<String>> {
+        let now = Facts::of(file)?;
+        let is_known = now.header() == self.before.header() || header.starts_with(now.header());
+        Ok((!is_known).then(|| "another database was written over it".to_owned()))
+    }
+
     /// Says what has changed since; `None` if nothing has.
     pub fn broken(&self, file: &File) -> io::Result<Option<String>> {
         if let Some(difference) = Facts::of(file)?.difference(&self.before) {

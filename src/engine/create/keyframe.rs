@@ -6,7 +6,7 @@ use super::known::KnownBlobs;
 use super::pages::CapturedPages;
 use super::sink::BlobSink;
 use crate::archive::page_cache;
-use crate::engine::chain::{self, ChainFailure, LoadedMap, Manifests};
+use crate::engine::chain::{self, ChainFailure, ChainLink, LoadedMap, Manifests};
 use crate::engine::metadata::MetadataReader;
 use crate::format::{
     BlobId, Manifest, PageHash, PageHashDelta, PageHashes, PageMapKind, PageMapObject, RepoConfig,
@@ -32,6 +32,7 @@ struct ParentMaps {
     page_size: u32,
     /// Deltas from its keyframe to the parent, as found; a manifest may claim anything.
     depth: i64,
+    links: Vec<ChainLink>,
     loaded: LoadedMap,
     keyframe_stored_bytes: u64,
     deltas_stored_bytes: u64,
@@ -84,6 +85,14 @@ impl ParentState {
         maps.map(|maps| std::mem::take(&mut maps.hashes)).unwrap_or_default()
     }
 
+    /// Reads the hashes back that a scan was handed, for the next one. Without them it finds every page changed.
+    pub async fn reload_hashes(&mut self, reader: &MetadataReader) {
+        let Some(maps) = self.maps.as_mut().filter(|maps| maps.hashes.is_empty()) else { return };
+        if let Ok(hashes) = chain::load_hashes(reader, &maps.links).await {
+            maps.hashes = hashes.hashes;
+        }
+    }
+
     fn maps_for(&self, page_size: u32) -> Option<&ParentMaps> {
         self.maps.as_ref().filter(|maps| maps.page_size == page_size)
     }
@@ -119,6 +128,7 @@ impl ParentMaps {
             hashes: hashes.hashes,
             page_size: hashes.page_size,
             depth: links.len() as i64 - 1,
+            links,
             loaded,
             keyframe_stored_bytes,
             deltas_stored_bytes,

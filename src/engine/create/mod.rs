@@ -6,6 +6,7 @@
 
 mod application;
 mod attachments;
+mod database;
 mod extras;
 mod held;
 mod hold;
@@ -26,11 +27,10 @@ use jiff::Timestamp;
 
 pub use self::application::Application;
 use self::attachments::CapturedAttachments;
+use self::database::{CapturedDatabase, DatabaseCapture};
 use self::extras::CapturedExtras;
-use self::hold::WriterHold;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
-use self::pages::ScanLimits;
 use self::sink::{Added, BlobSink};
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
@@ -38,10 +38,8 @@ use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead
 use super::{Context, content_paths};
 use crate::archive::attributes::attributes_at;
 use crate::archive::findings::Findings;
-use crate::archive::freeze::FrozenDatabase;
 use crate::archive::pinned::{PinnedDatabase, Reading};
-use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
-use crate::archive::{foreign, health};
+use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
 use crate::format::{ArchiveAttributes, IndexId, Manifest, PageHash, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -231,63 +229,11 @@ async fn capture(
     parent: &mut ParentState,
 ) -> Result<Capture> {
     application::pause(pipeline, paths, options).await?;
-    context.progress.begin(Stage::Freeze, Unit::Steps, None);
-    let database = paths.database.clone();
-    let gatekeeper = profile.gatekeeper(paths);
-    let (cancel, progress) = (context.cancel.clone(), context.progress.clone());
-    let (asked, forced) = (profile.clone(), options.reading);
-    let pinned = pipeline
-        .run(move |_| match asked.access() {
-            Access::Owner => {
-                FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref())?.pinned()
-            }
-            Access::Foreign => foreign::pin_reading(&database, &cancel, forced),
-        })
-        .await?;
-    let hold = WriterHold::begin(&pinned, options.hold_max)?;
-    let (asked, archive, cancel) = (profile.clone(), paths.clone(), context.cancel.clone());
-    let looked_at = pipeline
-        .run(move |_| {
-            let facts = asked.capture(&pinned, &cancel)?;
-            let store = asked.content_store(&archive, &pinned)?;
-            Ok((pinned, facts, store))
-        })
-        .await;
-    let (pinned, facts, store) = hold.explain(looked_at)?;
-    context.progress.end(Stage::Freeze);
-
-    let geometry = (pinned.page_size(), pinned.page_count());
-    pipeline.set_aside(tables_bytes(geometry.1, sink.known())).await;
-    let parent_hashes = parent.take_hashes(geometry.0);
-    let limits = ScanLimits { wal_growth_bytes_max: options.wal_growth_bytes_max, hold: &hold };
-    let read = pages::read(context, pipeline, sink, &pinned, parent_hashes, &limits).await?;
-    let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
-    let (source, cancel) = (source_of(&pinned, &facts), context.cancel.clone());
-    if checks {
-        context.progress.begin(Stage::Health, Unit::Steps, None);
-    }
-    let released = pipeline
-        .run(move |_| {
-            let mut source = source;
-            if checks {
-                let found = health::problems(&mut pinned.connection(), pinned.path(), &cancel)?;
-                source.problems.extend(found);
-            }
-            source.wal_grew_bytes = pinned.wal_grew_bytes()?;
-            pinned.release()?;
-            Ok(source)
-        })
-        .await;
-    let mut source = hold.explain(released)?;
-    source.held_seconds = hold.end();
-    source.findings.warnings.extend(read.full_folder().map(no_room));
-    if checks {
-        context.progress.end(Stage::Health);
-    }
-    let captured = read.store(context, pipeline, sink).await?;
-
-    let pages_changed = captured.changed_count();
-    let maps = keyframe::store_maps(sink, parent, geometry, captured).await?;
+    let database = DatabaseCapture { context, pipeline, profile, paths, options };
+    let CapturedDatabase { facts, store, geometry, pages, source } =
+        database.run(reader, sink, parent).await?;
+    let pages_changed = pages.changed_count();
+    let maps = keyframe::store_maps(sink, parent, geometry, pages).await?;
     let attachments = attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
     check_paths(&facts, &attachments)?;
     let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
