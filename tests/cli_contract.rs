@@ -108,3 +108,19 @@ fn a_demo_that_is_kept_says_where_it_is() {
     let folder = text.lines().find_map(|line| line.strip_prefix("keeping ")).unwrap();
     assert!(Path::new(folder).join("mail/msgvault.db").exists());
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let home = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
+        assert!(script.contains("restore") && script.contains("overwrite"), "{shell}");
+    }
+    let output = packvault(home.path(), &["man", "pages"]).output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let page = std::fs::read_to_string(home.path().join("pages/packvault-restore.1")).unwrap();
+    assert!(page.contains("overwrite") && home.path().join("pages/packvault.1").exists());
+    std::fs::write(home.path().join("file"), "").unwrap();
+    let refused = packvault(home.path(), &["man", "file"]).output().unwrap();
+    assert_eq!(code(&refused), 1, "{}", stderr(&refused));
+}

@@ -6,6 +6,7 @@
 
 mod application;
 mod archive;
+mod completions;
 mod create;
 mod demo;
 mod file_size;
@@ -13,6 +14,7 @@ mod hooks;
 mod init;
 mod interrupt;
 mod list;
+mod man;
 mod memory;
 mod owner;
 mod probe;
@@ -28,6 +30,7 @@ mod table;
 mod text;
 mod threads;
 mod verify;
+mod version;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -63,7 +66,7 @@ Exit codes:
 /// files - as snapshots in a repository, and checks every byte on the way back. The repository format is
 /// msgvault's own: either program can read what the other wrote.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 80, arg_required_else_help = true)]
+#[command(version = version::TEXT, max_term_width = 80, arg_required_else_help = true)]
 #[command(after_long_help = "\
 First steps:
   packvault demo                           see it work on an invented archive
@@ -143,12 +146,17 @@ struct Globals {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Arguments),
+    #[command(visible_alias = "backup")]
     Create(create::Arguments),
+    #[command(visible_alias = "snapshots")]
     List(list::Arguments),
     Probe(probe::Arguments),
+    #[command(visible_alias = "check")]
     Verify(verify::Arguments),
     Restore(restore::Arguments),
     Archive(archive::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
     Demo(demo::Arguments),
 }
 
@@ -162,6 +170,8 @@ impl Command {
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
             Self::Archive(_) => "archive",
+            Self::Completions(_) => "completions",
+            Self::Man(_) => "man",
             Self::Demo(_) => "demo",
         }
     }
@@ -186,6 +196,8 @@ impl Command {
             Self::Verify(arguments) => verify::run(arguments, session).await,
             Self::Restore(arguments) => restore::run(arguments, session).await,
             Self::Archive(arguments) => archive::run(arguments, session),
+            Self::Completions(arguments) => completions::run(arguments, session),
+            Self::Man(arguments) => man::run(arguments),
             Self::Demo(arguments) => demo::run(arguments, session),
         }
     }

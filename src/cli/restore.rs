@@ -29,7 +29,10 @@ Examples:
 
 {}", super::exit_codes("")))]
 pub struct Arguments {
-    /// The snapshot: its id, or a beginning of it as `list` shows; the newest by default
+    /// The snapshot; the newest by default
+    ///
+    /// Its id, or a beginning of it as `list` shows; or `latest`, `latest~1` for the one before, a day
+    /// (2026-11-23: the last of that day, in UTC), or its tag.
     snapshot: Option<String>,
     /// The folder to restore into; made if it is missing
     #[arg(long, value_name = "FOLDER")]

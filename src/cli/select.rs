@@ -1,10 +1,12 @@
-//! Which snapshot a user means: the whole id, its beginning, or the beginning of its second part.
+//! Which snapshot a user means: `latest`, `latest~2`, a day, the whole id, its beginning, the beginning of its
+//! second part, or a tag; the first of these that fits.
 //!
 //! An id is `<time>-<hash>`; tables show only as much of the hash as tells the snapshots apart, and what a
 //! table shows must be enough to name one.
 
 use packvault::format::SnapshotId;
 use packvault::repo::Repository;
+use packvault::repo::snapshots::FoundSnapshot;
 use packvault::{Error, ErrorKind, Result};
 
 use super::settings::given;
@@ -21,10 +23,23 @@ pub async fn snapshot(repository: &Repository, text: &str) -> Result<SnapshotId>
     if let Ok(id) = SnapshotId::parse(text) {
         return Ok(id);
     }
-    let ids: Vec<String> = repository.list_snapshots().await?.names().map(str::to_owned).collect();
-    let id = resolve(text, &ids)?;
-    SnapshotId::parse(id)
+    let files = repository.list_snapshots().await?;
+    let ids: Vec<String> = files.names().map(str::to_owned).collect();
+    let id: String = match resolve(text, &ids) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // Tags stand inside the manifests, which are read only where nothing else fits.
+            let found = repository.read_snapshots(&files).await?;
+            let tagged = found.iter().filter(|found| has_tag(found, text)).map(|found| &found.name);
+            one_of(text, tagged.collect())?.ok_or(error)?.to_owned()
+        }
+        resolved => resolved?.to_owned(),
+    };
+    SnapshotId::parse(&id)
         .map_err(|error| Error::caused(ErrorKind::Usage, "cannot use the name of the manifest", error))
+}
+
+fn has_tag(found: &FoundSnapshot, tag: &str) -> bool {
+    found.manifest.as_ref().is_ok_and(|manifest| !tag.is_empty() && manifest.options.tag == tag)
 }
 
 /// Returns the one id that the text stands for.
@@ -32,19 +47,72 @@ fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
     if let Some(exact) = ids.iter().find(|id| *id == text) {
         return Ok(exact);
     }
+    if let Some(back) = steps_back(text) {
+        return from_the_end(ids, back);
+    }
+    if let Some(day) = day(text) {
+        return last_of_day(ids, text, &day);
+    }
     let means = |id: &&String| {
         text.len() >= GIVEN_CHARACTERS_MIN && (id.starts_with(text) || hash(id).starts_with(text))
     };
-    let matches: Vec<&String> = ids.iter().filter(means).collect();
+    let none = || Error::new(ErrorKind::NotFound, format!("no snapshot {}", given::shown(text)));
+    one_of(text, ids.iter().filter(means).collect())?.ok_or_else(none)
+}
+
+/// Returns the only one there is; more than one is a question and no answer.
+fn one_of<'a>(text: &str, matches: Vec<&'a String>) -> Result<Option<&'a str>> {
     match matches.as_slice() {
-        [one] => Ok(one),
-        [] => Err(Error::new(ErrorKind::NotFound, format!("no snapshot {}", given::shown(text)))),
+        [] => Ok(None),
+        [one] => Ok(Some(one)),
         many => {
             let names: Vec<String> = many.iter().map(|id| escape(id)).collect();
             let message = format!("{} may mean any of {}", given::shown(text), names.join(", "));
             Err(Error::new(ErrorKind::Usage, message))
         }
     }
+}
+
+/// Returns how many snapshots before the newest are meant by `latest`, `latest~1`, ...
+fn steps_back(text: &str) -> Option<usize> {
+    match text.strip_prefix("latest")? {
+        "" => Some(0),
+        rest => rest.strip_prefix('~')?.parse().ok(),
+    }
+}
+
+fn from_the_end(ids: &[String], back: usize) -> Result<&str> {
+    let place = ids.len().checked_sub(1).and_then(|last| last.checked_sub(back));
+    let missing = || {
+        let message =
+            format!("there is no snapshot {back} before the newest: the repository holds {}", ids.len());
+        Error::new(ErrorKind::NotFound, message)
+    };
+    place.map(|place| ids[place].as_str()).ok_or_else(missing)
+}
+
+/// Returns how the ids of a day begin, if the text is one: `2026-11-23`.
+fn day(text: &str) -> Option<String> {
+    let is_day = text.len() == 10
+        && text.bytes().enumerate().all(|(place, byte)| match place {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        });
+    is_day.then(|| format!("{}T", text.replace('-', "")))
+}
+
+/// Returns the last snapshot of a day, in UTC. Where that day has none, others are named and none is taken.
+fn last_of_day<'a>(ids: &'a [String], text: &str, day: &str) -> Result<&'a str> {
+    if let Some(last) = ids.iter().rfind(|id| id.starts_with(day)) {
+        return Ok(last);
+    }
+    let before =
+        ids.iter().rfind(|id| id.as_str() < day).map(|id| format!("the last before it is {}", escape(id)));
+    let after =
+        ids.iter().find(|id| id.as_str() > day).map(|id| format!("the first after it is {}", escape(id)));
+    let near: Vec<String> = before.into_iter().chain(after).collect();
+    let near = if near.is_empty() { String::new() } else { format!(": {}", near.join(", ")) };
+    Err(Error::new(ErrorKind::NotFound, format!("no snapshot was made on {text} (UTC){near}")))
 }
 
 /// Returns, in the order of the ids, the shortest beginnings of their hashes that tell them all apart.
@@ -84,6 +152,22 @@ mod tests {
         for text in ["20261123T204517Z-a3d383f81785", "20261123", "a3d383f8", "a3d383f81785"] {
             assert_eq!(resolve(text, &ids).unwrap(), ids[0], "{text}");
         }
+    }
+
+    #[test]
+    fn the_newest_those_before_it_and_the_last_of_a_day_have_names() {
+        let ids = ids();
+        for (text, place) in
+            [("latest", 2), ("latest~0", 2), ("latest~2", 0), ("2026-11-23", 0), ("2026-11-24", 2)]
+        {
+            assert_eq!(resolve(text, &ids).unwrap(), ids[place], "{text}");
+        }
+        for text in ["latest~3", "2026-11-22", "2026-11-25", "latest~", "latest~-1", "latestx"] {
+            assert_eq!(resolve(text, &ids).unwrap_err().kind(), ErrorKind::NotFound, "{text}");
+        }
+        let error = resolve("2026-11-25", &ids).unwrap_err();
+        assert!(error.to_string().contains(&ids[2]), "{error}");
+        assert_eq!(resolve("latest", &[]).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]

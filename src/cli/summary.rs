@@ -223,6 +223,7 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
   parent       none, this is the first
   tag          first
   database     595 MiB, 152,345 pages, 152,345 changed
+               its writers were held off for 1 s
   attachments  4,000, 353 MiB, 4,000 new
   extras       1 file
   added        286 MiB in 4,313 blobs, 1 pack

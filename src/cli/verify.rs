@@ -26,7 +26,10 @@ Examples:
 
 {}", super::exit_codes("  3  problems were found\n")))]
 pub struct Arguments {
-    /// The snapshot: its id, or a beginning of it as `list` shows; the newest by default
+    /// The snapshot; the newest by default
+    ///
+    /// Its id, or a beginning of it as `list` shows; or `latest`, `latest~1` for the one before, a day
+    /// (2026-11-23: the last of that day, in UTC), or its tag.
     #[arg(conflicts_with = "all")]
     snapshot: Option<String>,
     /// Check every snapshot
