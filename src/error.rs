@@ -78,13 +78,16 @@ impl Error {
         Self { is_unanswered: true, ..self }
     }
 
-    /// Tells whether nothing can be said about what is stored: the user stopped the operation, or the store
-    /// did not answer. Who goes on past damage ends here, and calls nothing damaged.
+    /// Tells whether nothing can be said about what is stored: the user stopped the operation, the store did not
+    /// answer, or this machine had no memory for the answer. Who goes on past damage ends here, and calls nothing
+    /// damaged.
     pub fn is_inconclusive(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             let of_ours = error.downcast_ref::<Self>();
-            if of_ours.is_some_and(|error| error.is_unanswered || error.kind == ErrorKind::Interrupted) {
+            if of_ours.is_some_and(|error| error.is_unanswered || error.kind == ErrorKind::Interrupted)
+                || is_lack_of_memory(error)
+            {
                 return true;
             }
             cause = error.source();
@@ -147,6 +150,12 @@ impl Error {
         }
         line
     }
+}
+
+fn is_lack_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
+    let of_system = error.downcast_ref::<std::io::Error>();
+    error.is::<std::collections::TryReserveError>()
+        || of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory)
 }
 
 impl fmt::Display for Error {

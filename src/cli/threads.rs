@@ -14,6 +14,8 @@ use std::time::Duration;
 use packvault::{Error, ErrorKind, Result};
 use tokio::runtime::Runtime;
 
+use super::memory;
+
 /// Threads for storage calls, beside those for the work on pieces.
 const STORAGE_THREADS: usize = 16;
 /// Threads of the program's own: three for signals, one for the progress, one to spare.
@@ -42,6 +44,8 @@ struct Threads {
 pub fn start(jobs: usize) -> Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = Threads { workers: cores, blocking: jobs + STORAGE_THREADS };
+    // First of all: a thread that finds no memory when it begins ends the program, or hangs over saying so.
+    memory::check(jobs, wanted.workers + wanted.blocking + OWN_THREADS)?;
     let mut failure = None;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {

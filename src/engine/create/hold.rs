@@ -63,10 +63,10 @@ impl WriterHold {
 
     /// Says that it was the limit, if it was, that interrupted this work.
     pub fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        match result {
-            Err(error) if error.kind() == ErrorKind::Interrupted => Err(self.check().err().unwrap_or(error)),
-            other => other,
-        }
+        result.map_err(|error| match is_interrupted(&error) {
+            true => self.check().err().unwrap_or(error),
+            false => error,
+        })
     }
 
     /// Ends the watch, the pin having been released; returns how many seconds writers were held off, if they
@@ -74,6 +74,19 @@ impl WriterHold {
     pub fn end(self) -> Option<f64> {
         self.since.map(|since| (since.elapsed().as_secs_f64() * 1e3).round() / 1e3)
     }
+}
+
+/// Tells whether a call into SQLite was interrupted, whatever was made of that.
+fn is_interrupted(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let of_sqlite = error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+        if of_sqlite == Some(rusqlite::ErrorCode::OperationInterrupted) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 impl Drop for WriterHold {
