@@ -77,11 +77,11 @@ pub fn attributes_of(stat: &Stat) -> Attributes {
 pub fn attributes_of_found(found: &[FoundExtra]) -> ArchiveAttributes {
     let mut all = ArchiveAttributes::default();
     for extra in found {
-        if let Some(stat) = extra.stat() {
-            all.files.insert(extra.recorded.clone(), attributes_of(&stat));
+        if let Ok(Some(stat)) = extra.look() {
+            all.files.insert(extra.recorded().to_owned(), attributes_of(&stat));
         }
-        for (slash, _) in extra.recorded.match_indices('/').rev() {
-            let folder = &extra.recorded[..slash];
+        for (slash, _) in extra.recorded().match_indices('/').rev() {
+            let folder = &extra.recorded()[..slash];
             if all.folders.contains_key(folder) {
                 break;
             }

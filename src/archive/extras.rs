@@ -1,9 +1,8 @@
-//! Extra files of an archive: which there are, and reading them (section 5.1).
+//! Extra files of an archive: which there are (section 5.1).
 //!
 //! No link is followed anywhere, the folders named by a profile included. In the walk of a named folder,
 //! fifos, sockets and devices are passed over; a file that was asked for by name or pattern must be a plain
-//! file. A selection leaves out what cannot be part of a snapshot and says so, unless it was asked for by
-//! its full name.
+//! file. A selection has a walk of its own, which leaves out what cannot be part of a snapshot and says so.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -15,11 +14,13 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use super::beneath::{file_at, file_error, folder_at, io_error, open_folder};
+use super::beneath::{file_at, file_error, folder_at, open_folder};
+use super::collisions::separate;
+use super::selected::{SelectedFolder, Selection, find_selected};
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
 
-/// The deepest folder that a walk enters.
+/// The deepest folder that the walk of a named folder enters.
 const DEPTH_MAX: usize = 64;
 
 /// Where extra files come from.
@@ -27,8 +28,8 @@ const DEPTH_MAX: usize = 64;
 pub enum ExtrasSource {
     /// The files below the folder that a rule selects, recorded under their path from there.
     Selected {
-        /// The folder.
-        folder: PathBuf,
+        /// The folder, and what is known of it.
+        place: SelectedFolder,
         /// The rule.
         rule: Arc<dyn Selection>,
     },
@@ -57,169 +58,166 @@ pub enum ExtrasSource {
     },
 }
 
-/// Which files below a folder are taken. Paths are relative to the folder, with `/` between components.
-pub trait Selection: std::fmt::Debug + Send + Sync {
-    /// Tells whether a file is taken.
-    fn takes(&self, path: &str) -> bool;
-
-    /// Tells whether anything below a folder could be taken.
-    fn enters(&self, folder: &str) -> bool;
-
-    /// Returns the files that were asked for by their full name and must be there.
-    fn required(&self) -> Vec<String>;
-}
-
 /// What a capture finds.
 #[derive(Debug, Default)]
 pub struct FoundExtras {
     /// The files to take, ordered by recorded path.
     pub extras: Vec<FoundExtra>,
-    /// What was found and is not taken: its path, and why.
-    pub left_out: Vec<(String, String)>,
+    /// What was found and is not taken.
+    pub left_out: Vec<LeftFile>,
+    /// A sentence for every pattern that was of no use.
+    pub idle: Vec<String>,
+}
+
+/// Something that was found and is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftFile {
+    /// Its path below the archive's home, as far as it can be shown.
+    pub path: String,
+    /// Why it is not taken.
+    pub reason: String,
+    /// Whether content that was asked for is missing because of it.
+    pub asked: bool,
+}
+
+/// A folder held open, shared by all that was found below it.
+#[derive(Debug)]
+pub struct Root {
+    /// The folder.
+    pub held: OwnedFd,
+    /// Its path.
+    pub path: PathBuf,
 }
 
 /// One extra file, found but not read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FoundExtra {
-    /// The path in the snapshot.
-    pub recorded: String,
-    /// Where it lies, for messages.
-    pub path: PathBuf,
+    root: Arc<Root>,
+    /// The path from there.
+    relative: Box<str>,
+    /// The path in the snapshot, where it is another.
+    renamed: Option<&'static str>,
     /// Its length when it was found, as far as it was asked for.
     pub file_bytes: u64,
-    /// Whether it may be gone when it is read.
-    may_vanish: bool,
-    /// The folder that the source named, held open; shared by all that was found below it.
-    root: Arc<OwnedFd>,
-    /// The path from there.
-    relative: String,
+    /// Whether the capture fails if it cannot be taken.
+    pub is_required: bool,
 }
 
 impl FoundExtra {
-    /// Returns what the file system knows of the file; `None` if it is gone.
-    pub(super) fn stat(&self) -> Option<Stat> {
-        statat(self.root.as_ref(), &*self.relative, AtFlags::SYMLINK_NOFOLLOW).ok()
-    }
-
     /// Returns what the file system knows of a folder on the way to the file, if it is recorded under the path
     /// that it has.
     pub(super) fn folder_stat(&self, folder: &str) -> Option<Stat> {
-        if self.relative != self.recorded {
+        if self.renamed.is_some() {
             return None;
         }
-        let stat = statat(self.root.as_ref(), folder, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        let stat = statat(&self.root.held, folder, AtFlags::SYMLINK_NOFOLLOW).ok()?;
         (FileType::from_raw_mode(stat.st_mode) == FileType::Directory).then_some(stat)
     }
 
-    /// Opens the file; `None` if it is gone and may be: the application goes on working.
+    /// Makes a file that is recorded under its path below the root.
+    pub fn new(root: Arc<Root>, relative: String, file_bytes: u64, is_required: bool) -> Self {
+        Self { root, relative: relative.into(), renamed: None, file_bytes, is_required }
+    }
+
+    /// Returns the path in the snapshot.
+    pub fn recorded(&self) -> &str {
+        self.renamed.unwrap_or(&self.relative)
+    }
+
+    /// Returns where it lies, for messages.
+    pub fn path(&self) -> PathBuf {
+        self.root.path.join(&*self.relative)
+    }
+
+    /// Returns the file whose name lacks so many bytes at the end.
+    pub fn sibling(&self, ending_bytes: usize) -> Option<Self> {
+        let end = self.relative.len().checked_sub(ending_bytes)?;
+        let relative = self.relative.get(..end).filter(|relative| !relative.is_empty())?;
+        Some(Self::new(self.root.clone(), relative.to_owned(), 0, false))
+    }
+
+    /// Opens the file; `None` if it is gone.
     pub fn open(&self) -> Result<Option<(File, Stat)>> {
-        let opened = file_at(self.root.as_ref(), &self.relative, &self.path)?;
-        if opened.is_none() && !self.may_vanish {
-            let message = format!("{} vanished while it was captured", self.path.display());
-            return Err(Error::new(ErrorKind::Source, message));
+        file_at(&self.root.held, &self.relative, &self.path())
+    }
+
+    /// Returns what lies at its path now, without opening it; `None` if nothing does.
+    pub fn look(&self) -> Result<Option<Stat>> {
+        let path = self.path();
+        let (parent, name) = self.relative.rsplit_once('/').unwrap_or(("", &self.relative));
+        let Some(parent) = folder_at(&self.root.held, parent, &path)? else { return Ok(None) };
+        match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(file_error("stat", &path, errno)),
         }
-        Ok(opened)
     }
 }
 
-/// Finds every extra file, ordered by recorded path, and refuses what no restore could put back.
-pub fn find(sources: &[ExtrasSource]) -> Result<FoundExtras> {
-    let mut found = Vec::new();
-    let mut left_out = Vec::new();
+/// Finds every extra file, ordered by recorded path. What no restore could put back is left out and named,
+/// or refused; `database` are the names that belong to the database.
+pub fn find(sources: &[ExtrasSource], database: &[String]) -> Result<FoundExtras> {
+    let mut found = FoundExtras::default();
     for source in sources {
         match source {
-            ExtrasSource::Selected { folder, rule } => {
-                let root = Arc::new(open_folder(folder)?);
-                let held = root.try_clone().map_err(|error| io_error("open", folder, error))?;
-                let mut walk = SelectedWalk { root, folder, rule: rule.as_ref(), found, left_out };
-                walk.below(&held, "")?;
-                walk.check_required()?;
-                (found, left_out) = (walk.found, walk.left_out);
-            }
-            ExtrasSource::Folder { parent, name } => find_below(parent, name, &mut found)?,
-            ExtrasSource::File { path, recorded } => found.push(find_file(path, recorded)?),
+            ExtrasSource::Selected { place, rule } => find_selected(place, rule.as_ref(), &mut found)?,
+            ExtrasSource::Folder { parent, name } => find_below(parent, name, &mut found.extras)?,
+            ExtrasSource::File { path, recorded } => found.extras.push(find_file(path, recorded)?),
             ExtrasSource::Matching { folder, prefix, suffix } => {
-                find_matching(folder, prefix, suffix, &mut found)?;
+                find_matching(folder, prefix, suffix, &mut found.extras)?;
             }
         }
     }
-    found.sort_by(|one, other| one.recorded.cmp(&other.recorded));
-    for extra in &found {
-        paths::check_extras_path(&extra.recorded).map_err(|error| {
-            let message = format!("{} cannot be part of a snapshot", extra.path.display());
+    found.extras.sort_by(|one, other| one.recorded().cmp(other.recorded()));
+    for extra in &found.extras {
+        paths::check_extras_path(extra.recorded()).map_err(|error| {
+            let message = format!("{} cannot be part of a snapshot", extra.path().display());
             Error::caused(ErrorKind::Source, message, error)
         })?;
     }
-    match paths::find_conflicts(found.iter().map(|extra| extra.recorded.as_str())).first() {
-        None => Ok(FoundExtras { extras: found, left_out }),
-        Some(conflict) => {
-            let message = format!("two extra files cannot be part of one snapshot: {conflict}");
-            Err(Error::new(ErrorKind::Source, message))
-        }
-    }
+    separate(&mut found, database);
+    Ok(found)
 }
 
-fn find_file(path: &Path, recorded: &str) -> Result<FoundExtra> {
+fn find_file(path: &Path, recorded: &'static str) -> Result<FoundExtra> {
     let missing = || Error::new(ErrorKind::NotFound, format!("{} does not exist", path.display()));
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(missing)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let root = Arc::new(open_folder(parent)?);
-    if file_at(root.as_ref(), name, path)?.is_none() {
-        return Err(missing());
-    }
-    Ok(FoundExtra {
-        recorded: recorded.to_owned(),
-        path: path.to_owned(),
-        file_bytes: 0,
-        may_vanish: false,
-        root,
-        relative: name.to_owned(),
-    })
+    let root = Arc::new(Root { held: open_folder(parent)?, path: parent.to_owned() });
+    let Some((_, stat)) = file_at(&root.held, name, path)? else { return Err(missing()) };
+    let extra = FoundExtra::new(root, name.to_owned(), stat.st_size as u64, true);
+    Ok(FoundExtra { renamed: Some(recorded), ..extra })
 }
 
 fn find_matching(folder: &Path, prefix: &str, suffix: &str, found: &mut Vec<FoundExtra>) -> Result<()> {
-    let root = Arc::new(open_folder(folder)?);
-    for (name, _, _) in entries(&root, folder)? {
+    let root = Arc::new(Root { held: open_folder(folder)?, path: folder.to_owned() });
+    for (name, _, file_bytes) in entries(&root.held, folder)? {
         let matches = name.starts_with(prefix.as_bytes())
             && name.ends_with(suffix.as_bytes())
             && name.len() >= prefix.len() + suffix.len();
         if matches {
             let name = utf8_name(name, folder)?;
-            let path = folder.join(&name);
-            file_at(root.as_ref(), &name, &path)?;
-            found.push(FoundExtra {
-                recorded: name.clone(),
-                path,
-                file_bytes: 0,
-                may_vanish: false,
-                root: root.clone(),
-                relative: name,
-            });
+            file_at(&root.held, &name, &folder.join(&name))?;
+            found.push(FoundExtra::new(root.clone(), name, file_bytes, true));
         }
     }
     Ok(())
 }
 
 fn find_below(parent: &Path, name: &str, found: &mut Vec<FoundExtra>) -> Result<()> {
-    let root = Arc::new(open_folder(parent)?);
-    let Some(folder) = folder_at(root.as_ref(), name, &parent.join(name))? else { return Ok(()) };
-    walk(&root, &folder, parent, name, found)
+    let root = Arc::new(Root { held: open_folder(parent)?, path: parent.to_owned() });
+    let Some(folder) = folder_at(&root.held, name, &parent.join(name))? else { return Ok(()) };
+    walk(&root, &folder, name, found)
 }
 
 /// Walks a folder; `relative` is its path from the root, and what its files are recorded under.
-fn walk(
-    root: &Arc<OwnedFd>,
-    folder: &OwnedFd,
-    parent: &Path,
-    relative: &str,
-    found: &mut Vec<FoundExtra>,
-) -> Result<()> {
-    let here = parent.join(relative);
+fn walk(root: &Arc<Root>, folder: &OwnedFd, relative: &str, found: &mut Vec<FoundExtra>) -> Result<()> {
+    let here = root.path.join(relative);
     if relative.split('/').count() > DEPTH_MAX {
         let message = format!("{} lies more than {DEPTH_MAX} folders deep", here.display());
         return Err(Error::new(ErrorKind::Source, message));
     }
-    for (name, kind, _) in entries(folder, &here)? {
+    for (name, kind, file_bytes) in entries(folder, &here)? {
         let shown = here.join(OsStr::from_bytes(&name));
         match kind {
             FileType::RegularFile | FileType::Directory => {}
@@ -232,126 +230,33 @@ fn walk(
         let name = utf8_name(name, &here)?;
         let below = format!("{relative}/{name}");
         if kind == FileType::RegularFile {
-            let root = root.clone();
-            found.push(FoundExtra {
-                recorded: below.clone(),
-                path: shown,
-                file_bytes: 0,
-                may_vanish: false,
-                root,
-                relative: below,
-            });
+            found.push(FoundExtra::new(root.clone(), below, file_bytes, true));
         } else if let Some(next) = folder_at(folder, &name, &shown)? {
-            walk(root, &next, parent, &below, found)?;
+            walk(root, &next, &below, found)?;
         }
     }
     Ok(())
 }
 
-/// A walk that takes what a rule selects.
-struct SelectedWalk<'a> {
-    root: Arc<OwnedFd>,
-    folder: &'a Path,
-    rule: &'a dyn Selection,
-    found: Vec<FoundExtra>,
-    left_out: Vec<(String, String)>,
+/// Tells whether an error is about this process or machine and not about the file: what it has run out of,
+/// it has run out of for every file.
+pub fn is_of_the_process(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let errno = error.downcast_ref::<std::io::Error>().and_then(Errno::from_io_error);
+        if matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
-impl SelectedWalk<'_> {
-    /// Walks a folder; `prefix` is its path from the root with a slash behind it, or nothing.
-    fn below(&mut self, here: &OwnedFd, prefix: &str) -> Result<()> {
-        let shown = self.folder.join(prefix);
-        if prefix.matches('/').count() > DEPTH_MAX {
-            let message = format!("{} lies more than {DEPTH_MAX} folders deep", shown.display());
-            return Err(Error::new(ErrorKind::Source, message));
-        }
-        for (name, kind, file_bytes) in entries(here, &shown)? {
-            let Ok(name) = String::from_utf8(name.clone()) else {
-                let lossy = format!("{prefix}{}", String::from_utf8_lossy(&name));
-                if self.rule.takes(&lossy) || self.rule.enters(&lossy) {
-                    self.left_out.push((lossy, "its name is not UTF-8".to_owned()));
-                }
-                continue;
-            };
-            let relative = format!("{prefix}{name}");
-            match kind {
-                FileType::Directory if self.rule.enters(&relative) => {
-                    let path = self.folder.join(&relative);
-                    if let Some(next) = folder_at(here, &name, &path)? {
-                        self.below(&next, &format!("{relative}/"))?;
-                    }
-                }
-                FileType::Directory => {}
-                FileType::Symlink if self.rule.takes(&relative) || self.rule.enters(&relative) => {
-                    self.leave(relative, "it is a symbolic link")?;
-                }
-                FileType::RegularFile if self.rule.takes(&relative) => self.take(relative, file_bytes)?,
-                FileType::RegularFile | FileType::Symlink => {}
-                _ if self.rule.takes(&relative) => self.leave(relative, special(kind))?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, relative: String, file_bytes: u64) -> Result<()> {
-        let path = self.folder.join(&relative);
-        match paths::check_extras_path(&relative) {
-            Ok(_) => {}
-            // A reserved folder may be most of what there is: passing over it would be a loss, not a detail.
-            Err(_) if is_reserved(&relative) => {
-                let message = format!(
-                    "{} cannot be part of a snapshot under this name, which the repository format keeps \
-                     for itself; make the folder above it the archive's home",
-                    path.display()
-                );
-                return Err(Error::new(ErrorKind::Source, message));
-            }
-            Err(error) => return self.leave(relative, &error.to_string()),
-        }
-        let (root, recorded) = (self.root.clone(), relative.clone());
-        let may_vanish = !self.rule.required().contains(&relative);
-        self.found.push(FoundExtra { recorded, path, file_bytes, may_vanish, root, relative });
-        Ok(())
-    }
-
-    /// Leaves a file out, unless it was asked for by its full name.
-    fn leave(&mut self, relative: String, reason: &str) -> Result<()> {
-        if self.rule.required().contains(&relative) {
-            let path = self.folder.join(&relative);
-            let message = format!("{} cannot be part of a snapshot: {reason}", path.display());
-            return Err(Error::new(ErrorKind::Source, message));
-        }
-        self.left_out.push((relative, reason.to_owned()));
-        Ok(())
-    }
-
-    fn check_required(&self) -> Result<()> {
-        let is_found = |path: &String| self.found.iter().any(|found| found.recorded == *path);
-        match self.rule.required().into_iter().find(|path| !is_found(path)) {
-            None => Ok(()),
-            Some(missing) => {
-                let path = self.folder.join(missing);
-                Err(Error::new(ErrorKind::NotFound, format!("{} does not exist", path.display())))
-            }
-        }
-    }
-}
-
-fn is_reserved(relative: &str) -> bool {
-    paths::is_reserved_first_component(relative.split('/').next().unwrap_or_default())
-}
-
-fn special(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Fifo => "it is a fifo",
-        FileType::Socket => "it is a socket",
-        _ => "it is a device",
-    }
-}
+/// A name in a folder, what it is, and its length.
+pub type Entry = (Vec<u8>, FileType, u64);
 
 /// Returns the names in a folder with their types and lengths, in the order of their bytes.
-fn entries(folder: &OwnedFd, path: &Path) -> Result<Vec<(Vec<u8>, FileType, u64)>> {
+pub fn entries(folder: &OwnedFd, path: &Path) -> Result<Vec<Entry>> {
     let listing = Dir::read_from(folder).map_err(|errno| file_error("list", path, errno))?;
     let mut names = Vec::new();
     for entry in listing {

@@ -6,6 +6,7 @@
 
 pub mod attributes;
 pub mod beneath;
+pub mod collisions;
 pub mod content;
 pub mod database_file;
 pub mod deadline;
@@ -15,11 +16,15 @@ pub mod foreign;
 pub mod freeze;
 pub mod gate;
 pub mod health;
+pub mod other_databases;
 pub mod ownership;
 pub mod page_cache;
 pub mod pages;
 pub mod pinned;
 pub mod profile;
+pub mod repositories;
+pub mod selected;
 pub mod sparse;
 pub mod sqlite;
+pub mod steady;
 pub mod target;

@@ -11,7 +11,7 @@ use packvault::engine::report::{
     Check, CreateReport, InitReport, PagesRead, RestoreReport, VerifyProblem, VerifyReport,
 };
 
-/// How many files are named that were left out.
+/// How many files are named that were left out, and how many databases that were taken.
 const LEFT_OUT_MAX: usize = 10;
 
 /// Returns what `init` made, and the command to run next.
@@ -66,12 +66,15 @@ fn create_parts(text: &mut String, report: &CreateReport) {
         &format!("{}, {}, {new} new", count(attachments.blobs), size(attachments.bytes)),
     );
     part(text, "extras", &counted(report.extras, "file"));
+    for database in report.databases.iter().take(LEFT_OUT_MAX) {
+        let (path, bytes) = (escape(&database.path), size(database.bytes));
+        part(text, "", &format!("{path}: a database of {bytes}, of one moment"));
+    }
+    more(text, report.databases.len(), "more database");
     for left in report.left_out.iter().take(LEFT_OUT_MAX) {
         part(text, "left out", &format!("{}: {}", escape(&left.path), escape(&left.reason)));
     }
-    if let Some(more) = report.left_out.len().checked_sub(LEFT_OUT_MAX).filter(|more| *more > 0) {
-        part(text, "", &format!("and {} (--json names them all)", counted(more as u64, "more file")));
-    }
+    more(text, report.left_out.len(), "more file");
     if !report.source_problems.is_empty() {
         part(text, "damaged", "the source is damaged: it was captured as it is");
     }
@@ -80,6 +83,13 @@ fn create_parts(text: &mut String, report: &CreateReport) {
     let packs = report.id.as_ref().map(|_| format!(", {}", counted(report.packs_added, "pack")));
     part(text, "added", &(added + &packs.unwrap_or_default()));
     part(text, "time", &text::duration(Duration::try_from_secs_f64(report.seconds).unwrap_or_default()));
+}
+
+/// Says how many were not named.
+fn more(text: &mut String, all: usize, noun: &str) {
+    if let Some(more) = all.checked_sub(LEFT_OUT_MAX).filter(|more| *more > 0) {
+        part(text, "", &format!("and {} (--json names them all)", counted(more as u64, noun)));
+    }
 }
 
 /// Returns a line for each problem, and the sum.
@@ -193,6 +203,7 @@ mod tests {
             source_problems: vec![],
             warnings: vec![],
             complete: true,
+            databases: vec![],
         }
     }
 

@@ -48,6 +48,19 @@ pub struct CreateReport {
     pub warnings: Vec<String>,
     /// Whether everything that was asked for is in the snapshot.
     pub complete: bool,
+    /// The databases among the extra files.
+    pub databases: Vec<CapturedDatabase>,
+}
+
+/// A database among the extra files of a [`CreateReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CapturedDatabase {
+    /// Its path in the snapshot.
+    pub path: String,
+    /// Its length.
+    pub bytes: u64,
+    /// How its pages were read.
+    pub read: PagesRead,
 }
 
 /// An extra file of a [`CreateReport`] that was not taken.
@@ -253,6 +266,7 @@ mod tests {
             source_problems: vec!["torn".into()],
             warnings: vec!["odd".into()],
             complete: false,
+            databases: vec![CapturedDatabase { path: "b".into(), bytes: 11, read: PagesRead::Transaction }],
         };
         assert_eq!(
             json(&create),
@@ -262,7 +276,8 @@ mod tests {
                 r#""read":"file","wal_grew_bytes":0,"held_seconds":0.125},"#,
                 r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5,"#,
                 r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"],"#,
-                r#""warnings":["odd"],"complete":false}"#
+                r#""warnings":["odd"],"complete":false,"#,
+                r#""databases":[{"path":"b","bytes":11,"read":"transaction"}]}"#
             )
         );
     }

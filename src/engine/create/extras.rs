@@ -1,25 +1,33 @@
 //! The extra files of a capture, and the tree that names them (section 5).
 //!
-//! Small files are read whole and several at once, large ones go through the spool, so memory does not grow
-//! with their size. A large file whose content is stored already is only hashed.
+//! In this order: files, several at once; those that changed while they were read, again; what looks like
+//! the log or journal of a database and belongs to none; databases, one after the other. The order keeps one
+//! promise: while a database is pinned, no other handle of this process is opened and closed on its file,
+//! for that would drop SQLite's locks (T2).
+//!
+//! One bad file keeps no other from being taken. What cannot be taken is named, and ends the capture only if
+//! it was asked for by its full name.
 
+mod databases;
+mod read;
+
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt, stream};
 
-use super::known::KnownBlobs;
-use super::sink::{BlobSink, EncodedBlob, Payload, encode};
-use super::spool;
+use self::databases::Image;
+use self::read::Outcome;
+use super::sink::{BlobSink, EncodedBlob};
 use crate::archive::attributes::attributes_of_found;
-use crate::archive::content::Content;
-use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, find};
+use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, LeftFile, find};
 use crate::archive::findings::Findings;
-use crate::archive::profile::{Profile, database_files};
+use crate::archive::profile::{Profile, SIDECARS, database_files};
 use crate::engine::Context;
-use crate::engine::pipeline::{Pipeline, Reservation, Worker};
-use crate::engine::report::LeftOut;
-use crate::format::ArchiveAttributes;
-use crate::format::{BlobId, ExtrasEntry, extras_tree, paths};
+use crate::engine::pipeline::{Pipeline, Reservation};
+use crate::engine::report::{CapturedDatabase, LeftOut};
+use crate::format::{ArchiveAttributes, ExtrasEntry, extras_tree};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -27,6 +35,12 @@ use crate::{Error, ErrorKind, Result};
 const MEMORY_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Larger files fit no snapshot (section 5.1).
 const EXTRA_BYTES_MAX: u64 = 1 << 32;
+/// How often a file that changes while it is read is read.
+const ATTEMPTS_MAX: usize = 3;
+/// The pause before those that changed are read again.
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How many of what is missing is named in sentences; the rest is counted.
+const NAMED_MAX: usize = 100;
 
 /// The profile that tells which files hold secrets, and whether those may be stored.
 pub type Secrets = (Arc<dyn Profile>, bool);
@@ -38,44 +52,41 @@ pub struct CapturedExtras {
     pub tree: Option<String>,
     /// The number of files.
     pub count: u64,
+    /// The databases among them.
+    pub databases: Vec<CapturedDatabase>,
     /// What was found and not taken.
     pub left_out: Vec<LeftOut>,
     /// What the user is told of them.
     pub findings: Findings,
     /// Owners, modes and times of the files and of their folders.
     pub attributes: ArchiveAttributes,
+    /// What is wrong with the databases.
+    pub problems: Vec<String>,
 }
 
 /// Finds the extra files, and refuses what may not or cannot be part of a snapshot.
 pub fn look(sources: &[ExtrasSource], (profile, allowed): Secrets) -> Result<FoundExtras> {
-    let found = find(sources)?;
-    let secret = found.extras.iter().find(|extra| profile.is_secret(&extra.recorded));
+    let found = find(sources, &database_files(&profile.database_name()))?;
+    let secret = found.extras.iter().find(|extra| profile.is_secret(extra.recorded()));
     if let Some(secret) = secret.filter(|_| !allowed) {
         let message = format!(
             "{} holds secrets, and the repository is not encrypted: storing it takes \
              --allow-plaintext-secrets",
-            secret.path.display()
+            secret.path().display()
         );
         return Err(Error::new(ErrorKind::Usage, message));
     }
-    let database = database_files(&profile.database_name());
-    let recorded = found.extras.iter().map(|extra| extra.recorded.as_str());
-    match paths::find_conflicts(recorded.chain(database.iter().map(String::as_str))).first() {
-        None => Ok(found),
-        Some(conflict) => {
-            let message = format!("an extra file would be restored over the database: {conflict}");
-            Err(Error::new(ErrorKind::Source, message))
-        }
-    }
+    Ok(found)
 }
 
-/// Reads and stores every extra file.
+/// Reads and stores every extra file; `checks` tells whether a database of a length is checked.
 pub async fn capture(
     context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     sources: Vec<ExtrasSource>,
     secrets: Secrets,
+    checks: impl Fn(u64) -> bool,
 ) -> Result<CapturedExtras> {
     let (found, attributes) = pipeline
         .run(move |_| {
@@ -85,91 +96,209 @@ pub async fn capture(
         })
         .await?;
     context.progress.begin(Stage::Extras, Unit::Items, Some(found.extras.len() as u64));
-    let mut entries = Vec::with_capacity(found.extras.len());
-    let mut left_out = found.left_out;
-    let known = sink.known().clone();
-    let mut encoded = stream::iter(found.extras)
-        .map(|extra| encode_one(pipeline, known.clone(), extra))
-        .buffered(pipeline.jobs() + 2);
-    while let Some(one) = encoded.next().await {
-        context.cancel.check()?;
-        let (path, read, reservation) = one?;
-        match read {
-            Some((mode, blob)) => {
-                entries.push(ExtrasEntry { path, mode, size: blob.raw_bytes, blob: blob.id });
-                sink.take(blob).await?;
-            }
-            None => left_out.push((path, "it was removed meanwhile".to_owned())),
-        }
-        drop(reservation);
-        context.progress.advance(Stage::Extras, 1);
+    let FoundExtras { extras, left_out, idle } = found;
+    let (sidecars, files) = split_sidecars(extras);
+    let mut taking = Taking {
+        context,
+        pipeline,
+        sink,
+        entries: Vec::with_capacity(files.len()),
+        left_out,
+        queue: Vec::new(),
+        databases: Vec::new(),
+        problems: Vec::new(),
+    };
+    taking.files(files).await?;
+    let others = taking.not_of_a_database(sidecars).await?;
+    taking.files(others).await?;
+    for database in std::mem::take(&mut taking.queue) {
+        let checks = checks(database.file_bytes);
+        taking.database(database, checks).await?;
     }
-    drop(encoded);
+    let Taking { entries, mut left_out, databases, problems, sink, .. } = taking;
     let tree = match entries.len() {
         0 => None,
         _ => Some(sink.store(extras_tree::encode(&entries)).await?.to_string()),
     };
     context.progress.end(Stage::Extras);
-    let left_out = left_out.into_iter().map(|(path, reason)| LeftOut { path, reason }).collect();
-    let findings = Findings::default();
-    Ok(CapturedExtras { tree, count: entries.len() as u64, left_out, findings, attributes })
+    left_out.sort_by(|one, other| one.path.cmp(&other.path));
+    let findings = Findings { missing: sentences(&left_out, idle), warnings: Vec::new() };
+    let left_out =
+        left_out.into_iter().map(|left| LeftOut { path: left.path, reason: left.reason }).collect();
+    let count = entries.len() as u64;
+    Ok(CapturedExtras { tree, count, databases, left_out, findings, attributes, problems })
 }
 
-/// A file's path, its mode and content unless it is gone, and the memory that is kept for it.
-type Encoded = (String, Option<(u32, EncodedBlob)>, Reservation);
+/// Returns a sentence for everything that was asked for and is missing, up to a number.
+fn sentences(left_out: &[LeftFile], idle: Vec<String>) -> Vec<String> {
+    let asked = left_out.iter().filter(|left| left.asked);
+    let mut missing = idle;
+    missing.extend(asked.clone().take(NAMED_MAX).map(|left| {
+        let LeftFile { path, reason, .. } = left;
+        format!("{path:?} is not in the snapshot: {reason}")
+    }));
+    if let Some(more) = asked.count().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        missing.push(format!("{more} more are not in the snapshot (`left_out` of --json names them all)"));
+    }
+    missing
+}
 
-async fn encode_one(pipeline: &Pipeline, known: Arc<KnownBlobs>, extra: FoundExtra) -> Result<Encoded> {
+/// Returns what is named like a log or journal of SQLite, and the rest.
+fn split_sidecars(extras: Vec<FoundExtra>) -> (Vec<FoundExtra>, Vec<FoundExtra>) {
+    extras.into_iter().partition(|extra| base_of(extra.recorded()).is_some())
+}
+
+fn base_of(path: &str) -> Option<&str> {
+    SIDECARS.iter().find_map(|sidecar| path.strip_suffix(sidecar)).filter(|base| !base.ends_with('/'))
+}
+
+/// Files on their way into the snapshot.
+struct Taking<'a> {
+    context: &'a Context,
+    pipeline: &'a Pipeline,
+    sink: &'a mut BlobSink,
+    entries: Vec<ExtrasEntry>,
+    left_out: Vec<LeftFile>,
+    /// Databases that wait for their turn.
+    queue: Vec<FoundExtra>,
+    databases: Vec<CapturedDatabase>,
+    problems: Vec<String>,
+}
+
+impl Taking<'_> {
+    /// Takes files; those that changed while they were read once more after the others.
+    async fn files(&mut self, files: Vec<FoundExtra>) -> Result<()> {
+        let mut files = files;
+        for attempt in 1..=ATTEMPTS_MAX {
+            files = self.round(files).await?;
+            if files.is_empty() {
+                return Ok(());
+            }
+            if attempt < ATTEMPTS_MAX {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+        for file in files {
+            let reason = format!(
+                "it changed each of the {ATTEMPTS_MAX} times it was read: exclude it, or have `before` pause \
+                 the application"
+            );
+            self.leave(&file, reason, true)?;
+        }
+        Ok(())
+    }
+
+    /// Takes files, and returns those that changed while they were read.
+    async fn round(&mut self, files: Vec<FoundExtra>) -> Result<Vec<FoundExtra>> {
+        let (pipeline, known) = (self.pipeline, self.sink.known().clone());
+        let mut changed = Vec::new();
+        let mut read = stream::iter(files)
+            .map(|extra| read_one(pipeline, known.clone(), extra))
+            .buffered(pipeline.jobs() + 2);
+        while let Some(one) = read.next().await {
+            self.context.cancel.check()?;
+            let (extra, outcome, reservation) = one?;
+            match outcome {
+                Outcome::Read(mode, blob) => self.store(&extra, mode, blob).await?,
+                Outcome::Changed => {
+                    changed.push(extra);
+                    continue;
+                }
+                Outcome::Database => {
+                    self.queue.push(extra);
+                    continue;
+                }
+                Outcome::Gone => self.leave(&extra, "it was removed meanwhile".to_owned(), false)?,
+                Outcome::Unreadable(reason) => self.leave(&extra, reason, true)?,
+            }
+            drop(reservation);
+            self.context.progress.advance(Stage::Extras, 1);
+        }
+        Ok(changed)
+    }
+
+    async fn store(&mut self, extra: &FoundExtra, mode: u32, blob: EncodedBlob) -> Result<()> {
+        let path = extra.recorded().to_owned();
+        self.entries.push(ExtrasEntry { path, mode, size: blob.raw_bytes, blob: blob.id });
+        self.sink.take(blob).await.map(drop)
+    }
+
+    /// Leaves a file out, unless it was asked for by its full name.
+    fn leave(&mut self, extra: &FoundExtra, reason: String, asked: bool) -> Result<()> {
+        if extra.is_required {
+            let message = format!("{} cannot be part of the snapshot: {reason}", extra.path().display());
+            return Err(Error::new(ErrorKind::Source, message));
+        }
+        self.left_out.push(LeftFile { path: extra.recorded().to_owned(), reason, asked });
+        Ok(())
+    }
+
+    /// Returns the files that only have a name like those which SQLite keeps beside a database.
+    ///
+    /// What belongs to a database that is taken is in its image. What belongs to one that is not taken is of
+    /// no use without it, and would spoil another that is put in its place.
+    async fn not_of_a_database(&mut self, sidecars: Vec<FoundExtra>) -> Result<Vec<FoundExtra>> {
+        let databases: HashSet<&str> = self.queue.iter().map(FoundExtra::recorded).collect();
+        let (known, unknown): (Vec<_>, Vec<_>) = sidecars
+            .into_iter()
+            .partition(|extra| databases.contains(base_of(extra.recorded()).unwrap_or("")));
+        self.context.progress.advance(Stage::Extras, known.len() as u64);
+        let (others, orphans) = self.pipeline.run(move |_| databases::without_base(unknown)).await?;
+        for orphan in orphans {
+            let base = base_of(orphan.recorded()).unwrap_or_default();
+            let reason = format!("it belongs to the database {base:?}, without which it is of no use");
+            self.left_out.push(LeftFile { path: orphan.recorded().to_owned(), reason, asked: false });
+            self.context.progress.advance(Stage::Extras, 1);
+        }
+        Ok(others)
+    }
+
+    async fn database(&mut self, extra: FoundExtra, checks: bool) -> Result<()> {
+        self.context.cancel.check()?;
+        let known = self.sink.known().clone();
+        let cancel = self.context.cancel.clone();
+        let (extra, image) = self
+            .pipeline
+            .run(move |worker| {
+                let image = databases::capture(worker, &known, &extra, checks, &cancel)?;
+                Ok((extra, image))
+            })
+            .await?;
+        match image {
+            Image::Taken { mode, blob, read, problems } => {
+                let path = extra.recorded().to_owned();
+                self.databases.push(CapturedDatabase { path, bytes: blob.raw_bytes, read });
+                self.problems.extend(problems);
+                self.store(&extra, mode, blob).await?;
+            }
+            Image::Gone => self.leave(&extra, "it was removed meanwhile".to_owned(), false)?,
+            Image::Refused(why) => {
+                let reason =
+                    format!("as a SQLite database it is not copied while it may be written to: {why}");
+                self.leave(&extra, reason, true)?;
+            }
+        }
+        self.context.progress.advance(Stage::Extras, 1);
+        Ok(())
+    }
+}
+
+/// A file, what came of it, and the memory that is kept for it.
+type ReadFile = (FoundExtra, Outcome, Reservation);
+
+async fn read_one(
+    pipeline: &Pipeline,
+    known: Arc<super::known::KnownBlobs>,
+    extra: FoundExtra,
+) -> Result<ReadFile> {
     // The budget is asked for in the order of the files, and those in front are stored first, so a file
     // that waits for room never waits for itself.
     let reservation = pipeline.reserve(2 * extra.file_bytes.min(MEMORY_BYTES_MAX)).await;
-    let path = extra.recorded.clone();
-    let read = pipeline
+    let (extra, outcome) = pipeline
         .run(move |worker| {
-            let Some((file, stat)) = extra.open()? else { return Ok(None) };
-            let mode = stat.st_mode & 0o777;
-            let content = Content::from_file(file, stat, extra.path.clone());
-            Ok(Some((mode, encode_content(worker, &known, &extra, content)?)))
+            let outcome = read::read(worker, &known, &extra)?;
+            Ok((extra, outcome))
         })
         .await?;
-    Ok((path, read, reservation))
-}
-
-fn encode_content(
-    worker: &mut Worker,
-    known: &KnownBlobs,
-    extra: &FoundExtra,
-    mut content: Content,
-) -> Result<EncodedBlob> {
-    let raw_bytes = content.raw_bytes();
-    if raw_bytes > EXTRA_BYTES_MAX {
-        let message = format!("{} is larger than 4 GiB, too large for a snapshot", extra.path.display());
-        return Err(Error::new(ErrorKind::Source, message));
-    }
-    if raw_bytes <= MEMORY_BYTES_MAX {
-        let mut raw = vec![0; raw_bytes as usize];
-        content.read(&mut raw)?;
-        content.finish()?;
-        return encode(worker, known, raw);
-    }
-    let reopen = || match extra.open()? {
-        Some((file, stat)) => Ok(Content::from_file(file, stat, extra.path.clone())),
-        None => {
-            let message = format!("{} vanished while it was captured", extra.path.display());
-            Err(Error::new(ErrorKind::Source, message))
-        }
-    };
-    let id = spool::hash(&mut content)?;
-    if known.contains(&id) {
-        return Ok(EncodedBlob { id, raw_bytes, payload: Payload::Known });
-    }
-    drop(content);
-    spool::encode(worker, reopen()?, reopen, |content, found| same(content, id, found))
-}
-
-fn same(content: &Content, expected: BlobId, found: BlobId) -> Result<()> {
-    if expected == found {
-        return Ok(());
-    }
-    let message = format!("{} changed while it was read", content.path().display());
-    Err(Error::new(ErrorKind::Source, message))
+    Ok((extra, outcome, reservation))
 }

@@ -239,7 +239,9 @@ async fn capture(
     let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
-    let extras = extras::capture(context, pipeline, sink, sources, secrets).await?;
+    let checks = |bytes| options.check_source.unwrap_or(profile.checks_source(bytes));
+    let extras = extras::capture(context, pipeline, sink, sources, secrets, checks).await?;
+    source.problems.extend(extras.problems.iter().cloned());
     application::let_go(pipeline, options).await?;
     let mut findings = source.findings.clone();
     findings.extend(extras.findings.clone());
@@ -454,5 +456,6 @@ fn report(
         source_problems: captured.source.problems.clone(),
         warnings: captured.findings.sentences(),
         complete: captured.findings.is_complete(),
+        databases: captured.extras.databases.clone(),
     }
 }

@@ -21,6 +21,7 @@ use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::{
     Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile, database_files,
 };
+use crate::archive::selected::SelectedFolder;
 use crate::cancel::Cancel;
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
@@ -131,7 +132,9 @@ impl Profile for Sqlite {
             return Vec::new();
         }
         let rule = Arc::new(self.selection.clone());
-        vec![ExtrasSource::Selected { folder: paths.home.clone(), rule }]
+        let (folder, database) = (paths.home.clone(), paths.database.clone());
+        let place = SelectedFolder { folder, database, own: vec![self.cache.clone()] };
+        vec![ExtrasSource::Selected { place, rule }]
     }
 
     fn is_secret(&self, recorded: &str) -> bool {

@@ -1,0 +1,224 @@
+//! Databases among the files: each is captured as an image of one moment, by a read transaction of its own.
+//!
+//! A database copied file by file while its application writes is torn. So a file that begins like a SQLite
+//! database is never copied as it lies: it is pinned as the archive's own is, its pages are copied to a file
+//! without a name, and the pin ends before anything is done with them.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::extras::FoundExtra;
+use super::pinned::{PinnedDatabase, Reading};
+use super::sqlite::{database_error, immutable_uri};
+use super::{foreign, health};
+use crate::cancel::Cancel;
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes that are copied at a time.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// The image of a database.
+#[derive(Debug)]
+pub struct CapturedImage {
+    /// The permission bits of the database.
+    pub mode: u32,
+    /// The length of the image.
+    pub bytes: u64,
+    /// How its pages were read.
+    pub reading: Reading,
+    /// What is wrong with it.
+    pub problems: Vec<String>,
+}
+
+/// Copies the image of a database to `image`; `None` if the database is gone.
+///
+/// No file of the database may be open in this process: closing it would drop the locks of the pin.
+pub fn capture_image(
+    extra: &FoundExtra,
+    image: &mut File,
+    bytes_max: u64,
+    cancel: &Cancel,
+) -> Result<Option<CapturedImage>> {
+    let Some(found) = extra.look()? else { return Ok(None) };
+    let path = extra.path();
+    let pinned = foreign::pin_reading(&path, cancel, None)?;
+    let copied = copy_pinned(&pinned, extra, image, bytes_max, cancel);
+    let (bytes, reading, problems) = (pinned.bytes(), pinned.reading(), pinned.problems().to_vec());
+    let released = pinned.release();
+    copied?;
+    released?;
+    Ok(Some(CapturedImage { mode: found.st_mode & 0o777, bytes, reading, problems }))
+}
+
+fn copy_pinned(
+    pinned: &PinnedDatabase,
+    extra: &FoundExtra,
+    image: &mut File,
+    bytes_max: u64,
+    cancel: &Cancel,
+) -> Result<()> {
+    check_identity(pinned, extra)?;
+    if pinned.bytes() > bytes_max {
+        let message = format!("{} is too large for a file of a snapshot", extra.path().display());
+        return Err(Error::new(ErrorKind::Source, message));
+    }
+    let page_size = pinned.page_size() as usize;
+    let pages_per_piece = (PIECE_BYTES / page_size).max(1) as u64;
+    let source = pinned.source();
+    let mut piece = vec![0; pages_per_piece as usize * page_size];
+    for first_page in (0..pinned.page_count()).step_by(pages_per_piece as usize) {
+        cancel.check()?;
+        let pages = pages_per_piece.min(pinned.page_count() - first_page) as usize;
+        let piece = &mut piece[..pages * page_size];
+        source.read(first_page, page_size, piece)?;
+        image.write_all(piece).map_err(|error| {
+            let message = format!("cannot spool the image of {}", extra.path().display());
+            Error::caused(ErrorKind::Io, message, error)
+        })?;
+    }
+    Ok(())
+}
+
+/// No link on the way may have led to another database than the one that was found.
+fn check_identity(pinned: &PinnedDatabase, extra: &FoundExtra) -> Result<()> {
+    let named = extra.look()?.map(|stat| (stat.st_dev as u64, stat.st_ino as u64));
+    let held = std::fs::symlink_metadata(pinned.path()).ok().map(|held| (held.dev(), held.ino()));
+    if named.is_some() && named == held {
+        return Ok(());
+    }
+    let message = format!("{} was replaced while it was being opened", extra.path().display());
+    Err(Error::new(ErrorKind::Source, message))
+}
+
+/// A file without a name that takes the image of a database, and can be looked at as one.
+#[derive(Debug)]
+pub struct ImageFile {
+    /// The file.
+    pub file: File,
+    connection: Option<Connection>,
+}
+
+impl ImageFile {
+    /// Makes one in a folder of packvault's own; `checked` tells whether SQLite will look at it.
+    pub fn new(folder: &Path, checked: bool) -> Result<Self> {
+        let failed = |error| {
+            let message = format!("cannot make a spool file in {}", folder.display());
+            Error::caused(ErrorKind::Io, message, error)
+        };
+        let made = std::fs::create_dir_all(folder).and_then(|()| tempfile::NamedTempFile::new_in(folder));
+        let (file, name) = made.map_err(failed)?.into_parts();
+        // SQLite opens what has a name and reads nothing yet. The name goes before there is anything to read.
+        let connection = match checked {
+            true => Some(open_image(&name)?),
+            false => None,
+        };
+        name.close().map_err(failed)?;
+        Ok(Self { file, connection })
+    }
+
+    /// Returns what SQLite finds wrong with the image; `shown` is the path of its database.
+    pub fn problems(&mut self, shown: &Path, cancel: &Cancel) -> Result<Vec<String>> {
+        let Some(connection) = &mut self.connection else { return Ok(Vec::new()) };
+        let settings = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON";
+        connection.execute_batch(settings).map_err(|error| database_error("check", shown, error))?;
+        health::problems(connection, shown, cancel)
+    }
+}
+
+fn open_image(path: &Path) -> Result<Connection> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(immutable_uri(path), flags)
+        .map_err(|error| database_error("open", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::archive::beneath::open_folder;
+    use crate::archive::extras::Root;
+
+    fn extra(folder: &Path, name: &str) -> FoundExtra {
+        let root = Arc::new(Root { held: open_folder(folder).unwrap(), path: folder.to_owned() });
+        FoundExtra::new(root, name.to_owned(), 0, false)
+    }
+
+    fn capture(folder: &Path, name: &str) -> Result<(ImageFile, CapturedImage)> {
+        let spool = tempfile::tempdir().unwrap();
+        let mut image = ImageFile::new(spool.path(), true)?;
+        assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "it has no name");
+        let captured = capture_image(&extra(folder, name), &mut image.file, 1 << 32, &Cancel::new())?;
+        Ok((image, captured.unwrap()))
+    }
+
+    #[test]
+    fn what_is_still_in_the_log_is_in_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Connection::open(folder.path().join("a.db")).unwrap();
+        writer
+            .execute_batch(
+                "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (a);
+                 INSERT INTO t VALUES (randomblob(100000)), ('last')",
+            )
+            .unwrap();
+        let (mut image, captured) = capture(folder.path(), "a.db").unwrap();
+        assert_eq!(captured.reading, Reading::Transaction);
+        assert_eq!(image.file.metadata().unwrap().len(), captured.bytes);
+        assert_eq!(image.problems(Path::new("a.db"), &Cancel::new()).unwrap(), [""; 0]);
+        let copy = folder.path().join("copy.db");
+        let mut bytes = vec![0; captured.bytes as usize];
+        image.file.read_exact_at(&mut bytes, 0).unwrap();
+        std::fs::write(&copy, bytes).unwrap();
+        let last: String = Connection::open(copy)
+            .unwrap()
+            .query_row("SELECT a FROM t ORDER BY rowid DESC LIMIT 1", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(last, "last");
+    }
+
+    #[test]
+    fn damage_is_found_in_the_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        let writer = Connection::open(&path).unwrap();
+        writer.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (zeroblob(20000))").unwrap();
+        drop(writer);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&[0xff; 64], 4096).unwrap();
+        drop(file);
+        let (mut image, _) = capture(folder.path(), "a.db").unwrap();
+        let problems = image.problems(Path::new("x/a.db"), &Cancel::new()).unwrap();
+        assert!(problems.iter().all(|problem| problem.starts_with("x/a.db")) && !problems.is_empty());
+    }
+
+    #[test]
+    fn what_only_begins_like_a_database_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut garbage = b"SQLite format 3\0".to_vec();
+        garbage.extend([0xa5; 8000]);
+        std::fs::write(folder.path().join("a.db"), garbage).unwrap();
+        assert_eq!(capture(folder.path(), "a.db").unwrap_err().kind(), ErrorKind::Source);
+        std::fs::write(folder.path().join("b.db"), b"SQLite format 3\0").unwrap();
+        assert_eq!(capture(folder.path(), "b.db").unwrap_err().kind(), ErrorKind::Source);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2, "nothing was made beside it");
+    }
+
+    #[test]
+    fn an_image_larger_than_may_be_is_refused_before_it_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Connection::open(folder.path().join("a.db")).unwrap();
+        writer.execute_batch("CREATE TABLE t (a)").unwrap();
+        let mut image = tempfile::tempfile().unwrap();
+        let error = capture_image(&extra(folder.path(), "a.db"), &mut image, 4096, &Cancel::new());
+        assert!(error.unwrap_err().to_string().contains("too large"));
+        assert_eq!(image.metadata().unwrap().len(), 0);
+        writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    }
+}
