@@ -28,6 +28,8 @@ pub struct CapturedImage {
     pub mode: u32,
     /// The length of the image.
     pub bytes: u64,
+    /// The number of its pages.
+    pub pages: u64,
     /// How its pages were read.
     pub reading: Reading,
     /// What is wrong with it.
@@ -47,11 +49,12 @@ pub fn capture_image(
     let path = extra.path();
     let pinned = foreign::pin_reading(&path, cancel, None)?;
     let copied = copy_pinned(&pinned, extra, image, bytes_max, cancel);
-    let (bytes, reading, problems) = (pinned.bytes(), pinned.reading(), pinned.problems().to_vec());
+    let (bytes, pages) = (pinned.bytes(), pinned.page_count());
+    let (reading, problems) = (pinned.reading(), pinned.problems().to_vec());
     let released = pinned.release();
     copied?;
     released?;
-    Ok(Some(CapturedImage { mode: found.st_mode & 0o777, bytes, reading, problems }))
+    Ok(Some(CapturedImage { mode: found.st_mode & 0o777, bytes, pages, reading, problems }))
 }
 
 fn copy_pinned(
@@ -120,11 +123,27 @@ impl ImageFile {
         Ok(Self { file, connection })
     }
 
-    /// Returns what SQLite finds wrong with the image; `shown` is the path of its database.
-    pub fn problems(&mut self, shown: &Path, cancel: &Cancel) -> Result<Vec<String>> {
+    /// Returns what SQLite finds wrong with the image, which has so many pages; `shown` is the path of its
+    /// database.
+    pub fn problems(&mut self, pages: u64, shown: &Path, cancel: &Cancel) -> Result<Vec<String>> {
         let Some(connection) = &mut self.connection else { return Ok(Vec::new()) };
-        let settings = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON";
-        connection.execute_batch(settings).map_err(|error| database_error("check", shown, error))?;
+        // SQLite took the length of the file when it opened it, empty, and takes it again with another page
+        // size; the true one it finds in the header.
+        let settings = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA page_size = 512";
+        let count = |connection: &Connection| {
+            connection.execute_batch(settings)?;
+            connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))
+        };
+        let seen = match count(connection) {
+            Ok(seen) => seen,
+            Err(error) if health::is_damage(&error) => {
+                return Ok(vec![format!("{}: {error}", shown.display())]);
+            }
+            Err(error) => return Err(database_error("check", shown, error)),
+        };
+        if u64::try_from(seen) != Ok(pages) {
+            return Ok(vec![format!("{}: {pages} pages, of which SQLite sees {seen}", shown.display())]);
+        }
         health::problems(connection, shown, cancel)
     }
 }
@@ -171,7 +190,7 @@ mod tests {
         let (mut image, captured) = capture(folder.path(), "a.db").unwrap();
         assert_eq!(captured.reading, Reading::Transaction);
         assert_eq!(image.file.metadata().unwrap().len(), captured.bytes);
-        assert_eq!(image.problems(Path::new("a.db"), &Cancel::new()).unwrap(), [""; 0]);
+        assert_eq!(image.problems(captured.pages, Path::new("a.db"), &Cancel::new()).unwrap(), [""; 0]);
         let copy = folder.path().join("copy.db");
         let mut bytes = vec![0; captured.bytes as usize];
         image.file.read_exact_at(&mut bytes, 0).unwrap();
@@ -193,8 +212,8 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         file.write_all_at(&[0xff; 64], 4096).unwrap();
         drop(file);
-        let (mut image, _) = capture(folder.path(), "a.db").unwrap();
-        let problems = image.problems(Path::new("x/a.db"), &Cancel::new()).unwrap();
+        let (mut image, captured) = capture(folder.path(), "a.db").unwrap();
+        let problems = image.problems(captured.pages, Path::new("x/a.db"), &Cancel::new()).unwrap();
         assert!(problems.iter().all(|problem| problem.starts_with("x/a.db")) && !problems.is_empty());
     }
 

@@ -55,7 +55,7 @@ pub fn capture(
     };
     let path = extra.path();
     let mut problems = captured.problems;
-    problems.extend(image.problems(&path, cancel)?);
+    problems.extend(image.problems(captured.pages, &path, cancel)?);
     let blob = store(worker, known, extra, &image.file, captured.bytes)?;
     let read = match captured.reading {
         Reading::File => PagesRead::File,
