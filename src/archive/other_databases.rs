@@ -5,7 +5,7 @@
 //! without a name, and the pin ends before anything is done with them.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -36,19 +36,22 @@ pub struct CapturedImage {
     pub problems: Vec<String>,
 }
 
-/// Copies the image of a database to `image`; `None` if the database is gone.
+/// Copies the image of a database to `image`, in place of what is in there; `None` if the database is gone.
+/// An error may be [`Moved`](super::database_file::Moved): then a new attempt may succeed.
 ///
 /// No file of the database may be open in this process: closing it would drop the locks of the pin.
 pub fn capture_image(
     extra: &FoundExtra,
     image: &mut File,
     bytes_max: u64,
+    forced: Option<Reading>,
     cancel: &Cancel,
 ) -> Result<Option<CapturedImage>> {
     let Some(found) = extra.look()? else { return Ok(None) };
     let path = extra.path();
-    let pinned = foreign::pin_reading(&path, cancel, None)?;
-    let copied = copy_pinned(&pinned, extra, image, bytes_max, cancel);
+    image.set_len(0).and_then(|()| image.rewind()).map_err(|error| spool_error(extra, error))?;
+    let pinned = foreign::pin_reading(&path, cancel, forced)?;
+    let copied = copy_pinned(&pinned, extra, image, bytes_max, cancel).map_err(|error| pinned.explain(error));
     let (bytes, pages) = (pinned.bytes(), pinned.page_count());
     let (reading, problems) = (pinned.reading(), pinned.problems().to_vec());
     let released = pinned.release();
@@ -78,12 +81,13 @@ fn copy_pinned(
         let pages = pages_per_piece.min(pinned.page_count() - first_page) as usize;
         let piece = &mut piece[..pages * page_size];
         source.read(first_page, page_size, piece)?;
-        image.write_all(piece).map_err(|error| {
-            let message = format!("cannot spool the image of {}", extra.path().display());
-            Error::caused(ErrorKind::Io, message, error)
-        })?;
+        image.write_all(piece).map_err(|error| spool_error(extra, error))?;
     }
     Ok(())
+}
+
+fn spool_error(extra: &FoundExtra, error: std::io::Error) -> Error {
+    Error::caused(ErrorKind::Io, format!("cannot spool the image of {}", extra.path().display()), error)
 }
 
 /// No link on the way may have led to another database than the one that was found.
@@ -173,7 +177,7 @@ mod tests {
         let spool = tempfile::tempdir().unwrap();
         let mut image = ImageFile::new(spool.path(), true)?;
         assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "it has no name");
-        let captured = capture_image(&extra(folder, name), &mut image.file, 1 << 32, &Cancel::new())?;
+        let captured = capture_image(&extra(folder, name), &mut image.file, 1 << 32, None, &Cancel::new())?;
         Ok((image, captured.unwrap()))
     }
 
@@ -235,7 +239,7 @@ mod tests {
         let writer = Connection::open(folder.path().join("a.db")).unwrap();
         writer.execute_batch("CREATE TABLE t (a)").unwrap();
         let mut image = tempfile::tempfile().unwrap();
-        let error = capture_image(&extra(folder.path(), "a.db"), &mut image, 4096, &Cancel::new());
+        let error = capture_image(&extra(folder.path(), "a.db"), &mut image, 4096, None, &Cancel::new());
         assert!(error.unwrap_err().to_string().contains("too large"));
         assert_eq!(image.metadata().unwrap().len(), 0);
         writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();

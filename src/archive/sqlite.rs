@@ -80,7 +80,7 @@ pub fn open_at_rest(path: &Path) -> Result<Connection> {
 }
 
 /// Returns the URI of a file that nobody changes while it is open.
-fn immutable_uri(path: &Path) -> String {
+pub(super) fn immutable_uri(path: &Path) -> String {
     format!("file:{}?immutable=1", percent_encoded(path))
 }
 

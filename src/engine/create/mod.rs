@@ -230,7 +230,7 @@ async fn capture(
 ) -> Result<Capture> {
     application::pause(pipeline, paths, options).await?;
     let database = DatabaseCapture { context, pipeline, profile, paths, options };
-    let CapturedDatabase { facts, store, geometry, pages, source } =
+    let CapturedDatabase { facts, store, geometry, pages, mut source } =
         database.run(reader, sink, parent).await?;
     let pages_changed = pages.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, pages).await?;

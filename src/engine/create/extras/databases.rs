@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom};
+use std::time::Duration;
 
 use super::{EXTRA_BYTES_MAX, MEMORY_BYTES_MAX, base_of};
 use crate::archive::content::Content;
+use crate::archive::database_file::Moved;
 use crate::archive::extras::{FoundExtra, is_of_the_process};
-use crate::archive::other_databases::{ImageFile, capture_image};
+use crate::archive::other_databases::{CapturedImage, ImageFile, capture_image};
 use crate::archive::pinned::Reading;
 use crate::archive::steady::Watched;
 use crate::cancel::Cancel;
@@ -16,6 +18,11 @@ use crate::engine::create::spool;
 use crate::engine::pipeline::Worker;
 use crate::engine::report::PagesRead;
 use crate::{Error, ErrorKind, Result};
+
+/// How often a database that moves is read.
+const ATTEMPTS_MAX: u32 = 4;
+/// The pause before the second attempt; twice that before the third, and so on.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What came of capturing a database.
 #[derive(Debug)]
@@ -46,7 +53,7 @@ pub fn capture(
     cancel: &Cancel,
 ) -> Result<Image> {
     let mut image = ImageFile::new(&worker.spool, checks)?;
-    let captured = match capture_image(extra, &mut image.file, EXTRA_BYTES_MAX, cancel) {
+    let captured = match capture_still(extra, &mut image.file, cancel) {
         Ok(Some(captured)) => captured,
         Ok(None) => return Ok(Image::Gone),
         Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
@@ -62,6 +69,20 @@ pub fn capture(
         Reading::Transaction => PagesRead::Transaction,
     };
     Ok(Image::Taken { mode: captured.mode, blob, read, problems })
+}
+
+/// Captures the image, again where the database moved while it was read.
+fn capture_still(extra: &FoundExtra, image: &mut File, cancel: &Cancel) -> Result<Option<CapturedImage>> {
+    for attempt in 1..ATTEMPTS_MAX {
+        match capture_image(extra, image, EXTRA_BYTES_MAX, None, cancel) {
+            Err(error) if Moved::of(&error).is_some() => {
+                cancel.check()?;
+                std::thread::sleep(PAUSE * attempt);
+            }
+            captured => return captured,
+        }
+    }
+    capture_image(extra, image, EXTRA_BYTES_MAX, Some(Reading::Transaction), cancel)
 }
 
 fn store(
