@@ -25,6 +25,8 @@ pub enum ErrorKind {
     NotFound,
     /// The destination or the source is not in a state in which going on would be safe.
     Refused,
+    /// The repository, or the target of a restore, belongs to another archive.
+    OtherArchive,
     /// Stored bytes are not what they must be.
     Damaged,
     /// Written by a newer version, or of a kind this version does not handle.

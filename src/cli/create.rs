@@ -49,9 +49,16 @@ pub struct Arguments {
     include_tokens: bool,
     /// Store secrets although the repository is not encrypted
     ///
-    /// --include-config and --include-tokens are refused without it.
+    /// --include-config and --include-tokens are refused without it. `allow_plaintext_secrets = true` in the
+    /// archive's section says the same.
     #[arg(long)]
     allow_plaintext_secrets: bool,
+    /// Go on in a repository that holds another archive, or this one under another name or path
+    ///
+    /// One repository holds one archive: its newest snapshot is what the next one builds on, and what a restore
+    /// brings back.
+    #[arg(long)]
+    adopt: bool,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) jobs: Option<u16>,
@@ -104,8 +111,8 @@ pub struct Arguments {
 
 /// Stores the snapshot and sums it up.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    arguments.refuse_unwanted_secrets()?;
     let archive = arguments.archive(session)?;
+    arguments.refuse_unwanted_secrets(&archive)?;
     let purpose = if arguments.dry_run { Purpose::Look } else { Purpose::Work };
     let repository = session.repository(Some(&archive), purpose).await?;
     let paths = archive.paths();
@@ -124,9 +131,13 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
             return Err(error);
         }
     };
-    session.show(&report, summary::create)?;
+    let shown = session.show(&report, summary::create);
     report.source_problems.iter().chain(&report.warnings).for_each(|sentence| session.warn(sentence));
     resumed?;
+    if let Err(error) = shown {
+        let made = report.id.as_deref().map(|id| format!("snapshot {id} was made and is in the repository"));
+        return session.unshown(made.as_deref().unwrap_or("the dry run was made"), error);
+    }
     // A source that is damaged is the graver of the two; both are said.
     Ok(match report.source_problems.is_empty() {
         true if report.complete => Exit::Done,
@@ -162,7 +173,7 @@ impl Arguments {
         let wal_growth_max = self.max_wal_growth.or(archive.max_wal_growth());
         CreateOptions {
             extras: ExtrasChoice { include_config: self.include_config, include_tokens: self.include_tokens },
-            allow_plaintext_secrets: self.allow_plaintext_secrets,
+            allow_plaintext_secrets: self.allows_plaintext_secrets(archive),
             tag: self.tag.clone(),
             zstd_level: Settings::zstd_level(self.zstd_level, archive),
             force_unlock: self.force_unlock,
@@ -171,6 +182,8 @@ impl Arguments {
             check_source,
             wal_growth_bytes_max: wal_growth_max.map(|size| size.0),
             reading: None,
+            identity: Some(archive.identity()),
+            adopt: self.adopt,
             application: None,
             hold_max: self
                 .max_hold
@@ -179,10 +192,14 @@ impl Arguments {
         }
     }
 
-    fn refuse_unwanted_secrets(&self) -> Result<()> {
-        if (self.include_config || self.include_tokens) && !self.allow_plaintext_secrets {
-            let message =
-                "the repository is not encrypted: storing secrets in it takes --allow-plaintext-secrets";
+    fn allows_plaintext_secrets(&self, archive: &Archive) -> bool {
+        self.allow_plaintext_secrets || archive.allows_plaintext_secrets()
+    }
+
+    fn refuse_unwanted_secrets(&self, archive: &Archive) -> Result<()> {
+        if (self.include_config || self.include_tokens) && !self.allows_plaintext_secrets(archive) {
+            let message = "the repository is not encrypted: storing secrets in it takes \
+                           --allow-plaintext-secrets, or `allow_plaintext_secrets = true` in the archive's section";
             return Err(Error::new(ErrorKind::Usage, message));
         }
         Ok(())

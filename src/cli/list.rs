@@ -16,14 +16,20 @@ use super::table;
 #[command(after_long_help = format!("\
 Examples:
   packvault list --repo /mnt/nas/backup
+  packvault list vaultwarden                   an archive of the configuration
   packvault list --json | jq -r '.[-1].id'     the id of the newest
 
 {}", super::exit_codes("  3  a snapshot is damaged\n")))]
-pub struct Arguments {}
+pub struct Arguments {
+    /// The archive: a name from the configuration, which says where its snapshots are
+    archive: Option<String>,
+}
 
 /// Prints the snapshots.
-pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
-    let rows = list(&session.repository(None, Purpose::Look).await?).await?;
+pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
+    let named =
+        arguments.archive.as_deref().map(|name| session.settings().archive_to_read(name)).transpose()?;
+    let rows = list(&session.repository(named.as_ref(), Purpose::Look).await?).await?;
     session.show_always(&rows, |rows| table::snapshots(rows))?;
     let is_damaged = rows.iter().any(|row| row.problem.is_some());
     Ok(if is_damaged { Exit::Problems } else { Exit::Done })

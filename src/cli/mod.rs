@@ -25,6 +25,7 @@ mod select;
 mod session;
 mod settings;
 mod sqlite_archive;
+mod subject;
 mod summary;
 mod table;
 mod text;

@@ -26,6 +26,8 @@ pub enum Exit {
     SourceDamaged,
     /// Done, but something that was asked for is not in it.
     Incomplete,
+    /// Done, but not all that comes after it: a summary that could not be written.
+    Unsaid,
     /// No repository lies there.
     NoRepository,
     /// The repository or the archive is locked.
@@ -46,6 +48,7 @@ impl Exit {
             Self::Problems => 3,
             Self::SourceDamaged => 4,
             Self::Incomplete => 5,
+            Self::Unsaid => 6,
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::WrongKey => 12,
@@ -125,6 +128,12 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
             "wait until the other process is done; --force-unlock breaks a repository's lock whose holder is gone"
         }
         (ErrorKind::Locked | ErrorKind::InUse, _) => "wait until the other process is done and try again",
+        (ErrorKind::OtherArchive, "create") => {
+            "give each archive a repository of its own; --adopt says that this is the same one, moved or renamed"
+        }
+        (ErrorKind::OtherArchive, _) => {
+            "restore into another folder, or say --adopt to bring it there all the same"
+        }
         (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",
         (ErrorKind::Damaged, "create" | "list" | "restore") => {
             "run `packvault verify --all` to see all damage"
@@ -149,6 +158,7 @@ mod tests {
             (ErrorKind::Interrupted, 130),
             (ErrorKind::NotFound, 1),
             (ErrorKind::Refused, 1),
+            (ErrorKind::OtherArchive, 1),
             (ErrorKind::Damaged, 1),
             (ErrorKind::Unsupported, 1),
             (ErrorKind::Source, 1),

@@ -12,7 +12,8 @@ use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
 use super::session::Session;
-use super::settings::given;
+use super::settings::{Archive, given};
+use super::subject::Subject;
 use super::{owner, select, summary};
 
 /// Restore a snapshot into a folder, and prove it
@@ -25,15 +26,18 @@ use super::{owner, select, summary};
 Examples:
   packvault restore --repo /mnt/nas/backup --target /srv/restored
   packvault restore a3d383f8 --target /srv/restored
+  packvault restore vaultwarden --target /srv/restored
   packvault restore --target ~/.msgvault --overwrite
 
 {}", super::exit_codes("")))]
 pub struct Arguments {
-    /// The snapshot; the newest by default
+    /// The archive, a name from the configuration; the snapshot; or both
     ///
-    /// Its id, or a beginning of it as `list` shows; or `latest`, `latest~1` for the one before, a day
-    /// (2026-11-23: the last of that day, in UTC), or its tag.
-    snapshot: Option<String>,
+    /// Without a snapshot, the newest is taken. It is named by its id, or a beginning of it as `list` shows; or `latest`,
+    /// `latest~1` for the one before, a day (2026-11-23: the last of that day, in UTC), or its tag. One word is an
+    /// archive if the configuration has one of that name.
+    #[arg(value_name = "ARCHIVE] [SNAPSHOT", num_args = 0..=2)]
+    words: Vec<String>,
     /// The folder to restore into; made if it is missing
     #[arg(long, value_name = "FOLDER")]
     target: PathBuf,
@@ -42,6 +46,9 @@ pub struct Arguments {
     /// Files of the snapshot replace files of the same name; other files stay.
     #[arg(long)]
     overwrite: bool,
+    /// Restore into the folder of another application, or a snapshot of another archive than the one named
+    #[arg(long)]
+    adopt: bool,
     /// Leave out SQLite's integrity check, which reads the whole database
     #[arg(long)]
     skip_integrity_check: bool,
@@ -64,10 +71,12 @@ pub struct Arguments {
 /// Restores the snapshot and sums up what was proved.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     given::refuse_tilde(&arguments.target, "--target", session.settings().user_home())?;
-    let repository = session.repository(None, Purpose::Work).await?;
-    let selection = match &arguments.snapshot {
+    let subject = Subject::of(session.settings(), &arguments.words)?;
+    let explain = |error| subject.explain(session.settings(), error);
+    let repository = session.repository(subject.archive.as_ref(), Purpose::Work).await.map_err(explain)?;
+    let selection = match &subject.snapshot {
         None => Selection::Latest,
-        Some(text) => Selection::One(select::snapshot(&repository, text).await?),
+        Some(text) => Selection::One(select::snapshot(&repository, text).await.map_err(explain)?),
     };
     let options = RestoreOptions {
         target: arguments.target.clone(),
@@ -77,12 +86,18 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         // Where archives live that may be in use: none of them may be written to while it is.
         live_homes: session.settings().known_homes(),
         owners: arguments.owners()?,
+        archives: session.settings().known_archives(),
+        expected: subject.archive.as_ref().map(Archive::identity),
+        adopt: arguments.adopt,
     };
     let context = session.context(arguments.jobs);
     let report = restore(&repository, Arc::new(Msgvault), selection, options, &context).await?;
-    session.show(&report, summary::restore)?;
+    let shown = session.show(&report, summary::restore);
     report.warnings.iter().for_each(|sentence| session.warn(sentence));
-    Ok(Exit::Done)
+    match shown {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => session.unshown(&format!("snapshot {} was restored and is in place", report.id), error),
+    }
 }
 
 impl Arguments {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::application::PausableApplication;
 use super::interrupt::{self, Paused};
 use super::render::{Renderer, Style};
+use super::report::Exit;
 use super::settings::{Archive, Environment, Settings, given};
 use super::{Globals, report};
 
@@ -171,6 +172,12 @@ impl Session {
             Err(error) => Err(Error::caused(ErrorKind::Io, "cannot write to standard output", error)),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Ends a command that has done its work and could not say so on standard output.
+    pub fn unshown(&self, done: &str, error: Error) -> Result<Exit> {
+        self.warn(&format!("{done}; only its summary could not be written: {}", error.chain()));
+        Ok(Exit::Unsaid)
     }
 
     /// Prints a warning to standard error.

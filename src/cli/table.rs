@@ -7,10 +7,13 @@ use serde::Deserialize;
 
 use super::select;
 use super::text::{self, escape};
-use packvault::engine::report::ListRow;
+use packvault::engine::report::{ListRow, ListedArchive};
 
 /// Widest tag shown whole.
 const TAG_COLUMNS_MAX: usize = 16;
+
+/// Widest archive shown whole.
+const ARCHIVE_COLUMNS_MAX: usize = 24;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -40,6 +43,9 @@ pub fn snapshots(rows: &[ListRow]) -> String {
         table.push_str(cells.join(GAP).trim_end());
         table.push('\n');
     }
+    if let Some(archive) = only_archive(rows) {
+        table.push_str(&format!("archive: {}\n", whole(archive)));
+    }
     for row in rows {
         if let Some(problem) = &row.problem {
             table.push_str(&format!("problem: snapshot {}: {}\n", escape(&row.id), escape(problem)));
@@ -62,6 +68,7 @@ fn columns(rows: &[ListRow]) -> Vec<Column> {
             cells: select::short(&ids).iter().map(|id| escape(id)).collect(),
         },
         Column::new("date (UTC)", false, rows, date),
+        Column::new("archive", false, rows, if only_archive(rows).is_some() { |_| None } else { archive }),
         Column::new("tag", false, rows, tag),
         number("messages", |row| messages(row).map(text::count)),
         number("database", |row| row.database_bytes.map(text::size)),
@@ -79,6 +86,30 @@ fn date(row: &ListRow) -> Option<String> {
 
 fn tag(row: &ListRow) -> Option<String> {
     row.tag.as_deref().map(|tag| text::cut(&escape(tag), TAG_COLUMNS_MAX))
+}
+
+/// Returns the archive that all snapshots are of, as far as it is recorded.
+fn only_archive(rows: &[ListRow]) -> Option<&ListedArchive> {
+    let mut archives = rows.iter().filter_map(|row| row.archive.as_ref());
+    let newest = archives.next_back()?;
+    archives.all(|archive| cell_of(archive) == cell_of(newest)).then_some(newest)
+}
+
+fn whole(archive: &ListedArchive) -> String {
+    let ListedArchive { profile, name, database, .. } = archive;
+    let name = name.as_deref().map(|name| format!("{name}, ")).unwrap_or_default();
+    escape(&format!("{name}{database} ({profile})"))
+}
+
+fn archive(row: &ListRow) -> Option<String> {
+    row.archive.as_ref().map(|archive| text::cut(&escape(&cell_of(archive)), ARCHIVE_COLUMNS_MAX))
+}
+
+/// A name, or else the end of the path, which says more than its beginning.
+fn cell_of(archive: &ListedArchive) -> String {
+    let ListedArchive { name, database, .. } = archive;
+    let parts: Vec<&str> = database.rsplit('/').take(2).collect();
+    name.clone().unwrap_or_else(|| parts.into_iter().rev().collect::<Vec<_>>().join("/"))
 }
 
 fn messages(row: &ListRow) -> Option<u64> {
@@ -171,6 +202,28 @@ a3d383f8  2026-11-23 20:45  first     5,000  23.8 MiB          714  4.8 MiB
         let table = snapshots(&[hostile]);
         assert!(!table.contains(['\x1b', '\x07', '\u{202e}']));
         assert_eq!(table.lines().count(), 3, "{table}");
+    }
+
+    #[test]
+    fn whose_the_snapshots_are_is_one_line_or_a_column_where_they_differ() {
+        let of = |name: Option<&str>, database: &str| ListRow {
+            archive: Some(ListedArchive {
+                profile: "sqlite".into(),
+                name: name.map(str::to_owned),
+                home: "/srv".into(),
+                database: database.into(),
+            }),
+            ..row("20261123T204517Z-a3d383f8", "", 7)
+        };
+        let vault = of(Some("vault"), "/srv/vault/db.sqlite3");
+        let table = snapshots(&[row("20261122T204517Z-b3d383f8", "", 7), vault.clone()]);
+        assert!(table.ends_with("\narchive: vault, /srv/vault/db.sqlite3 (sqlite)\n"), "{table}");
+        let table = snapshots(&[vault, of(None, "/srv/paper\x1b/db.sqlite3")]);
+        assert!(
+            table.contains("  archive ") && table.contains("  vault ") && !table.contains("archive:"),
+            "{table}"
+        );
+        assert!(table.contains("  paper\\u{1b}/db.sqlite3  "), "{table}");
     }
 
     #[test]

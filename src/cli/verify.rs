@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use packvault::Result;
 use packvault::engine::Selection;
 use packvault::engine::verify::{VerifyOptions, verify};
 use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
+use packvault::{Error, ErrorKind, Result};
 
 use super::report::Exit;
 use super::session::Session;
+use super::subject::Subject;
 use super::{select, summary};
 
 /// Check that snapshots can be restored
@@ -23,15 +24,17 @@ Examples:
   packvault verify --all                       everything
   packvault verify --all --quick               that everything is there, unread
   packvault verify a3d383f8                    one snapshot, as `list` names it
+  packvault verify vaultwarden --all           an archive of the configuration
 
 {}", super::exit_codes("  3  problems were found\n")))]
 pub struct Arguments {
-    /// The snapshot; the newest by default
+    /// The archive, a name from the configuration; the snapshot; or both
     ///
-    /// Its id, or a beginning of it as `list` shows; or `latest`, `latest~1` for the one before, a day
-    /// (2026-11-23: the last of that day, in UTC), or its tag.
-    #[arg(conflicts_with = "all")]
-    snapshot: Option<String>,
+    /// Without a snapshot, the newest is taken. It is named by its id, or a beginning of it as `list` shows; or `latest`,
+    /// `latest~1` for the one before, a day (2026-11-23: the last of that day, in UTC), or its tag. One word is an
+    /// archive if the configuration has one of that name.
+    #[arg(value_name = "ARCHIVE] [SNAPSHOT", num_args = 0..=2)]
+    words: Vec<String>,
     /// Check every snapshot
     #[arg(long)]
     all: bool,
@@ -55,11 +58,16 @@ pub struct Arguments {
 
 /// Checks and prints every problem.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let repository = session.repository(None, Purpose::Work).await?;
-    let selection = match &arguments.snapshot {
+    let subject = Subject::of(session.settings(), &arguments.words)?;
+    if arguments.all && subject.snapshot.is_some() {
+        return Err(Error::new(ErrorKind::Usage, "a snapshot and --all cannot be asked for together"));
+    }
+    let explain = |error| subject.explain(session.settings(), error);
+    let repository = session.repository(subject.archive.as_ref(), Purpose::Work).await.map_err(explain)?;
+    let selection = match &subject.snapshot {
         _ if arguments.all => Selection::All,
         None => Selection::Latest,
-        Some(text) => Selection::One(select::snapshot(&repository, text).await?),
+        Some(text) => Selection::One(select::snapshot(&repository, text).await.map_err(explain)?),
     };
     let options = VerifyOptions { quick: arguments.quick, paths: arguments.paths };
     let report =

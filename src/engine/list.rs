@@ -3,10 +3,11 @@
 use futures::join;
 use serde_json::value::RawValue;
 
-use super::report::ListRow;
+use super::report::{ListRow, ListedArchive};
 use crate::Result;
 use crate::format::{Manifest, go_json};
 use crate::repo::Repository;
+use crate::repo::notes::ArchiveIdentity;
 use crate::repo::snapshots::FoundSnapshot;
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
@@ -16,7 +17,9 @@ pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
     let mut rows: Vec<ListRow> = found?.into_iter().map(row).collect();
     let mut notes = notes?;
     for row in &mut rows {
-        row.source_problems = notes.remove(&row.id).unwrap_or_default().source_problems;
+        let note = notes.remove(&row.id).unwrap_or_default();
+        row.source_problems = note.source_problems;
+        row.archive = note.archive.map(listed);
     }
     Ok(rows)
 }
@@ -43,5 +46,11 @@ fn sound_row(manifest: Manifest) -> ListRow {
         stats: stats.ok(),
         problem,
         source_problems: Vec::new(),
+        archive: None,
     }
+}
+
+fn listed(archive: ArchiveIdentity) -> ListedArchive {
+    let ArchiveIdentity { profile, name, home, database, tables: _ } = archive;
+    ListedArchive { profile, name, home, database }
 }

@@ -7,6 +7,7 @@ mod bulk;
 mod chain;
 mod content_paths;
 pub mod create;
+pub mod identity;
 pub mod init;
 pub mod list;
 mod metadata;

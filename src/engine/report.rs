@@ -135,6 +135,21 @@ pub struct ListRow {
     pub problem: Option<String>,
     /// What was wrong with the source when it was captured.
     pub source_problems: Vec<String>,
+    /// Which archive it is of; `null` where nobody recorded it.
+    pub archive: Option<ListedArchive>,
+}
+
+/// The archive of a [`ListRow`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedArchive {
+    /// The kind of application.
+    pub profile: String,
+    /// Its name in the configuration it was captured by, if it had one.
+    pub name: Option<String>,
+    /// Its home folder, where it was captured.
+    pub home: String,
+    /// Its database, where it was captured.
+    pub database: String,
 }
 
 /// What `verify` found.
@@ -294,7 +309,7 @@ mod tests {
             json(&row),
             concat!(
                 r#"{"id":"s","parent":null,"created_at":null,"tag":null,"version":1,"database_bytes":null,"#,
-                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[]}"#
+                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[],"archive":null}"#
             )
         );
     }

@@ -13,12 +13,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::{ErrorKind as StorageErrorKind, Key};
+use packvault_storage::{ErrorKind as StorageErrorKind, ListedObject};
 use serde::{Deserialize, Serialize};
 
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
 use crate::Result;
+use crate::format::FormatError;
 
 const SUFFIX: &str = ".packvault.json";
 const VERSION: u64 = 1;
@@ -26,6 +27,8 @@ const VERSION: u64 = 1;
 const NOTE_BYTES_MAX: u64 = 1024 * 1024;
 /// Notes read at once.
 const READS_IN_FLIGHT: usize = 16;
+/// How many notes are looked at, from the newest back, for one that says whose the snapshots are.
+const LOOKED_BACK_MAX: usize = 8;
 
 /// What packvault knows of a snapshot beyond its manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +67,9 @@ pub struct ArchiveIdentity {
     pub home: String,
     /// The live database, as an absolute path without links.
     pub database: String,
+    /// Hashes of the names of its tables, in order; see `engine::identity`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
 }
 
 fn yes() -> bool {
@@ -102,34 +108,61 @@ impl Repository {
     /// Returns the note of each snapshot that has one, by the snapshot's name. One that cannot be understood
     /// says so itself, as a problem of the source.
     pub async fn read_notes(&self, files: &SnapshotFiles) -> Result<BTreeMap<String, Note>> {
-        let names = files.others.iter().filter_map(|object| {
-            let rest = object.key.as_str().strip_prefix("snapshots/")?;
-            let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'))?;
-            Some((name.to_owned(), &object.key, object.meta.size_bytes))
-        });
-        let notes = futures::stream::iter(names)
-            .map(async |(name, key, bytes)| Ok((name, self.read_note(key, bytes).await?)))
+        let notes = futures::stream::iter(notes_among(files))
+            .map(async |(name, object)| Ok((name.to_owned(), self.read_note(object).await?)))
             .buffered(READS_IN_FLIGHT);
         notes.try_collect().await
     }
 
-    async fn read_note(&self, key: &Key, bytes: u64) -> Result<Note> {
+    /// Returns the note of one snapshot, if there is one.
+    pub async fn note_of(&self, files: &SnapshotFiles, snapshot: &str) -> Result<Option<Note>> {
+        match notes_among(files).find(|(name, _)| *name == snapshot) {
+            Some((_, object)) => self.read_note(object).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns whose the snapshots are, by the newest note that says so, and the name of its snapshot. Notes
+    /// without a manifest mean nothing, and those that cannot be read say nothing.
+    pub async fn recorded_archive(&self, files: &SnapshotFiles) -> Result<Option<(String, ArchiveIdentity)>> {
+        let notes: BTreeMap<&str, &ListedObject> = notes_among(files).collect();
+        let newest = files.names().rev().filter_map(|name| Some((name, *notes.get(name)?)));
+        for (name, object) in newest.take(LOOKED_BACK_MAX) {
+            if let Some(archive) = self.read_note(object).await?.archive {
+                return Ok(Some((name.to_owned(), archive)));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn read_note(&self, object: &ListedObject) -> Result<Note> {
+        let ListedObject { key, meta } = object;
         let unreadable = || Note {
             source_problems: vec![format!("the note {} cannot be read", key.name())],
             ..Note::default()
         };
-        if bytes > NOTE_BYTES_MAX {
+        if meta.size_bytes > NOTE_BYTES_MAX {
             return Ok(unreadable());
         }
-        match self.storage.read_range(key, 0..bytes).await {
-            Ok(text) => match serde_json::from_slice::<StoredNote>(&text) {
-                Ok(stored) if stored.version == VERSION => Ok(stored.note),
-                _ => Ok(unreadable()),
-            },
+        let decode = |text: &[u8]| match serde_json::from_slice::<StoredNote>(text) {
+            Ok(stored) if stored.version == VERSION => Ok(stored.note),
+            _ => Err(FormatError::invalid("this is no note of this version")),
+        };
+        match self.read_listed(key, meta, decode).await {
+            Ok(note) => Ok(note.unwrap_or_else(|_| unreadable())),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Note::default()),
             Err(error) => Err(storage_error(format!("cannot read {}", key.as_str()), error)),
         }
     }
+}
+
+/// Returns the notes of a listing, with the names of their snapshots.
+pub(super) fn notes_among(files: &SnapshotFiles) -> impl Iterator<Item = (&str, &ListedObject)> {
+    files.others.iter().filter_map(|object| {
+        let rest = object.key.as_str().strip_prefix("snapshots/")?;
+        let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'))?;
+        Some((name, object))
+    })
 }
 
 #[cfg(test)]

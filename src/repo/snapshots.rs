@@ -7,6 +7,7 @@ use futures::{StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta, Prefix};
 
 use super::indexes::format_error;
+use super::notes::notes_among;
 use super::{Repository, key, storage_error};
 use crate::format::{FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
 use crate::{Error, ErrorKind, Result};
@@ -97,7 +98,8 @@ impl Repository {
             .await?;
         if self.cache.is_some() {
             let ids = files.names().filter_map(|name| SnapshotId::parse(name).ok());
-            let keys: Vec<Key> = ids.map(|id| manifest_key(&id)).collect();
+            let notes = notes_among(files).map(|(_, object)| object.key.clone());
+            let keys: Vec<Key> = ids.map(|id| manifest_key(&id)).chain(notes).collect();
             self.tidy_cache(&folder(), keys.iter()).await;
         }
         Ok(found)

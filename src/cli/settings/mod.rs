@@ -25,6 +25,7 @@ use packvault::location::{CloudOptions, Opening, Purpose, S3Options};
 use packvault::profiles::msgvault::config::{CONFIG_FILE, Locations, MsgvaultConfig, expand_home};
 use packvault::profiles::msgvault::{CONTENT_NAME, DATABASE_NAME, Msgvault};
 use packvault::progress::Progress;
+use packvault::repo::notes::ArchiveIdentity;
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
@@ -139,6 +140,8 @@ struct ArchiveSection {
     #[serde(default)]
     hold: Hold,
     max_hold: Option<NonZeroU32>,
+    #[serde(default)]
+    allow_plaintext_secrets: bool,
     database: Option<String>,
     #[serde(default)]
     files: Vec<String>,
@@ -200,6 +203,23 @@ impl Archive {
     /// Returns by how much the WAL may grow, as far as the configuration says.
     pub fn max_wal_growth(&self) -> Option<ByteSize> {
         self.section.as_ref()?.max_wal_growth
+    }
+
+    /// Returns whether secrets may go into a repository that is not encrypted, as the configuration says.
+    pub fn allows_plaintext_secrets(&self) -> bool {
+        self.section.as_ref().is_some_and(|section| section.allow_plaintext_secrets)
+    }
+
+    /// Returns what tells this archive from others.
+    pub fn identity(&self) -> ArchiveIdentity {
+        let ArchivePaths { home, database, .. } = self.paths();
+        ArchiveIdentity {
+            profile: self.implementation().name().to_owned(),
+            name: self.name.clone(),
+            home: resolved(&home),
+            database: resolved(&database),
+            tables: Vec::new(),
+        }
     }
 
     /// Returns where the parts of the archive lie.
@@ -428,6 +448,41 @@ impl Settings {
         homes.into_iter().map(LiveHome::from).chain(elsewhere).collect()
     }
 
+    /// Returns the archive of that name, of which nothing but where its snapshots are is wanted: its home may
+    /// be gone, and its own configuration broken.
+    pub fn archive_to_read(&self, name: &str) -> Result<Archive> {
+        let Some(section) = self.file.archive.get(name) else {
+            self.expect_sound(name)?;
+            return Err(usage(given::unknown_name("archive", name, &self.archive_names())));
+        };
+        self.configured_archive(name, section)
+    }
+
+    fn configured_archive(&self, name: &str, section: &ArchiveSection) -> Result<Archive> {
+        if section.profile == ProfileKind::Sqlite {
+            return self.sqlite_archive(name, section);
+        }
+        let home = self.configured_path(&section.home, "the home of an archive")?;
+        let config = read_msgvault_config(&home).ok().flatten().unwrap_or_default();
+        let locations = config.locations_of_given(&home, self.user_home())?;
+        let (name, section) = (Some(name.to_owned()), Some(section.clone()));
+        Ok(Archive { home, locations, config, name, section, sqlite: None })
+    }
+
+    /// Returns whose the folders are that the configuration names; what is wrong in it is passed over.
+    pub fn known_archives(&self) -> Vec<(PathBuf, ArchiveIdentity)> {
+        let known = self
+            .file
+            .archive
+            .iter()
+            .filter_map(|(name, section)| self.configured_archive(name, section).ok());
+        let folders = known.flat_map(|archive| {
+            let identity = archive.identity();
+            [(archive.home.clone(), identity.clone()), (archive.paths().home, identity)]
+        });
+        folders.collect()
+    }
+
     /// Returns how the repository is opened, as far as settings say.
     pub fn opening(
         &self,
@@ -617,6 +672,12 @@ fn read_text(path: &Path, must_exist: bool) -> Result<Option<String>> {
             Err(Error::caused(ErrorKind::Usage, message, error))
         }
     }
+}
+
+/// Returns the path without links as far as it exists, for people and comparisons.
+fn resolved(path: &Path) -> String {
+    let resolved = std::fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+    resolved.unwrap_or_else(|_| path.to_owned()).to_string_lossy().into_owned()
 }
 
 fn usage(message: impl Into<String>) -> Error {

@@ -20,6 +20,7 @@ use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, Profile};
 use crate::archive::{foreign, health};
 use crate::engine::Context;
+use crate::engine::identity::{self, Recorded};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::Pipeline;
 use crate::progress::{Stage, Unit};
@@ -42,6 +43,8 @@ pub struct CapturedDatabase {
     pub pages: CapturedPages,
     /// How it was found and left.
     pub source: SourceState,
+    /// What its tables are called, hashed.
+    pub tables: Vec<String>,
 }
 
 /// What a capture of a database works with.
@@ -56,6 +59,8 @@ pub struct DatabaseCapture<'a> {
     pub paths: &'a ArchivePaths,
     /// What was asked for.
     pub options: &'a CreateOptions,
+    /// Whose the repository is.
+    pub recorded: Option<&'a Recorded>,
 }
 
 impl DatabaseCapture<'_> {
@@ -97,7 +102,7 @@ impl DatabaseCapture<'_> {
         parent: &mut ParentState,
         number: u32,
     ) -> Result<CapturedDatabase> {
-        let Self { context, pipeline, profile, paths, options } = self;
+        let Self { context, pipeline, profile, paths, options, .. } = self;
         context.progress.begin(Stage::Freeze, Unit::Steps, None);
         let pinned = self.pin(number).await?;
         let hold = WriterHold::begin(&pinned, options.hold_max)?;
@@ -106,10 +111,15 @@ impl DatabaseCapture<'_> {
             .run(move |_| {
                 let facts = asked.capture(&pinned, &cancel).map_err(|error| pinned.explain(error))?;
                 let store = asked.content_store(&archive, &pinned)?;
-                Ok((pinned, facts, store))
+                // A database that cannot be asked says nothing of whose it is.
+                let tables = identity::tables(&pinned.connection()).unwrap_or_default();
+                Ok((pinned, facts, store, tables))
             })
             .await;
-        let (pinned, facts, store) = hold.explain(looked_at)?;
+        let (pinned, facts, store, tables) = hold.explain(looked_at)?;
+        if let Some(ours) = options.identity.as_ref().filter(|_| !options.adopt) {
+            identity::check_tables(self.recorded, ours, &tables)?;
+        }
         context.progress.end(Stage::Freeze);
 
         let geometry = (pinned.page_size(), pinned.page_count());
@@ -128,11 +138,11 @@ impl DatabaseCapture<'_> {
         source.held_seconds = hold.end();
         source.findings.warnings.extend(read.full_folder().map(no_room));
         let pages = read.store(context, pipeline, sink).await?;
-        Ok(CapturedDatabase { facts, store, geometry, pages, source })
+        Ok(CapturedDatabase { facts, store, geometry, pages, source, tables })
     }
 
     async fn pin(&self, number: u32) -> Result<PinnedDatabase> {
-        let Self { context, pipeline, profile, paths, options } = self;
+        let Self { context, pipeline, profile, paths, options, .. } = self;
         let (database, gatekeeper) = (paths.database.clone(), profile.gatekeeper(paths));
         let (cancel, progress) = (context.cancel.clone(), context.progress.clone());
         let forced = if number == ATTEMPTS_MAX { Some(Reading::Transaction) } else { options.reading };

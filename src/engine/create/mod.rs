@@ -32,6 +32,7 @@ use self::extras::CapturedExtras;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
 use self::sink::{Added, BlobSink};
+use super::identity::{self, Recorded};
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
@@ -46,7 +47,7 @@ use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::format_error;
 use crate::repo::locks::Lock;
-use crate::repo::notes::Note;
+use crate::repo::notes::{ArchiveIdentity, Note};
 use crate::repo::packs::WrittenPacks;
 use crate::{Error, ErrorKind, Result};
 
@@ -73,6 +74,10 @@ pub struct CreateOptions {
     pub wal_growth_bytes_max: Option<u64>,
     /// How the pages of a foreign database are read, where both ways are open.
     pub reading: Option<Reading>,
+    /// Which archive it is, to be recorded and compared; without it, nobody asks.
+    pub identity: Option<ArchiveIdentity>,
+    /// Whether the repository becomes this archive's, whose ever it was.
+    pub adopt: bool,
     /// Who holds the application still while its archive is captured, if somebody can.
     pub application: Option<Arc<dyn Application>>,
     /// For how long the writers of the database may be held off.
@@ -91,6 +96,8 @@ struct SourceState {
 /// What a capture has put into packs, and what the manifest says of it.
 struct Capture {
     facts: CapturedFacts,
+    /// Which archive it is of.
+    identity: Option<ArchiveIdentity>,
     geometry: (u32, u64),
     pages_changed: u64,
     maps: StoredMaps,
@@ -164,11 +171,15 @@ async fn run(
             None => Ok(()),
         }
     };
+    let manifests = identity::load_snapshots(repository, options.identity.is_some() && !options.adopt);
     // Side by side, for on a long line each costs several times there and back.
     let (cleaned, snapshots, union, lengths) =
-        join!(cleaning, repository.load_snapshots(), repository.load_indexes(), repository.pack_lengths());
+        join!(cleaning, manifests, repository.load_indexes(), repository.pack_lengths());
     cleaned?;
-    let (snapshots, union, lengths) = (snapshots?, Arc::new(union?), lengths?);
+    let ((snapshots, recorded), union, lengths) = (snapshots?, Arc::new(union?), lengths?);
+    if let Some(ours) = options.identity.as_ref().filter(|_| !options.adopt) {
+        identity::check_place(recorded.as_ref(), snapshots.last(), ours)?;
+    }
     let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
@@ -178,7 +189,8 @@ async fn run(
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
     let captured =
-        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, &mut parent).await;
+        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, (&mut parent, recorded))
+            .await;
     let finished = match captured {
         Ok(captured) => {
             context.progress.begin(Stage::Seal, Unit::Steps, None);
@@ -226,12 +238,14 @@ async fn capture(
     profile: &Arc<dyn Profile>,
     paths: &ArchivePaths,
     options: &CreateOptions,
-    parent: &mut ParentState,
+    (parent, recorded): (&mut ParentState, Option<Recorded>),
 ) -> Result<Capture> {
     application::pause(pipeline, paths, options).await?;
-    let database = DatabaseCapture { context, pipeline, profile, paths, options };
-    let CapturedDatabase { facts, store, geometry, pages, mut source } =
+    let database =
+        DatabaseCapture { context, pipeline, profile, paths, options, recorded: recorded.as_ref() };
+    let CapturedDatabase { facts, store, geometry, pages, mut source, tables } =
         database.run(reader, sink, parent).await?;
+    let identity = options.identity.clone().map(|identity| ArchiveIdentity { tables, ..identity });
     let pages_changed = pages.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, pages).await?;
     let attachments = attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
@@ -245,7 +259,18 @@ async fn capture(
     application::let_go(pipeline, options).await?;
     let mut findings = source.findings.clone();
     findings.extend(extras.findings.clone());
-    Ok(Capture { facts, geometry, pages_changed, maps, attachments, lists, extras, source, findings })
+    Ok(Capture {
+        facts,
+        identity,
+        geometry,
+        pages_changed,
+        maps,
+        attachments,
+        lists,
+        extras,
+        source,
+        findings,
+    })
 }
 
 /// Returns whose everything is, with modes and times.
@@ -261,6 +286,7 @@ fn attributes_of(captured: &Capture, paths: &ArchivePaths) -> ArchiveAttributes 
 fn note_of(captured: &Capture) -> Note {
     Note {
         source_problems: captured.source.problems.clone(),
+        archive: captured.identity.clone(),
         warnings: captured.findings.sentences(),
         complete: captured.findings.is_complete(),
         ..Note::default()

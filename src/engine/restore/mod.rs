@@ -6,6 +6,7 @@
 
 mod database;
 mod files;
+mod owner;
 mod plan;
 mod proof;
 
@@ -28,6 +29,7 @@ use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::DamagedIndex;
+use crate::repo::notes::ArchiveIdentity;
 use crate::repo::snapshots::SnapshotFiles;
 use crate::{Cancel, Error, ErrorKind, Result};
 
@@ -46,6 +48,12 @@ pub struct RestoreOptions {
     pub live_homes: Vec<LiveHome>,
     /// Whose the restored files shall be.
     pub owners: Owners,
+    /// Whose those are that the configuration names, with the folder each lies in.
+    pub archives: Vec<(PathBuf, ArchiveIdentity)>,
+    /// The archive whose snapshot is meant, if the user named one.
+    pub expected: Option<ArchiveIdentity>,
+    /// Whether it does not matter whose the snapshot and the target are.
+    pub adopt: bool,
 }
 
 /// Restores a snapshot. On failure the target is as it was. `profile` is that of snapshots which do not say
@@ -93,6 +101,9 @@ async fn run(
     context.cancel.check()?;
     pipeline.set_aside(plan.table_bytes().saturating_add(store.union().table_bytes())).await;
 
+    if !options.adopt {
+        owner::check(repository, &pipeline, &files, &plan, &options).await?;
+    }
     let policy = TargetPolicy {
         overwrite: options.overwrite,
         database_name: profile.database_name(),

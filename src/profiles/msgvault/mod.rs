@@ -20,6 +20,8 @@ use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
 use crate::cancel::Cancel;
 
+/// The profile's name.
+pub const NAME: &str = "msgvault";
 /// The name of the database in a restored archive.
 pub const DATABASE_NAME: &str = "msgvault.db";
 /// The name of the attachment folder.
@@ -31,7 +33,7 @@ pub struct Msgvault;
 
 impl Profile for Msgvault {
     fn name(&self) -> &'static str {
-        "msgvault"
+        NAME
     }
 
     fn access(&self) -> Access {
