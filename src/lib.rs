@@ -18,6 +18,7 @@ pub mod engine;
 pub mod error;
 pub mod format;
 pub mod location;
+pub mod process;
 pub mod profiles;
 pub mod progress;
 pub mod repo;

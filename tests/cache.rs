@@ -187,7 +187,8 @@ fn verify_judges_the_store_and_not_the_copies() {
             scene.storage.put_raw(&key, damaged, SystemTime::UNIX_EPOCH);
             assert_eq!(scene.warm().await, 0, "{key}: the copy hides the damage from others");
             for quick in [true, false] {
-                let (options, selection) = (VerifyOptions { quick, paths: false }, Selection::All);
+                let (options, selection) =
+                    (VerifyOptions { quick, paths: false, ..VerifyOptions::default() }, Selection::All);
                 let repository = scene.open().await;
                 let report =
                     verify(&repository, Arc::new(Msgvault), selection, options, &context()).await.unwrap();

@@ -409,7 +409,7 @@ fn every_pair_of_kinds_of_damage_is_named_and_never_restored() {
 /// Verifies as the command does by default: databases of ordinary archives are not built to look at paths.
 async fn check_blobs(storage: Arc<dyn Storage>, selection: Selection) -> Result<VerifyReport> {
     let repository = Repository::open(storage).await?;
-    let options = VerifyOptions { quick: false, paths: false };
+    let options = VerifyOptions { quick: false, paths: false, ..VerifyOptions::default() };
     verify(&repository, Arc::new(Msgvault), selection, options, &context()).await
 }
 

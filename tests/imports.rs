@@ -14,15 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use source::{SourceFile, files};
 
 /// The floors of the library, and what each may name.
-const FLOORS: [(&str, &[&str]); 10] = [
+const FLOORS: [(&str, &[&str]); 11] = [
+    ("process", &[]),
     ("error", &[]),
     ("progress", &[]),
     ("cancel", &["error"]),
     ("format", &[]),
-    ("repo", &["format", "cancel", "error", "progress"]),
+    ("repo", &["format", "process", "cancel", "error", "progress"]),
     ("archive", &["format", "cancel", "error", "progress"]),
-    ("profiles", &["archive", "format", "cancel", "error", "progress"]),
-    ("engine", &["repo", "profiles", "archive", "format", "cancel", "error", "progress"]),
+    ("profiles", &["archive", "format", "process", "cancel", "error", "progress"]),
+    ("engine", &["repo", "profiles", "archive", "format", "process", "cancel", "error", "progress"]),
     ("location", &["cancel", "error", "progress"]),
     ("sample", &["format", "error"]),
 ];

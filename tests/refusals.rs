@@ -362,6 +362,7 @@ fn a_locked_repository_is_left_alone_until_the_lock_is_stale_or_broken() {
         pid: 4711,
         operation: "create".to_owned(),
         acquired_at: "2026-01-02T03:04:05Z".to_owned(),
+        holder: None,
     };
     let lock = case.repository.join("locks/exclusive.json");
     fs::create_dir_all(case.repository.join("locks")).unwrap();

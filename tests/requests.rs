@@ -96,7 +96,7 @@ fn is_metadata(role: &Role) -> bool {
 
 async fn verify_all(storage: Arc<dyn Storage>, quick: bool) {
     let repository = Repository::open(storage).await.unwrap();
-    let options = VerifyOptions { quick, paths: false };
+    let options = VerifyOptions { quick, paths: false, ..VerifyOptions::default() };
     let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, &context()).await.unwrap();
     assert!(report.ok, "{:#?}", report.problems);
 }

@@ -32,7 +32,7 @@ async fn reads_of_verify(storage: &MemoryStorage, quick: bool) -> Reads {
     let record = RecordStorage::new(shared(storage));
     let repository = Repository::open(Arc::new(record.clone())).await.unwrap();
     // Without the paths, which take a second reading of the database pages, on request.
-    let options = VerifyOptions { quick, paths: false };
+    let options = VerifyOptions { quick, paths: false, ..VerifyOptions::default() };
     let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, &context()).await.unwrap();
     assert!(report.ok, "{:#?}", report.problems);
     let mut reads = Reads::new();

@@ -168,7 +168,7 @@ impl World {
 
     async fn try_verify(&self, storage: Arc<dyn Storage>, quick: bool) -> Result<VerifyReport> {
         let repository = Repository::open(storage).await?;
-        let options = VerifyOptions { quick, paths: !quick };
+        let options = VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() };
         verify(&repository, Arc::new(Msgvault), Selection::All, options, &self.context()).await
     }
 

@@ -1,7 +1,7 @@
 //! `packvault init`: makes a repository.
 
 use packvault::Result;
-use packvault::engine::init::init;
+use packvault::engine::init::init_with;
 use packvault::location::Purpose;
 use packvault::repo::locks;
 
@@ -20,12 +20,18 @@ Examples:
   packvault init --repo nas                    a name from the configuration
 
 {}", super::exit_codes("")))]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Break the lock of another init even if it looks alive
+    ///
+    /// On servers that cannot decide whose a name is, two inits keep apart by a lock. A local disk needs none.
+    #[arg(long)]
+    force_unlock: bool,
+}
 
 /// Makes the repository and says what to run next.
-pub async fn run(_: &Arguments, session: &Session) -> Result<Exit> {
+pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     let (location, storage) = session.storage(None, Purpose::Init).await?;
-    let report = init(storage.as_ref()).await?;
+    let report = init_with(storage.as_ref(), arguments.force_unlock).await?;
     // What a server decides by itself is worth a line; on a disk it is always the same.
     let exclusion = (!location.is_local()).then(|| locks::exclusion(storage.guarantees()));
     session.show(&report, |report| summary::init(report, &location.to_string(), exclusion))?;

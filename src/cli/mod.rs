@@ -30,6 +30,7 @@ mod summary;
 mod table;
 mod text;
 mod threads;
+mod unlock;
 mod verify;
 mod version;
 
@@ -38,6 +39,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use packvault::engine::ReadLocking;
+use packvault::location::Purpose;
 use packvault::{Location, Result};
 
 use render::Style;
@@ -107,6 +110,33 @@ struct Cli {
     command: Command,
 }
 
+/// How a command that only reads keeps out of the way of others.
+#[derive(Debug, Clone, Copy, Args)]
+struct ReadLockFlags {
+    /// Break the repository's lock even if it looks alive
+    ///
+    /// For a holder that is gone for good. One that still works would go on writing.
+    #[arg(long)]
+    force_unlock: bool,
+    /// Read without taking a lock, and beside whoever has one
+    ///
+    /// A backup that is made meanwhile does no harm. Where the repository cannot be written, no lock is taken
+    /// anyway.
+    #[arg(long, conflicts_with = "force_unlock")]
+    no_lock: bool,
+}
+
+impl ReadLockFlags {
+    fn locking(self) -> ReadLocking {
+        ReadLocking { force_unlock: self.force_unlock, without_lock: self.no_lock }
+    }
+
+    /// Returns what the storage is opened for.
+    fn purpose(self) -> Purpose {
+        if self.no_lock { Purpose::Look } else { Purpose::Read }
+    }
+}
+
 /// The flags that every command knows.
 #[derive(Debug, Clone, Args)]
 struct Globals {
@@ -155,6 +185,7 @@ enum Command {
     #[command(visible_alias = "check")]
     Verify(verify::Arguments),
     Restore(restore::Arguments),
+    Unlock(unlock::Arguments),
     Archive(archive::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
@@ -170,6 +201,7 @@ impl Command {
             Self::Probe(_) => "probe",
             Self::Verify(_) => "verify",
             Self::Restore(_) => "restore",
+            Self::Unlock(_) => "unlock",
             Self::Archive(_) => "archive",
             Self::Completions(_) => "completions",
             Self::Man(_) => "man",
@@ -196,6 +228,7 @@ impl Command {
             Self::Probe(arguments) => probe::run(arguments, session).await,
             Self::Verify(arguments) => verify::run(arguments, session).await,
             Self::Restore(arguments) => restore::run(arguments, session).await,
+            Self::Unlock(arguments) => unlock::run(arguments, session).await,
             Self::Archive(arguments) => archive::run(arguments, session),
             Self::Completions(arguments) => completions::run(arguments, session),
             Self::Man(arguments) => man::run(arguments),

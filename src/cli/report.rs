@@ -124,16 +124,21 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
         (ErrorKind::Usage, _) => return Some(format!("run `packvault {command} --help`")),
         (ErrorKind::NoRepository, "init") => return None,
         (ErrorKind::NoRepository, _) => "check --repo, or run `packvault init` to make a repository there",
-        (ErrorKind::Locked, "create") => {
-            "wait until the other process is done; --force-unlock breaks a repository's lock whose holder is gone"
+        (ErrorKind::Locked, "verify" | "restore") => {
+            "wait until the other process is done, or read beside it with --no-lock; if its holder is gone, \
+             `packvault unlock` or --force-unlock removes its lock"
         }
-        (ErrorKind::Locked | ErrorKind::InUse, _) => "wait until the other process is done and try again",
         (ErrorKind::OtherArchive, "create") => {
             "give each archive a repository of its own; --adopt says that this is the same one, moved or renamed"
         }
         (ErrorKind::OtherArchive, _) => {
             "restore into another folder, or say --adopt to bring it there all the same"
         }
+        (ErrorKind::Locked, _) => {
+            "wait until the other process is done; if its holder is gone, `packvault unlock` or --force-unlock \
+             removes its lock"
+        }
+        (ErrorKind::InUse, _) => "wait until the other process is done and try again",
         (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",
         (ErrorKind::Damaged, "create" | "list" | "restore") => {
             "run `packvault verify --all` to see all damage"

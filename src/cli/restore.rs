@@ -7,7 +7,6 @@ use packvault::Result;
 use packvault::archive::attributes::Owners;
 use packvault::engine::Selection;
 use packvault::engine::restore::{RestoreOptions, restore};
-use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
 
 use super::report::Exit;
@@ -63,6 +62,8 @@ pub struct Arguments {
     /// Leave out parts of the snapshot that packvault cannot restore; the result names them
     #[arg(long)]
     without_auxiliary: bool,
+    #[command(flatten)]
+    locks: super::ReadLockFlags,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) jobs: Option<u16>,
@@ -73,7 +74,8 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     given::refuse_tilde(&arguments.target, "--target", session.settings().user_home())?;
     let subject = Subject::of(session.settings(), &arguments.words)?;
     let explain = |error| subject.explain(session.settings(), error);
-    let repository = session.repository(subject.archive.as_ref(), Purpose::Work).await.map_err(explain)?;
+    let repository =
+        session.repository(subject.archive.as_ref(), arguments.locks.purpose()).await.map_err(explain)?;
     let selection = match &subject.snapshot {
         None => Selection::Latest,
         Some(text) => Selection::One(select::snapshot(&repository, text).await.map_err(explain)?),
@@ -89,6 +91,7 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         archives: session.settings().known_archives(),
         expected: subject.archive.as_ref().map(Archive::identity),
         adopt: arguments.adopt,
+        locking: arguments.locks.locking(),
     };
     let context = session.context(arguments.jobs);
     let report = restore(&repository, Arc::new(Msgvault), selection, options, &context).await?;

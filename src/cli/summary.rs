@@ -270,8 +270,13 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
 
     #[test]
     fn verify_gives_each_problem_a_line_and_sums_up() {
-        let clean =
-            VerifyReport { ok: true, snapshots: 2, blobs: 4_313, bytes: 300_000_000, problems: vec![] };
+        let clean = VerifyReport {
+            ok: true,
+            snapshots: 2,
+            blobs: 4_313,
+            bytes: 300_000_000,
+            ..VerifyReport::default()
+        };
         assert_eq!(verify(&clean), "verified 2 snapshots: 4,313 blobs, 286 MiB read, no problems\n");
         let problem = VerifyProblem {
             snapshot: Some("s".into()),

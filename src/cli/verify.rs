@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use packvault::engine::Selection;
 use packvault::engine::verify::{VerifyOptions, verify};
-use packvault::location::Purpose;
 use packvault::profiles::msgvault::Msgvault;
 use packvault::{Error, ErrorKind, Result};
 
@@ -51,6 +50,8 @@ pub struct Arguments {
     /// that all paths are usual.
     #[arg(long, conflicts_with = "quick")]
     paths: bool,
+    #[command(flatten)]
+    locks: super::ReadLockFlags,
     /// How many cores to use; all by default
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(super) jobs: Option<u16>,
@@ -63,15 +64,18 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         return Err(Error::new(ErrorKind::Usage, "a snapshot and --all cannot be asked for together"));
     }
     let explain = |error| subject.explain(session.settings(), error);
-    let repository = session.repository(subject.archive.as_ref(), Purpose::Work).await.map_err(explain)?;
+    let repository =
+        session.repository(subject.archive.as_ref(), arguments.locks.purpose()).await.map_err(explain)?;
     let selection = match &subject.snapshot {
         _ if arguments.all => Selection::All,
         None => Selection::Latest,
         Some(text) => Selection::One(select::snapshot(&repository, text).await.map_err(explain)?),
     };
-    let options = VerifyOptions { quick: arguments.quick, paths: arguments.paths };
+    let locking = arguments.locks.locking();
+    let options = VerifyOptions { quick: arguments.quick, paths: arguments.paths, locking };
     let report =
         verify(&repository, Arc::new(Msgvault), selection, options, &session.context(arguments.jobs)).await?;
+    report.warnings.iter().for_each(|sentence| session.warn(sentence));
     if report.ok {
         session.show(&report, summary::verify)?;
         return Ok(Exit::Done);

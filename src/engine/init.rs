@@ -6,6 +6,12 @@ use crate::repo::{self, Storage};
 
 /// Makes a repository; refuses where one exists.
 pub async fn init(storage: &dyn Storage) -> Result<InitReport> {
-    let config = repo::config::init(storage, crate::clock::now()?, &super::hostname()).await?;
+    init_with(storage, false).await
+}
+
+/// The same; `force_unlock` breaks the lock of another init, where one takes a lock.
+pub async fn init_with(storage: &dyn Storage, force_unlock: bool) -> Result<InitReport> {
+    let now = crate::clock::now()?;
+    let config = repo::config::init_with(storage, now, &super::hostname(), force_unlock).await?;
     Ok(InitReport { id: config.repo_id.to_string(), location: storage.location() })
 }

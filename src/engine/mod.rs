@@ -16,15 +16,19 @@ pub mod pipeline;
 mod read_ahead;
 pub mod report;
 pub mod restore;
+pub mod unlock;
 pub mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cancel::Cancel;
+use crate::error::Result;
 use crate::format::SnapshotId;
+use crate::process::Identity;
 use crate::progress::Progress;
-use crate::repo::locks::LockRequest;
+use crate::repo::Repository;
+use crate::repo::locks::{LockRequest, ReadingLock};
 
 /// What surrounds an operation.
 #[derive(Clone)]
@@ -45,7 +49,32 @@ impl Context {
     fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
         let (hostname, progress, cancel) =
             (self.hostname.clone(), self.progress.clone(), self.cancel.clone());
-        LockRequest { operation, hostname, force, progress, cancel }
+        let process = Identity::of_this_process();
+        LockRequest { operation, hostname, process, force, progress, cancel }
+    }
+}
+
+/// How an operation that only reads keeps out of the way of others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadLocking {
+    /// Whether the exclusive lock of somebody else is broken.
+    pub force_unlock: bool,
+    /// Whether no lock is taken.
+    pub without_lock: bool,
+}
+
+impl ReadLocking {
+    async fn lock(
+        self,
+        repository: &Repository,
+        operation: &'static str,
+        context: &Context,
+    ) -> Result<ReadingLock> {
+        let request = context.lock_request(operation, self.force_unlock);
+        match self.without_lock {
+            true => Ok(repository.read_without_lock(&request).await),
+            false => repository.lock_for_reading(&request).await,
+        }
     }
 }
 

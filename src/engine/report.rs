@@ -152,6 +152,36 @@ pub struct ListedArchive {
     pub database: String,
 }
 
+/// What `unlock` found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnlockReport {
+    /// Locks that were removed.
+    pub removed: Vec<LockReport>,
+    /// Locks that somebody may hold.
+    pub left: Vec<LockReport>,
+}
+
+/// One lock of an [`UnlockReport`]; what a lock does not say is `null`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LockReport {
+    /// Its file in `locks/`.
+    pub name: String,
+    /// The machine it was taken on.
+    pub hostname: Option<String>,
+    /// The process that took it.
+    pub pid: Option<i64>,
+    /// What for.
+    pub operation: Option<String>,
+    /// When it was taken, in UTC.
+    pub since: Option<String>,
+    /// Whether that process lives; `null` where it cannot be seen from here.
+    pub process_lives: Option<bool>,
+    /// In how many minutes it ends by itself unless it is touched again.
+    pub ends_in_minutes: Option<u64>,
+    /// The same in a sentence.
+    pub detail: String,
+}
+
 /// What `verify` found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
@@ -165,6 +195,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Everything that is wrong.
     pub problems: Vec<VerifyProblem>,
+    /// What the user should know of the check itself.
+    pub warnings: Vec<String>,
 }
 
 /// One thing that is wrong with a repository.
@@ -322,7 +354,7 @@ mod tests {
             json(&verify),
             concat!(
                 r#"{"ok":false,"snapshots":0,"blobs":0,"bytes":0,"problems":[{"snapshot":null,"#,
-                r#""object":null,"blob":null,"pack":null,"detail":"gone"}]}"#
+                r#""object":null,"blob":null,"pack":null,"detail":"gone"}],"warnings":[]}"#
             )
         );
         let restore = RestoreReport {

@@ -33,7 +33,7 @@ pub use frame::{Compressor, Decompressor, StreamCompressor, StreamDecoder, effec
 pub use hash::{Crc32c, Hasher, crc32c};
 pub use ids::{BlobId, IndexId, PackId, PageHash, RepoId, SnapshotId};
 pub use index::IndexEntry;
-pub use lock_record::LockRecord;
+pub use lock_record::{Holder, LockRecord};
 pub use manifest::{Manifest, SUPPORTED_READER_LEVEL};
 pub use pack::BlobFlags;
 pub use page_hashes::{PageHashDelta, PageHashObject, PageHashes};

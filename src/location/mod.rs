@@ -59,6 +59,9 @@ pub enum Purpose {
     Init,
     /// To write, if only a lock: a server that is not remembered is asked what it promises.
     Work,
+    /// To read under a lock, or without one where nothing can be written: a server that is not remembered is asked
+    /// what it promises, if it lets us.
+    Read,
     /// To read: nothing is asked and nothing is written.
     Look,
 }
@@ -234,6 +237,14 @@ async fn first_words<'a, T>(
     let (watch, place) = (Watch::of(opening), location.to_string());
     let said = persist(opening.retries(), &watch, (Operation::Open, &place), step).await;
     said.map_err(|error| cannot_open(location, error))
+}
+
+/// Tells whether a server may be used although it could not be asked what it promises: to read from it.
+fn may_go_unasked(opening: &Opening, error: &Error) -> bool {
+    use packvault_storage::ErrorKind::{Denied, Full, Io};
+    let step = packvault_storage::Error::behind(error);
+    let is_refused = step.is_some_and(|error| matches!(error.kind(), Denied | Full | Io));
+    opening.purpose == Purpose::Read && is_refused
 }
 
 /// Lifts the error of opening a storage on a server.

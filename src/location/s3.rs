@@ -9,7 +9,7 @@ use packvault_s3::{Environment, S3Config, S3Credentials, S3Features, S3Storage, 
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::S3Location;
-use super::{Opening, Probed, Purpose, cannot_open, first_words, remembered};
+use super::{Opening, Probed, Purpose, cannot_open, first_words, may_go_unasked, remembered};
 use crate::error::Result;
 
 /// Uploads at once. Each holds a pack in memory, of 32 MiB and a little more.
@@ -105,14 +105,17 @@ pub(super) async fn open(location: &S3Location, opening: &Opening, wire: Arc<Wir
     let name = remembered_as(&config);
     let known: Option<S3Features> = match opening.purpose {
         Purpose::Init => None,
-        Purpose::Work | Purpose::Look => remembered::recall(memory, &name),
+        Purpose::Work | Purpose::Read | Purpose::Look => remembered::recall(memory, &name),
     };
     let lift = |error| cannot_open(location, error);
     let storage = S3Storage::open(config.clone(), known.clone(), Arc::clone(&wire)).map_err(lift)?;
     if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
-    let (features, _) = first_words(location, opening, || Box::pin(storage.probe())).await?;
+    let (features, _) = match first_words(location, opening, || Box::pin(storage.probe())).await {
+        Err(error) if may_go_unasked(opening, &error) => return Ok(storage),
+        asked => asked?,
+    };
     remembered::remember(memory, &name, &features);
     S3Storage::open(config, Some(features), wire).map_err(lift)
 }

@@ -8,7 +8,7 @@ use packvault_sftp::{SftpConfig, SftpFeatures, SftpPath, SftpStorage, SftpTimeou
 use packvault_storage::{Storage as _, Wire};
 
 use super::url::SftpLocation;
-use super::{Opening, Probed, Purpose, first_words, remembered};
+use super::{Opening, Probed, Purpose, first_words, may_go_unasked, remembered};
 use crate::error::Result;
 
 /// Uploads at once: one for each connection.
@@ -54,7 +54,7 @@ pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<W
     let memory = opening.memory.as_deref();
     let known: Option<SftpFeatures> = match opening.purpose {
         Purpose::Init => None,
-        Purpose::Work | Purpose::Look => remembered::recall(memory, location),
+        Purpose::Work | Purpose::Read | Purpose::Look => remembered::recall(memory, location),
     };
     let is_init = opening.purpose == Purpose::Init;
     let open = || -> BoxFuture<'_, _> {
@@ -68,7 +68,10 @@ pub(super) async fn open(location: &SftpLocation, opening: &Opening, wire: Arc<W
     if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
-    let (features, _) = first_words(location, opening, || Box::pin(storage.probe())).await?;
+    let (features, _) = match first_words(location, opening, || Box::pin(storage.probe())).await {
+        Err(error) if may_go_unasked(opening, &error) => return Ok(storage),
+        asked => asked?,
+    };
     remembered::remember(memory, location, &features);
     Ok(storage.with_features(features))
 }

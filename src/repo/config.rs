@@ -48,8 +48,24 @@ pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
 /// each again where a copy has lost it.
 const FOLDERS: [&str; 6] = ["snapshots", "packs", "indexes", "locks", "staging", "keys"];
 
+#[cfg(test)]
+pub(super) async fn init(
+    storage: &dyn Storage,
+    created_at: jiff::Timestamp,
+    hostname: &str,
+) -> Result<RepoConfig> {
+    init_with(storage, created_at, hostname, false).await
+}
+
 /// Makes a repository where none is. `config.toml` comes last: only with it there is one.
-pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp, hostname: &str) -> Result<RepoConfig> {
+///
+/// `force_unlock` breaks the lock of another init, where one takes a lock.
+pub async fn init_with(
+    storage: &dyn Storage,
+    created_at: jiff::Timestamp,
+    hostname: &str,
+    force_unlock: bool,
+) -> Result<RepoConfig> {
     let place = storage.location();
     let taken = || {
         let message = format!("a repository exists already at {place}; nothing was changed");
@@ -74,7 +90,7 @@ pub async fn init(storage: &dyn Storage, created_at: jiff::Timestamp, hostname: 
     // one: both must go the same way.
     let is_ours = match guarantees.create_only && guarantees.rename {
         true => publish(storage, bytes).await?,
-        false => publish_alone(storage, bytes, hostname).await?,
+        false => publish_alone(storage, bytes, hostname, force_unlock).await?,
     };
     if is_ours { Ok(config) } else { Err(taken()) }
 }
@@ -89,11 +105,12 @@ async fn publish(storage: &dyn Storage, bytes: Bytes) -> Result<bool> {
 }
 
 /// The same on a store that may tell several writers that they won: under the exclusive lock, and read back.
-async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str) -> Result<bool> {
+async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str, force: bool) -> Result<bool> {
     let request = LockRequest {
         operation: "init",
         hostname: hostname.to_owned(),
-        force: false,
+        process: crate::process::Identity::of_this_process(),
+        force,
         progress: Arc::new(Silent),
         cancel: Cancel::new(),
     };

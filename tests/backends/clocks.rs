@@ -37,6 +37,7 @@ fn plant_foreign_lock(place: &Place) {
         pid: 1,
         operation: "create".to_owned(),
         acquired_at: "2026-01-01T00:00:00Z".to_owned(),
+        holder: None,
     };
     block_on(place.storage().create(&key(foreign_lock(place)), record.encode().into())).unwrap();
 }

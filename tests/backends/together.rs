@@ -118,6 +118,7 @@ async fn race(repository: &Repository, inside: &AtomicU32, won: &AtomicU32) {
     let request = LockRequest {
         operation: "create",
         hostname: "racer".to_owned(),
+        process: packvault::process::Identity::of_this_process(),
         force: false,
         progress: Arc::new(Silent),
         cancel: Cancel::new(),

@@ -62,6 +62,7 @@ pub fn lock_request(hostname: &str) -> LockRequest {
     LockRequest {
         operation: "create",
         hostname: hostname.into(),
+        process: packvault::process::Identity::of_this_process(),
         force: false,
         progress: Arc::new(Silent),
         cancel: Cancel::new(),
@@ -225,8 +226,14 @@ pub async fn capture_with(
 /// Opens the repository and verifies it.
 pub async fn check(storage: Arc<dyn Storage>, selection: Selection, quick: bool) -> Result<VerifyReport> {
     let repository = Repository::open(storage).await?;
-    verify(&repository, Arc::new(Msgvault), selection, VerifyOptions { quick, paths: !quick }, &context())
-        .await
+    verify(
+        &repository,
+        Arc::new(Msgvault),
+        selection,
+        VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() },
+        &context(),
+    )
+    .await
 }
 
 /// Opens the repository and restores one snapshot.

@@ -90,7 +90,7 @@ pub fn manifest(repository: &Path, id: &str) -> Manifest {
 }
 
 pub fn verify(repository: &Path, selection: Selection, quick: bool) -> VerifyReport {
-    let options = VerifyOptions { quick, paths: !quick };
+    let options = VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() };
     block_on(engine::verify::verify(&open(repository), Arc::new(Msgvault), selection, options, &context(2)))
         .unwrap()
 }

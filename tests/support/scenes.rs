@@ -315,7 +315,7 @@ impl Scene {
 
     async fn verify(&self, storage: Arc<dyn Storage>, quick: bool, context: &Context) -> Result<()> {
         let repository = Repository::open(storage).await?;
-        let options = VerifyOptions { quick, paths: !quick };
+        let options = VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() };
         let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, context).await?;
         let problems: Vec<String> = report.problems.iter().map(|problem| format!("{problem:?}")).collect();
         assert_eq!(report.ok, problems.is_empty());

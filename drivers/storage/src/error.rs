@@ -140,9 +140,32 @@ impl Error {
         Step::new(operation, key.as_str()).already_exists()
     }
 
+    /// Finds the storage step behind an error, or behind one of its causes.
+    pub fn behind<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Self> {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        causes.into_iter().find_map(|error| error.downcast_ref())
+    }
+
     /// Returns what callers may match on.
     pub fn kind(&self) -> ErrorKind {
         self.kind
+    }
+
+    /// Tells whether it says that we cannot write: we may not, there is no room, or what failed was a step that
+    /// writes, and trying again would not help. Some servers have one word for all of these.
+    pub fn forbids_writing(&self) -> bool {
+        use Operation::{
+            Create, Discard, MakeFolder, Now, Remove, Rename, Replace, Seal, Stage, Touch, Write,
+        };
+        let writes = matches!(
+            self.operation,
+            Create | Discard | MakeFolder | Now | Remove | Rename | Replace | Seal | Stage | Touch | Write
+        );
+        match self.kind {
+            ErrorKind::Denied | ErrorKind::Full => true,
+            ErrorKind::Io | ErrorKind::Unsupported => writes,
+            _ => false,
+        }
     }
 
     /// Returns the step that failed.

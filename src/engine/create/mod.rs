@@ -130,7 +130,12 @@ pub async fn create(
     // A defect must not leave the lock behind.
     let result = AssertUnwindSafe(work).catch_unwind().await;
     match result {
-        Ok(result) => lock.end(result).await,
+        Ok(Ok(mut report)) => {
+            // The snapshot is there, whatever becomes of the lock.
+            report.warnings.extend(lock.leave().await);
+            Ok(report)
+        }
+        Ok(failed) => lock.end(failed).await,
         Err(panic) => {
             let _ = lock.release().await;
             std::panic::resume_unwind(panic)

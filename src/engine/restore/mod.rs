@@ -20,7 +20,7 @@ use self::plan::Plan;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
-use super::{Context, Selection, bulk};
+use super::{Context, ReadLocking, Selection, bulk};
 use crate::archive::attributes::{Outcome, Owners, RestoredAttributes};
 use crate::archive::profile::Profile;
 use crate::archive::target::{LiveHome, Target, TargetPolicy};
@@ -54,6 +54,8 @@ pub struct RestoreOptions {
     pub expected: Option<ArchiveIdentity>,
     /// Whether it does not matter whose the snapshot and the target are.
     pub adopt: bool,
+    /// How others are kept from removing what is read.
+    pub locking: ReadLocking,
 }
 
 /// Restores a snapshot. On failure the target is as it was. `profile` is that of snapshots which do not say
@@ -65,8 +67,12 @@ pub async fn restore(
     options: RestoreOptions,
     context: &Context,
 ) -> Result<RestoreReport> {
-    let lock = repository.lock_shared(&context.lock_request("restore", false)).await?;
-    lock.during(run(repository, profile, selection, options, context)).await
+    let lock = options.locking.lock(repository, "restore", context).await?;
+    let is_locked = lock.is_held();
+    let (mut report, warnings) =
+        lock.during(run(repository, profile, selection, options, context, is_locked)).await?;
+    report.warnings.extend(warnings);
+    Ok(report)
 }
 
 async fn run(
@@ -75,11 +81,19 @@ async fn run(
     selection: Selection,
     options: RestoreOptions,
     context: &Context,
+    is_locked: bool,
 ) -> Result<RestoreReport> {
     let pipeline = Pipeline::new(context, 0);
-    // Side by side, for on a long line each costs several times there and back.
-    let (files, indexes, lengths) =
-        join!(repository.list_snapshots(), repository.find_indexes(), repository.pack_lengths());
+    let (files, indexes, lengths) = match is_locked {
+        // Side by side, for on a long line each costs several times there and back.
+        true => join!(repository.list_snapshots(), repository.find_indexes(), repository.pack_lengths()),
+        // What names others is read first, so that all it names is there already.
+        false => (
+            repository.list_snapshots().await,
+            repository.find_indexes().await,
+            repository.pack_lengths().await,
+        ),
+    };
     let (files, (union, damaged_indexes), lengths) = (files?, indexes?, lengths?);
     let (damaged_indexes, mut unread): (Vec<_>, Vec<_>) =
         damaged_indexes.into_iter().partition(|index| index.error.kind() == ErrorKind::Damaged);

@@ -22,7 +22,7 @@ use super::bulk::BlobVisitor as _;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{VerifyProblem, VerifyReport};
-use super::{Context, Selection, bulk};
+use super::{Context, ReadLocking, Selection, bulk};
 use crate::archive::profile::Profile;
 use crate::format::{Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
@@ -38,6 +38,8 @@ pub struct VerifyOptions {
     pub quick: bool,
     /// Whether the paths of attachments are checked in every snapshot, not only where they may be unusual.
     pub paths: bool,
+    /// How others are kept from removing what is read.
+    pub locking: ReadLocking,
 }
 
 /// Verifies the chosen snapshots. Problems are part of the report; an error means that nothing is known.
@@ -50,8 +52,12 @@ pub async fn verify(
 ) -> Result<VerifyReport> {
     // What is judged is what the store holds, not what was copied from it.
     let repository = repository.uncached();
-    let lock = repository.lock_shared(&context.lock_request("verify", false)).await?;
-    lock.during(run(&repository, profile, selection, options, context)).await
+    let lock = options.locking.lock(&repository, "verify", context).await?;
+    let is_locked = lock.is_held();
+    let (mut report, warnings) =
+        lock.during(run(&repository, profile, selection, options, context, is_locked)).await?;
+    report.warnings.extend(warnings);
+    Ok(report)
 }
 
 async fn run(
@@ -60,11 +66,19 @@ async fn run(
     selection: Selection,
     options: VerifyOptions,
     context: &Context,
+    is_locked: bool,
 ) -> Result<VerifyReport> {
     let pipeline = Pipeline::new(context, 0);
-    // Side by side, for on a long line each costs several times there and back.
-    let (found, indexes, lengths) =
-        join!(repository.find_snapshots(), repository.find_indexes(), repository.pack_lengths());
+    let (found, indexes, lengths) = match is_locked {
+        // Side by side, for on a long line each costs several times there and back.
+        true => join!(repository.find_snapshots(), repository.find_indexes(), repository.pack_lengths()),
+        // What names others is read first, so that all it names is there already.
+        false => (
+            repository.find_snapshots().await,
+            repository.find_indexes().await,
+            repository.pack_lengths().await,
+        ),
+    };
     let (found, (union, damaged_indexes), lengths) = (found?, indexes?, lengths?);
     let mut problems = damaged_manifests(&found, &selection);
     problems.extend(damaged_indexes.into_iter().map(|damaged| VerifyProblem {
@@ -130,7 +144,8 @@ async fn run(
     problems.sort_by(|one, other| sort_key(one).cmp(&sort_key(other)));
     problems.dedup();
     let bytes = if options.quick { 0 } else { checker.stored_bytes() };
-    Ok(VerifyReport { ok: problems.is_empty(), snapshots: selected.len() as u64, blobs, bytes, problems })
+    let (ok, snapshots, warnings) = (problems.is_empty(), selected.len() as u64, Vec::new());
+    Ok(VerifyReport { ok, snapshots, blobs, bytes, problems, warnings })
 }
 
 /// Tells what ends the operation from what it reports: what says nothing about the repository does. A server

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use packvault_opendal::{OpendalConfig, OpendalFeatures, OpendalStorage, Service, Timeouts};
 use packvault_storage::{Storage as _, Wire};
 
-use super::super::{Opening, Probed, Purpose, cannot_open, first_words, remembered};
+use super::super::{Opening, Probed, Purpose, cannot_open, first_words, may_go_unasked, remembered};
 use super::{Cloud, CloudLocation};
 use crate::error::Result;
 
@@ -39,14 +39,17 @@ pub(in super::super) async fn open(
     let memory = opening.memory.as_deref();
     let known: Option<OpendalFeatures> = match opening.purpose {
         Purpose::Init => None,
-        Purpose::Work | Purpose::Look => remembered::recall(memory, &remembered_as(&config)),
+        Purpose::Work | Purpose::Read | Purpose::Look => remembered::recall(memory, &remembered_as(&config)),
     };
     let lift = |error| cannot_open(location, error);
     let storage = OpendalStorage::open(&config, known.as_ref(), Arc::clone(&wire)).map_err(lift)?;
     if known.is_some() || opening.purpose == Purpose::Look {
         return Ok(storage);
     }
-    let (features, _) = first_words(location, opening, || Box::pin(storage.probe())).await?;
+    let (features, _) = match first_words(location, opening, || Box::pin(storage.probe())).await {
+        Err(error) if may_go_unasked(opening, &error) => return Ok(storage),
+        asked => asked?,
+    };
     remembered::remember(memory, &remembered_as(&config), &features);
     OpendalStorage::open(&config, Some(&features), wire).map_err(lift)
 }

@@ -23,18 +23,17 @@
 //!
 //! Names are never used twice, so a removal that comes late hits nobody's successor.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, Prefix, Storage};
+use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta, Prefix, Storage};
 use tokio::time::Instant;
 
-use super::heartbeat::{Freshness, Moment};
+use super::holder::{is_stale, locked, look_at};
 use super::{
-    LockRequest, POLL, Planted, STALE_AFTER, Side, UlidSource, WAIT_MAX, holder, lock_error, locked_by,
-    lower_ulid, record, storage_error,
+    LockRequest, POLL, Planted, Planting, Side, UlidSource, WAIT_MAX, lock_error, lower_ulid, storage_error,
 };
+use crate::process::Identity;
 use crate::{Error, ErrorKind, Result};
 
 /// How long the contender with the lowest name waits for the others to withdraw. One that stays holds the
@@ -51,6 +50,8 @@ const LOCKS_MAX: usize = 10_000;
 /// The protocol on one storage.
 pub(super) struct ByListing<'a> {
     storage: &'a dyn Storage,
+    /// Where we are, to see who of this machine is gone.
+    here: Option<&'a Identity>,
 }
 
 /// The locks of others that one listing has shown, those in front that sort first.
@@ -62,19 +63,22 @@ struct Look {
 
 struct Seen {
     key: Key,
+    meta: ObjectMeta,
+    /// When the store was asked for the time.
+    now: SystemTime,
     is_stale: bool,
 }
 
 impl<'a> ByListing<'a> {
-    pub(super) fn new(storage: &'a dyn Storage) -> Self {
-        Self { storage }
+    pub(super) fn new(storage: &'a dyn Storage, here: Option<&'a Identity>) -> Self {
+        Self { storage, here }
     }
 
     /// The first look: nobody plants beside an exclusive lock that is fresh, unless it is broken by force.
     pub(super) async fn refuse_or_reap(&self, force: bool) -> Result<()> {
         let exclusive = self.look(None, Side::Shared).await?.exclusive;
         match self.reap(exclusive, force).await?.first() {
-            Some(held) => Err(locked_by(self.storage, held).await),
+            Some(held) => Err(self.locked_by(held).await),
             None => Ok(()),
         }
     }
@@ -88,15 +92,13 @@ impl<'a> ByListing<'a> {
     ) -> Result<Planted> {
         let side = if side == Side::Exclusive { "exclusive" } else { "shared" };
         let key = super::key(format!("locks/{side}-{}.json", lower_ulid(ulids)));
-        let (body, began) = (record(request), Moment::now());
-        match self.storage.create(&key, body.clone()).await {
-            Ok(()) => Ok(Planted { key, body, freshness: Arc::new(Freshness::since(began)) }),
-            Err(error) => {
-                // It may be there all the same, and would keep others out until it is stale.
-                let may_be_there = error.kind().is_passing();
-                let failed = Err(lock_error(&key, error));
-                if may_be_there { super::give_back(failed, self.remove(&key)).await } else { failed }
+        match super::plant(self.storage, key.clone(), request).await {
+            Planting::Done(planted) => Ok(planted),
+            // It may be there all the same, and would keep others out until it is stale.
+            Planting::Unsure(_, error) => {
+                super::give_back(Err(lock_error(&key, error)), self.remove(&key)).await
             }
+            Planting::Failed(error) => Err(lock_error(&key, error)),
         }
     }
 
@@ -108,21 +110,21 @@ impl<'a> ByListing<'a> {
             let look = self.look(Some(own), Side::Exclusive).await?;
             let rivals = self.reap(look.exclusive, false).await?;
             let shared = self.reap(look.shared, request.force).await?;
-            if let Some(lower) = rivals.first().filter(|rival| **rival < own.key) {
-                return Err(locked_by(self.storage, lower).await);
+            if let Some(lower) = rivals.first().filter(|rival| rival.key < own.key) {
+                return Err(self.locked_by(lower).await);
             }
             if let Some(rival) = rivals.first() {
                 let since = *contested_since.get_or_insert_with(Instant::now);
                 if since.elapsed() >= CONTEST_MAX {
-                    return Err(locked_by(self.storage, rival).await);
+                    return Err(self.locked_by(rival).await);
                 }
             } else if let Some(held) = shared.first() {
                 contested_since = None;
                 if begun.elapsed() >= WAIT_MAX {
-                    return Err(locked_by(self.storage, held).await);
+                    return Err(self.locked_by(held).await);
                 }
                 if !told {
-                    let holder = holder(self.storage, held).await;
+                    let holder = self.describe(held).await;
                     request.progress.remark(&format!("waiting: {holder}"));
                     told = true;
                 }
@@ -141,7 +143,7 @@ impl<'a> ByListing<'a> {
     pub(super) async fn refuse_beside_exclusive(&self, own: &Planted) -> Result<()> {
         let exclusive = self.look(Some(own), Side::Shared).await?.exclusive;
         match exclusive.iter().find(|seen| !seen.is_stale) {
-            Some(held) => Err(locked_by(self.storage, &held.key).await),
+            Some(held) => Err(self.locked_by(held).await),
             None => own.expect_fresh(),
         }
     }
@@ -154,7 +156,7 @@ impl<'a> ByListing<'a> {
             let look = self.look(Some(own), Side::Shared).await?;
             let Some(rival) = look.exclusive.iter().find(|seen| !seen.is_stale) else { return Ok(()) };
             if begun.elapsed() >= CONFIRM_WAIT_MAX {
-                return Err(locked_by(self.storage, &rival.key).await);
+                return Err(self.locked_by(rival).await);
             }
             pause().await;
         }
@@ -170,12 +172,12 @@ impl<'a> ByListing<'a> {
     }
 
     /// Removes what is stale, or all if forced; returns the rest.
-    async fn reap(&self, seen: Vec<Seen>, force: bool) -> Result<Vec<Key>> {
+    async fn reap(&self, seen: Vec<Seen>, force: bool) -> Result<Vec<Seen>> {
         let mut left = Vec::new();
-        for Seen { key, is_stale } in seen {
-            match force || is_stale {
-                true => self.remove(&key).await?,
-                false => left.push(key),
+        for seen in seen {
+            match force || seen.is_stale {
+                true => self.remove(&seen.key).await?,
+                false => left.push(seen),
             }
         }
         Ok(left)
@@ -196,11 +198,10 @@ impl<'a> ByListing<'a> {
         self.expect_own(own, &listed).await?;
         let mut look = Look::default();
         for ListedObject { key, meta } in listed.into_iter().filter(is_other) {
-            // A time in the future is fresh.
-            let is_stale = now.duration_since(meta.modified).is_ok_and(|age| age > STALE_AFTER);
+            let is_stale = is_stale(self.storage, (&key, &meta), now, self.here).await;
             let seen =
                 if side_of(&key) == Some(Side::Shared) { &mut look.shared } else { &mut look.exclusive };
-            seen.push(Seen { key, is_stale });
+            seen.push(Seen { key, meta, now, is_stale });
         }
         Ok(look)
     }
@@ -230,6 +231,14 @@ impl<'a> ByListing<'a> {
         Ok(listed)
     }
 
+    async fn locked_by(&self, held: &Seen) -> Error {
+        locked(&self.describe(held).await)
+    }
+
+    async fn describe(&self, held: &Seen) -> String {
+        look_at(self.storage, (&held.key, &held.meta), held.now, self.here).await.describe()
+    }
+
     /// Without our own name in it, a listing proves nothing about others' either.
     async fn expect_own(&self, own: Option<&Planted>, listed: &[ListedObject]) -> Result<()> {
         let Some(own) = own else { return Ok(()) };
@@ -253,7 +262,7 @@ impl<'a> ByListing<'a> {
 }
 
 /// Tells whose lock lies under a name. The format's own exclusive name may have come with a copy.
-fn side_of(key: &Key) -> Option<Side> {
+pub(super) fn side_of(key: &Key) -> Option<Side> {
     let name = key.name();
     if key.parts().count() != 2 {
         None

@@ -5,17 +5,15 @@
 //! it stale; a claim that proves fresh or foreign is put back under its name. Age is measured by the
 //! store's clock.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::{TryStreamExt, join};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
 
-use super::heartbeat::{Freshness, Moment};
+use super::holder::{holder, is_stale, locked_by};
 use super::{
-    Lock, LockRequest, POLL, Planted, STALE_AFTER, Side, WAIT_MAX, holder, key, lock_error, locked_by,
-    lower_ulid, record, storage_error,
+    Lock, LockRequest, POLL, Planted, Planting, Side, WAIT_MAX, key, lock_error, lower_ulid, storage_error,
 };
 use crate::format::LockRecord;
 use crate::repo::Repository;
@@ -28,8 +26,8 @@ fn exclusive_key() -> Key {
 impl Repository {
     pub(super) async fn exclusive_by_rename(&self, request: &LockRequest) -> Result<Lock> {
         self.look_around(request).await?;
-        let planted = self.plant(exclusive_key(), request).await?;
-        let lock = self.hold(planted, Side::Exclusive);
+        let planted = self.plant(exclusive_key(), Side::Exclusive, request).await?;
+        let lock = self.hold(planted, Side::Exclusive, request);
         match self.wait_for_shared(request).await {
             Ok(()) => Ok(lock),
             Err(error) => lock.withdraw(error).await,
@@ -39,12 +37,13 @@ impl Repository {
     pub(super) async fn shared_by_rename(&self, request: &LockRequest) -> Result<Lock> {
         self.look_around(request).await?;
         let name = format!("locks/shared-{}.json", lower_ulid(self.ulids()));
-        let lock = self.hold(self.plant(key(name), request).await?, Side::Shared);
+        let planted = self.plant(key(name), Side::Shared, request).await?;
+        let lock = self.hold(planted, Side::Shared, request);
         // The second look: an exclusive holder that planted after our first look has not seen our file
         // unless we see its.
         match self.storage.stat(&exclusive_key()).await {
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(lock),
-            Ok(_) => lock.withdraw(self.locked_by(&exclusive_key()).await).await,
+            Ok(_) => lock.withdraw(self.locked_by(&exclusive_key(), request).await).await,
             Err(error) => lock.withdraw(lock_error(&exclusive_key(), error)).await,
         }
     }
@@ -87,25 +86,31 @@ impl Repository {
     /// Removes what is left of dead claims, and refuses where somebody holds the exclusive lock.
     async fn look_around(&self, request: &LockRequest) -> Result<()> {
         let key = exclusive_key();
-        let (removed, exists) = join!(self.remove_old_claims(), self.exists(&key));
+        let (removed, exists) = join!(self.remove_old_claims(request), self.exists(&key));
         removed?;
-        if exists? { self.break_or_refuse_exclusive(request.force).await } else { Ok(()) }
+        if exists? { self.break_or_refuse_exclusive(request).await } else { Ok(()) }
     }
 
-    async fn break_or_refuse_exclusive(&self, force: bool) -> Result<()> {
+    async fn break_or_refuse_exclusive(&self, request: &LockRequest) -> Result<()> {
         let key = exclusive_key();
-        if (force || self.is_stale(&key).await?) && self.reap(&key, force).await? {
+        if (request.force || self.is_stale(&key, request).await?) && self.reap(&key, request).await? {
             return Ok(());
         }
-        if self.exists(&key).await? { Err(self.locked_by(&key).await) } else { Ok(()) }
+        if self.exists(&key).await? { Err(self.locked_by(&key, request).await) } else { Ok(()) }
     }
 
-    async fn plant(&self, key: Key, request: &LockRequest) -> Result<Planted> {
-        let (body, began) = (record(request), Moment::now());
-        match self.storage.create(&key, body.clone()).await {
-            Ok(()) => Ok(Planted { key, body, freshness: Arc::new(Freshness::since(began)) }),
-            Err(error) if error.kind() == StorageErrorKind::AlreadyExists => Err(self.locked_by(&key).await),
-            Err(error) => Err(lock_error(&key, error)),
+    async fn plant(&self, key: Key, side: Side, request: &LockRequest) -> Result<Planted> {
+        match super::plant(self.storage.as_ref(), key.clone(), request).await {
+            Planting::Done(planted) => Ok(planted),
+            // It may be there all the same, and would keep us and others out until it is stale.
+            Planting::Unsure(planted, error) => {
+                let failed = Err(lock_error(&key, error));
+                super::give_back(failed, self.release_by_rename(&planted, side)).await
+            }
+            Planting::Failed(error) if error.kind() == StorageErrorKind::AlreadyExists => {
+                Err(self.locked_by(&key, request).await)
+            }
+            Planting::Failed(error) => Err(lock_error(&key, error)),
         }
     }
 
@@ -115,17 +120,18 @@ impl Repository {
         loop {
             let mut held = Vec::new();
             for key in self.names_starting("shared-").await? {
-                if (request.force || self.is_stale(&key).await?) && self.reap(&key, request.force).await? {
+                if (request.force || self.is_stale(&key, request).await?) && self.reap(&key, request).await? {
                     continue;
                 }
                 held.push(key);
             }
             let Some(first) = held.first() else { return Ok(()) };
             if waiting_since.elapsed() >= WAIT_MAX {
-                return Err(self.locked_by(first).await);
+                return Err(self.locked_by(first, request).await);
             }
             if !told {
-                request.progress.remark(&format!("waiting: {}", holder(self.storage.as_ref(), first).await));
+                let holder = holder(self.storage.as_ref(), first, request.process.as_ref()).await;
+                request.progress.remark(&format!("waiting: {holder}"));
                 told = true;
             }
             tokio::select! {
@@ -136,9 +142,9 @@ impl Repository {
     }
 
     /// Removes a lock that is stale, or any if forced; tells whether the name is free now.
-    async fn reap(&self, key: &Key, force: bool) -> Result<bool> {
+    async fn reap(&self, key: &Key, request: &LockRequest) -> Result<bool> {
         let Some(claim) = self.claim(key).await? else { return Ok(true) };
-        if force || self.is_stale(&claim).await? {
+        if request.force || self.is_stale(&claim, request).await? {
             self.remove_own(&claim).await?;
             return Ok(true);
         }
@@ -147,7 +153,7 @@ impl Repository {
     }
 
     /// Moves the lock out of everybody's way; one claimant wins, `None` means that it was gone.
-    async fn claim(&self, key: &Key) -> Result<Option<Key>> {
+    pub(super) async fn claim(&self, key: &Key) -> Result<Option<Key>> {
         let claim = super::key(format!("locks/releasing-{}.json", lower_ulid(self.ulids())));
         match self.storage.rename(key, &claim).await {
             Ok(()) => Ok(Some(claim)),
@@ -156,7 +162,7 @@ impl Repository {
         }
     }
 
-    async fn put_back(&self, claim: &Key, key: &Key) -> Result<()> {
+    pub(super) async fn put_back(&self, claim: &Key, key: &Key) -> Result<()> {
         match self.storage.rename(claim, key).await {
             Ok(()) => Ok(()),
             // A successor took the name meanwhile; the claimed lock is nobody's any more.
@@ -167,7 +173,7 @@ impl Repository {
     }
 
     /// Removes what is nobody else's: a claim, or a lock under a name of its own.
-    async fn remove_own(&self, key: &Key) -> Result<()> {
+    pub(super) async fn remove_own(&self, key: &Key) -> Result<()> {
         match self.storage.remove(key).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(()),
@@ -176,9 +182,9 @@ impl Repository {
     }
 
     /// Claims whose claimant died are removed once they are old.
-    async fn remove_old_claims(&self) -> Result<()> {
+    async fn remove_old_claims(&self, request: &LockRequest) -> Result<()> {
         for claim in self.names_starting("releasing-").await? {
-            if self.is_stale(&claim).await? {
+            if self.is_stale(&claim, request).await? {
                 self.remove_own(&claim).await?;
             }
         }
@@ -210,18 +216,18 @@ impl Repository {
     }
 
     /// A lock that is gone is not stale: there is nothing to reap. A time in the future is fresh.
-    async fn is_stale(&self, key: &Key) -> Result<bool> {
-        let modified = match self.storage.stat(key).await {
-            Ok(meta) => meta.modified,
+    async fn is_stale(&self, key: &Key, request: &LockRequest) -> Result<bool> {
+        let meta = match self.storage.stat(key).await {
+            Ok(meta) => meta,
             Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(lock_error(key, error)),
         };
         let now: SystemTime = self.storage.now().await.map_err(|error| lock_error(key, error))?;
-        Ok(now.duration_since(modified).is_ok_and(|age| age > STALE_AFTER))
+        Ok(is_stale(self.storage.as_ref(), (key, &meta), now, request.process.as_ref()).await)
     }
 
-    async fn locked_by(&self, key: &Key) -> Error {
-        locked_by(self.storage.as_ref(), key).await
+    async fn locked_by(&self, key: &Key, request: &LockRequest) -> Error {
+        locked_by(self.storage.as_ref(), key, request.process.as_ref()).await
     }
 }
 

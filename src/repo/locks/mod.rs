@@ -13,6 +13,9 @@
 mod by_listing;
 mod by_rename;
 mod heartbeat;
+mod holder;
+mod reading;
+mod unlock;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +25,13 @@ use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Gu
 
 use self::by_listing::ByListing;
 pub(super) use self::by_listing::pause;
-use self::heartbeat::{Freshness, Heartbeat};
+use self::heartbeat::{Freshness, Heartbeat, Moment};
+use self::holder::record;
+pub use self::holder::{Age, DEAD_AFTER, Found};
+pub use self::reading::ReadingLock;
+pub use self::unlock::Unlocked;
 use super::{Repository, UlidSource, key, storage_error};
-use crate::format::LockRecord;
+use crate::process::Identity;
 use crate::progress::Progress;
 use crate::{Cancel, Error, ErrorKind, Result};
 
@@ -38,8 +45,6 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const GIVE_BACK_MAX: Duration = Duration::from_secs(180);
 /// The same where the store has just left the work without an answer, and will hardly have one now.
 const GIVE_BACK_UNANSWERED_MAX: Duration = Duration::from_secs(60);
-/// A record is about 120 bytes; more than this is not read.
-const RECORD_BYTES_MAX: u64 = 64 * 1024;
 
 /// What the lock is taken for, and how.
 #[derive(Clone)]
@@ -48,6 +53,8 @@ pub struct LockRequest {
     pub operation: &'static str,
     /// This machine's name.
     pub hostname: String,
+    /// What tells this process from others, where the system tells.
+    pub process: Option<Identity>,
     /// Whether even fresh locks of others are broken.
     pub force: bool,
     /// Told whom we wait for.
@@ -63,6 +70,7 @@ pub struct Lock {
     planted: Planted,
     side: Side,
     heartbeat: Heartbeat,
+    here: Option<Identity>,
 }
 
 /// Who may be beside a holder.
@@ -111,10 +119,10 @@ impl Repository {
     }
 
     async fn exclusive_by_listing(&self, request: &LockRequest) -> Result<Lock> {
-        let protocol = ByListing::new(self.storage.as_ref());
+        let protocol = ByListing::new(self.storage.as_ref(), request.process.as_ref());
         protocol.refuse_or_reap(request.force).await?;
         let planted = protocol.plant(Side::Exclusive, self.ulids(), request).await?;
-        let lock = self.hold(planted, Side::Exclusive);
+        let lock = self.hold(planted, Side::Exclusive, request);
         match protocol.wait_until_alone(&lock.planted, request).await {
             Ok(()) => Ok(lock),
             Err(error) => lock.withdraw(error).await,
@@ -122,10 +130,10 @@ impl Repository {
     }
 
     async fn shared_by_listing(&self, request: &LockRequest) -> Result<Lock> {
-        let protocol = ByListing::new(self.storage.as_ref());
+        let protocol = ByListing::new(self.storage.as_ref(), request.process.as_ref());
         protocol.refuse_or_reap(request.force).await?;
         let planted = protocol.plant(Side::Shared, self.ulids(), request).await?;
-        let lock = self.hold(planted, Side::Shared);
+        let lock = self.hold(planted, Side::Shared, request);
         match protocol.refuse_beside_exclusive(&lock.planted).await {
             Ok(()) => Ok(lock),
             Err(error) => lock.withdraw(error).await,
@@ -133,9 +141,9 @@ impl Repository {
     }
 
     /// Keeps what was planted fresh from now on.
-    fn hold(&self, planted: Planted, side: Side) -> Lock {
+    fn hold(&self, planted: Planted, side: Side, request: &LockRequest) -> Lock {
         let heartbeat = Heartbeat::start(self.storage.clone(), planted.clone());
-        Lock { repository: self.clone(), planted, side, heartbeat }
+        Lock { repository: self.clone(), planted, side, heartbeat, here: request.process.clone() }
     }
 }
 
@@ -147,7 +155,7 @@ pub(super) async fn alone<T>(
     request: &LockRequest,
     work: impl Future<Output = Result<T>>,
 ) -> Result<T> {
-    let protocol = ByListing::new(storage);
+    let protocol = ByListing::new(storage, request.process.as_ref());
     protocol.refuse_or_reap(request.force).await?;
     let planted = protocol.plant(Side::Exclusive, &UlidSource::default(), request).await?;
     let result = match protocol.wait_until_alone(&planted, request).await {
@@ -191,7 +199,7 @@ impl Lock {
     pub async fn confirm(&self) -> Result<()> {
         self.planted.expect_fresh()?;
         if !self.is_by_rename() && self.side == Side::Exclusive {
-            ByListing::new(self.storage()).confirm_alone(&self.planted).await?;
+            ByListing::new(self.storage(), self.here.as_ref()).confirm_alone(&self.planted).await?;
         }
         let ours = match self.storage().read(&self.planted.key).await {
             Ok(found) => found == self.planted.body,
@@ -216,6 +224,13 @@ impl Lock {
         give_back(result, self.release()).await
     }
 
+    /// Gives the lock up after work that is done. That it stays behind undoes nothing, and is told in a sentence.
+    pub async fn leave(self) -> Option<String> {
+        let error = self.end(Ok(())).await.err()?;
+        let ends = "it ends by itself in half an hour, and keeps others waiting until then";
+        Some(format!("the lock of this command stays behind; {ends} ({})", error.chain()))
+    }
+
     /// Gives the lock up. A lock that is provably someone else's stays.
     pub async fn release(mut self) -> Result<()> {
         if self.is_by_rename() {
@@ -224,7 +239,7 @@ impl Lock {
         }
         // A touch under way might make the object anew after it was removed.
         self.heartbeat.finish().await;
-        ByListing::new(self.storage()).remove(&self.planted.key).await
+        ByListing::new(self.storage(), None).remove(&self.planted.key).await
     }
 
     /// Gives up what was planted but is not held; the reason comes first.
@@ -238,6 +253,35 @@ impl Lock {
 
     fn is_by_rename(&self) -> bool {
         self.storage().guarantees().rename
+    }
+}
+
+/// What a plant that failed has left.
+enum Planting {
+    /// The lock is there, and ours: only the answer was lost.
+    Done(Planted),
+    /// It failed; the lock may be there all the same, and then keeps others out.
+    Unsure(Planted, StorageError),
+    /// It failed, and nothing of ours is there.
+    Failed(StorageError),
+}
+
+/// Writes a lock of ours.
+async fn plant(storage: &dyn Storage, key: Key, request: &LockRequest) -> Planting {
+    use StorageErrorKind::{AlreadyExists, Config, Denied, Full, Unsafe, Unsupported};
+    let (body, began) = (record(request), Moment::now());
+    let planted = Planted { key, body, freshness: Arc::new(Freshness::since(began)) };
+    let Err(error) = storage.create(&planted.key, planted.body.clone()).await else {
+        return Planting::Done(planted);
+    };
+    match error.kind() {
+        // A name that is found taken by our own record is ours: no two records are the same.
+        AlreadyExists => match storage.read(&planted.key).await {
+            Ok(found) if found == planted.body => Planting::Done(planted),
+            _ => Planting::Failed(error),
+        },
+        Denied | Full | Unsupported | Unsafe | Config => Planting::Failed(error),
+        _ => Planting::Unsure(planted, error),
     }
 }
 
@@ -255,40 +299,6 @@ impl Planted {
         let name = self.key.name();
         let message = format!("the lock {name} was taken over by another process, or not renewed in time");
         Error::new(ErrorKind::Locked, message)
-    }
-}
-
-/// Returns the body of a lock, which says who holds it.
-fn record(request: &LockRequest) -> Bytes {
-    let record = LockRecord {
-        hostname: request.hostname.clone(),
-        pid: i64::from(std::process::id()),
-        operation: request.operation.to_owned(),
-        acquired_at: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-    };
-    Bytes::from(record.encode())
-}
-
-async fn locked_by(storage: &dyn Storage, key: &Key) -> Error {
-    Error::new(ErrorKind::Locked, format!("the repository is locked: {}", holder(storage, key).await))
-}
-
-/// Describes the holder for a person: lock file, host, process, operation, time.
-async fn holder(storage: &dyn Storage, key: &Key) -> String {
-    let readable = match storage.stat(key).await {
-        Ok(meta) if meta.size_bytes <= RECORD_BYTES_MAX => storage.read(key).await.ok(),
-        _ => None,
-    };
-    match readable.as_deref().and_then(|bytes| LockRecord::decode(bytes).ok()) {
-        Some(record) => format!(
-            "{} held by {} pid {} ({} since {})",
-            key.name(),
-            record.hostname,
-            record.pid,
-            record.operation,
-            record.acquired_at
-        ),
-        None => format!("{} held by an unknown holder", key.name()),
     }
 }
 

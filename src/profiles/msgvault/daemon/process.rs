@@ -17,12 +17,11 @@ pub enum Process {
 
 /// Looks at a process.
 pub fn look(pid: u32) -> Process {
-    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
-        return match parse_stat(&stat) {
+    if let Some(stat) = crate::process::stat(pid) {
+        return match stat.state {
             // A process whose exit status nobody has asked for holds neither files nor locks.
-            Some(('Z' | 'X', _)) => Process::Gone,
-            Some((_, start_ticks)) => Process::Lives { started_at: milliseconds(start_ticks) },
-            None => Process::Lives { started_at: None },
+            'Z' | 'X' => Process::Gone,
+            _ => Process::Lives { started_at: milliseconds(stat.started) },
         };
     }
     // Where /proc hides the processes of others, a signal that is not sent still finds them.
@@ -31,14 +30,6 @@ pub fn look(pid: u32) -> Process {
         None | Some(Err(Errno::SRCH)) => Process::Gone,
         Some(_) => Process::Lives { started_at: None },
     }
-}
-
-/// Returns the state and the start, in ticks since the machine's. The name in parentheses may hold anything.
-fn parse_stat(stat: &str) -> Option<(char, u64)> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-    let state = fields.first()?.chars().next()?;
-    Some((state, fields.get(19)?.parse().ok()?))
 }
 
 fn milliseconds(start_ticks: u64) -> Option<i64> {
@@ -71,12 +62,5 @@ mod tests {
         child.wait().unwrap();
         assert_eq!(look(child.id()), Process::Gone);
         assert_eq!(look(u32::MAX), Process::Gone);
-    }
-
-    #[test]
-    fn a_name_with_parentheses_and_spaces_hides_nothing() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(parse_stat(&format!("12 (a) R (b) {rest}")), Some(('S', 4711)));
-        assert_eq!(parse_stat("12 (a) S 1 2"), None);
     }
 }
