@@ -7,7 +7,7 @@
 //! our path has another log.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +20,10 @@ use crate::{Error, ErrorKind, Result};
 const PASSING: Duration = Duration::from_millis(1500);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(25);
+/// Where the index of a log says how many frames checkpoints have written to the main file.
+const CHECKPOINTED: u64 = 96;
+/// And how many the last of them set out to write.
+const CHECKPOINT_BEGUN: u64 = 128;
 /// How many names of the folder are compared with a file that has several.
 const SIBLINGS_MAX: usize = 100_000;
 
@@ -29,6 +33,22 @@ const SIBLINGS_MAX: usize = 100_000;
 pub struct LogPlace {
     /// What was opened; the last is what lies there now.
     index: Mutex<Vec<File>>,
+}
+
+/// How many frames of a log have been written to the main file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoints {
+    /// By checkpoints that are over.
+    done: u32,
+    /// By these and the one that is under way, at most.
+    begun: u32,
+}
+
+impl Checkpoints {
+    /// Tells whether a checkpoint may have written to the main file since.
+    pub fn went_on_since(&self, before: &Self) -> bool {
+        self != before || before.begun > before.done
+    }
 }
 
 /// Who holds the database, and whether the log beside our path is in use.
@@ -109,6 +129,18 @@ impl LogPlace {
             Some(_) => self.log_use(path)?,
         };
         Ok(Use { holder, log })
+    }
+
+    /// Returns how far checkpoints have come, as the log's index says; `None` if that cannot be known.
+    pub fn checkpoints(&self, path: &Path) -> Option<Checkpoints> {
+        self.log_use(path).ok()?;
+        let held = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = |offset| {
+            let mut bytes = [0; 4];
+            held.last()?.read_exact_at(&mut bytes, offset).ok()?;
+            Some(u32::from_ne_bytes(bytes))
+        };
+        Some(Checkpoints { done: number(CHECKPOINTED)?, begun: number(CHECKPOINT_BEGUN)? })
     }
 
     fn log_use(&self, path: &Path) -> Result<LogUse> {

@@ -72,12 +72,10 @@ impl Stillness {
         Ok(Self { before, sum })
     }
 
-    /// Says whether the file's header is neither what it was nor the one given: another database has been
-    /// written over it.
-    pub fn overwritten(&self, file: &File, header: &[u8]) -> io::Result<Option<String>> {
+    /// Tells whether the file's header is what it was, or the one given.
+    pub fn has_header(&self, file: &File, header: &[u8]) -> io::Result<bool> {
         let now = Facts::of(file)?;
-        let is_known = now.header() == self.before.header() || header.starts_with(now.header());
-        Ok((!is_known).then(|| "another database was written over it".to_owned()))
+        Ok(now.header() == self.before.header() || header.starts_with(now.header()))
     }
 
     /// Says what has changed since; `None` if nothing has.

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::log_place::Checkpoints;
 use super::{LogPlace, SharedLock, Sidecar, Stillness, sidecar};
 use crate::archive::beneath::io_error;
 use crate::{Error, ErrorKind, Result};
@@ -34,6 +35,7 @@ pub struct Watch {
     is_guarded: bool,
     before: Before,
     header_seen: Option<Vec<u8>>,
+    checkpoints: Option<Checkpoints>,
     _lock: Option<SharedLock>,
 }
 
@@ -98,7 +100,11 @@ impl Watch {
         header_seen: Option<Vec<u8>>,
     ) -> Self {
         let path = path.to_owned();
-        Self { scan, path, place, rests, is_guarded, before, header_seen, _lock: lock }
+        let checkpoints = match rests {
+            Rests::OnLocks => place.checkpoints(&path),
+            Rests::OnFile | Rests::OnFileAndLog => None,
+        };
+        Self { scan, path, place, rests, is_guarded, before, header_seen, checkpoints, _lock: lock }
     }
 
     /// Tells whether SQLite's locks forbid others to change what the reading rests on.
@@ -112,12 +118,10 @@ impl Watch {
         if !names(&self.path, &self.scan) {
             return moved("another file has taken its place");
         }
-        let broken = match (self.rests, &self.header_seen) {
-            (Rests::OnLocks, None) => Ok(None),
-            (Rests::OnLocks, Some(seen)) => self.before.stillness.overwritten(&self.scan, seen),
-            _ => self.before.stillness.broken(&self.scan),
-        };
-        if let Some(what) = broken.map_err(|error| io_error("look at the database", &self.path, error))? {
+        let broken = self.before.stillness.broken(&self.scan);
+        let broken = broken.map_err(|error| io_error("look at the database", &self.path, error))?;
+        let by_checkpoint = self.rests == Rests::OnLocks && self.may_be_by_checkpoint()?;
+        if let Some(what) = broken.filter(|_| !by_checkpoint) {
             return moved(&what);
         }
         if let Some(what) = self.log_moved()? {
@@ -125,6 +129,25 @@ impl Watch {
         }
         let again = self.place.check_again(&self.scan, &self.path);
         again.map_err(|error| Error::caused(error.kind(), error.to_string(), self.elsewhere()))
+    }
+
+    /// Tells whether a checkpoint may have changed the main file: one has gone on, and the file's header is what
+    /// it was, or what the reading sees.
+    fn may_be_by_checkpoint(&self) -> Result<bool> {
+        let now = self.place.checkpoints(&self.path);
+        let went_on = match (&self.checkpoints, now) {
+            (Some(before), Some(now)) => now.went_on_since(before) || self.log_began_anew()?,
+            // Without a look at the index nothing speaks against it.
+            _ => true,
+        };
+        let header = self.header_seen.as_deref().unwrap_or_default();
+        let known = self.before.stillness.has_header(&self.scan, header);
+        Ok(went_on && known.map_err(|error| io_error("look at the database", &self.path, error))?)
+    }
+
+    fn log_began_anew(&self) -> Result<bool> {
+        let header = |facts: Option<&LogFacts>| facts.map(|facts| facts.header.clone());
+        Ok(header(LogFacts::of(&self.path)?.as_ref()) != header(self.before.log.as_ref()))
     }
 
     fn elsewhere(&self) -> Moved {

@@ -79,7 +79,9 @@ impl DatabaseCapture<'_> {
                     captured.source.findings.warnings.extend(warning);
                     return Ok(captured);
                 }
+                // Once it has moved, what is found wrong with it may be a write under way.
                 Err(error) if Moved::of(&error).is_some() => error,
+                Err(error) if number > 1 && error.kind() == ErrorKind::Source => error,
                 Err(error) => return Err(error),
             };
             without_locks |= Moved::of(&moved).is_some_and(Moved::is_without_locks);
