@@ -230,3 +230,31 @@ fn kill_a_create(case: &Case) -> PathBuf {
     fs::remove_file(&shared).unwrap();
     lock
 }
+
+/// Where OpenSSH keeps the program that speaks SFTP.
+const SFTP_SERVERS: [&str; 2] = ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server"];
+
+#[test]
+fn a_repository_behind_an_account_that_may_only_read_is_verified_and_restored_without_a_lock() {
+    let Some(server) = SFTP_SERVERS.into_iter().find(|server| Path::new(server).exists()) else {
+        let _ = rustix::io::write(rustix::stdio::stderr(), b"NOT RUN, there is no sftp-server of OpenSSH\n");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let case = Case::at(&folder.path().join("repository"));
+    let ssh = folder.path().join("ssh");
+    fs::write(&ssh, format!("#!/bin/sh\nexec {server} -R\n")).unwrap();
+    fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).unwrap();
+    let (repository, ssh) = (case.repository.display(), ssh.display());
+    let config = folder.path().join("config.toml");
+    let text =
+        format!("[repository.nas]\nlocation = 'sftp://localhost{repository}'\nssh_program = '{ssh}'\n");
+    fs::write(&config, text).unwrap();
+    for arguments in [&["verify", "--all"][..], &["restore", "--target", "target"]] {
+        let mut command = case.scratch.packvault(arguments);
+        let output = command.args(["--repo", "nas"]).env("PACKVAULT_CONFIG", &config).output().unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {said}");
+        assert!(said.contains("warning: the repository is read without a lock"), "{arguments:?}: {said}");
+    }
+}
