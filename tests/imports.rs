@@ -14,16 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use source::{SourceFile, files};
 
 /// The floors of the library, and what each may name.
-const FLOORS: [(&str, &[&str]); 11] = [
+const FLOORS: [(&str, &[&str]); 12] = [
+    ("clock", &["error"]),
     ("process", &[]),
     ("error", &[]),
     ("progress", &[]),
     ("cancel", &["error"]),
     ("format", &[]),
-    ("repo", &["format", "process", "cancel", "error", "progress"]),
-    ("archive", &["format", "cancel", "error", "progress"]),
-    ("profiles", &["archive", "format", "process", "cancel", "error", "progress"]),
-    ("engine", &["repo", "profiles", "archive", "format", "process", "cancel", "error", "progress"]),
+    ("repo", &["clock", "format", "process", "cancel", "error", "progress"]),
+    ("archive", &["clock", "format", "cancel", "error", "progress"]),
+    ("profiles", &["clock", "archive", "format", "process", "cancel", "error", "progress"]),
+    ("engine", &["clock", "repo", "profiles", "archive", "format", "process", "cancel", "error", "progress"]),
     ("location", &["cancel", "error", "progress"]),
     ("sample", &["format", "error"]),
 ];
