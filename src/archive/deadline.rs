@@ -7,7 +7,7 @@
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, InterruptHandle};
 
 use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
@@ -22,7 +22,16 @@ pub fn interrupted_at<T>(
     connection: &Connection,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let handle = connection.get_interrupt_handle();
+    interrupting(deadline, cancel, connection.get_interrupt_handle(), work)
+}
+
+/// The same for the connection of a handle, which `work` may have for itself.
+pub fn interrupting<T>(
+    deadline: Instant,
+    cancel: &Cancel,
+    handle: InterruptHandle,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let (working, over) = channel::<()>();
     std::thread::scope(|scope| {
         let watch = move || {
@@ -46,7 +55,6 @@ pub fn interrupted_at<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
     use crate::archive::sqlite::database_error;
 
     #[test]

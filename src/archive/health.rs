@@ -1,43 +1,232 @@
-//! The health of a database that is being captured: SQLite's own quick check, on the pinned view.
+//! The health of a database: what SQLite's own check finds in it, when it is captured and again when it is
+//! restored.
+//!
+//! A database may need what only its application has: a collation, a function, a tokenizer, a module. SQLite
+//! then checks nothing at all. Here every table is asked for by itself, those that can be checked are, and the
+//! others are named. How pages hang together is checked for them as well where that needs no more than to know
+//! that there is a collation of that name.
 
 use std::path::Path;
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::sqlite::database_error;
-use crate::Result;
-use crate::cancel::Cancel;
+use super::bounds::{Bounds, bounded_error};
+use super::constraints;
+use crate::{ErrorKind, Result};
 
 /// How many faults are named; one is enough to know.
 const PROBLEMS_MAX: usize = 5;
-/// SQLite asks after so many steps of its machine whether it should go on.
-const STEPS_BETWEEN_QUESTIONS: i32 = 100_000;
+/// How many tables are named that cannot be checked.
+const NAMED_MAX: usize = 10;
 
-/// Returns what is wrong with the database, one sentence each; nothing if it is sound.
-pub fn problems(connection: &mut Connection, path: &Path, cancel: &Cancel) -> Result<Vec<String>> {
-    let asked = cancel.clone();
-    connection
-        .progress_handler(STEPS_BETWEEN_QUESTIONS, Some(move || asked.is_cancelled()))
-        .map_err(|error| database_error("watch", path, error))?;
-    let found = quick_check(connection);
-    connection
-        .progress_handler(0, None::<fn() -> bool>)
-        .map_err(|error| database_error("watch", path, error))?;
-    let named = |detail: &str| format!("{}: {detail}", path.display());
-    match found {
-        Ok(rows) if rows == ["ok"] => Ok(Vec::new()),
-        Ok(rows) => Ok(rows.iter().flat_map(|row| row.lines()).take(PROBLEMS_MAX).map(named).collect()),
-        Err(error) if is_damage(&error) => Ok(vec![named(&error.to_string())]),
-        Err(error) => Err(database_error("check", path, error)),
+/// How thoroughly a database is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Pages and rows: one reading of the database.
+    Quick,
+    /// Also that indexes and tables agree: a look into an index for every row.
+    Full,
+}
+
+/// A database of this length is checked as thoroughly as a restore does it.
+const FULLY_CHECKED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+impl Depth {
+    /// Returns how thoroughly a source of this length is checked: as a restore will, where that costs little.
+    pub fn of_size(database_bytes: u64) -> Self {
+        if database_bytes <= FULLY_CHECKED_BYTES_MAX { Self::Full } else { Self::Quick }
     }
 }
 
-fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare(&format!("PRAGMA quick_check({PROBLEMS_MAX})"))?;
+/// What a check came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// What is wrong with the database, one sentence each; nothing if it is sound as far as it was checked.
+    pub problems: Vec<String>,
+    /// What could not be checked and why, one sentence each.
+    pub unchecked: Vec<String>,
+}
+
+/// A table that SQLite cannot check, and what it says.
+type Unchecked = (String, String);
+
+/// Checks the database, which sentences call `called`. What is wrong with it is no error, and neither is what
+/// this SQLite cannot check.
+pub fn examine(
+    connection: &mut Connection,
+    (path, called): (&Path, &str),
+    depth: Depth,
+    bounds: &Bounds,
+) -> Result<Health> {
+    bounds.within(connection, |connection| {
+        let mut problems = Vec::new();
+        let mut unchecked = Vec::new();
+        match check(connection, depth, &mut problems, &mut unchecked) {
+            Ok(()) => {}
+            Err(error) if is_damage(&error) => problems.push(error.to_string()),
+            Err(error) => return Err(bounded_error("check", path, error)),
+        }
+        let lines = problems.iter().flat_map(|row| row.lines()).take(PROBLEMS_MAX);
+        let problems = lines.map(ToOwned::to_owned).collect();
+        Ok(Health { problems, unchecked: sentences(&unchecked, called) })
+    })
+}
+
+/// Does the same for the database of an application that goes on, whose path every sentence has. A check that
+/// takes too much is said, and the capture goes on.
+pub fn examine_source(
+    connection: &mut Connection,
+    path: &Path,
+    depth: Depth,
+    bounds: &Bounds,
+) -> Result<Health> {
+    let called = path.display().to_string();
+    match examine(connection, (path, &called), depth, bounds) {
+        Ok(Health { problems, unchecked }) => {
+            let problems = problems.iter().map(|problem| format!("{called}: {problem}")).collect();
+            Ok(Health { problems, unchecked })
+        }
+        Err(error) if error.kind() == ErrorKind::Refused => {
+            let sentence = format!("{called} could not be checked: {}", error.chain());
+            Ok(Health { problems: Vec::new(), unchecked: vec![sentence] })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn check(
+    connection: &Connection,
+    depth: Depth,
+    problems: &mut Vec<String>,
+    unchecked: &mut Vec<Unchecked>,
+) -> rusqlite::Result<()> {
+    match rows(connection, depth, &PROBLEMS_MAX.to_string()) {
+        Ok(found) => problems.extend(found),
+        Err(error) if is_foreign(&error) => by_table(connection, depth, problems, unchecked)?,
+        Err(error) => return Err(error),
+    }
+    for table in virtual_tables(connection)? {
+        let named = unchecked.iter().any(|(unchecked, _)| *unchecked == table);
+        let asked = connection.prepare(&format!("SELECT 1 FROM main.{}", identifier(&table))).map(drop);
+        if let Some(error) = asked.err().filter(|error| !named && is_foreign(error) && !is_broken(error)) {
+            unchecked.push((table, reason(&error)));
+        }
+    }
+    if connection.is_readonly("main")? {
+        constraints::check(connection, problems, unchecked)?;
+    }
+    Ok(())
+}
+
+/// Checks the tables that can be checked, and of the others what can be.
+fn by_table(
+    connection: &Connection,
+    depth: Depth,
+    problems: &mut Vec<String>,
+    unchecked: &mut Vec<Unchecked>,
+) -> rusqlite::Result<()> {
+    for table in tables(connection)? {
+        let quoted = literal(&table);
+        match rows(connection, depth, &quoted) {
+            Ok(found) => problems.extend(found),
+            Err(error) if is_broken(&error) => problems.push(reason(&error)),
+            Err(error) if is_foreign(&error) => unchecked.push((table, reason(&error))),
+            Err(error) => return Err(error),
+        }
+    }
+    // How pages hang together depends on no order, so any collation of that name will do.
+    connection.collation_needed(|connection, name| connection.create_collation(name, |a, b| a.cmp(b)))?;
+    let of_order = |row: &String| row.starts_with("CHECK constraint");
+    match rows(connection, Depth::Quick, &PROBLEMS_MAX.to_string()) {
+        Ok(found) => problems.extend(found.into_iter().filter(|row| !of_order(row))),
+        Err(error) if is_foreign(&error) => {}
+        Err(error) => return Err(error),
+    }
+    problems.sort();
+    problems.dedup();
+    Ok(())
+}
+
+/// Runs SQLite's check; no row if it finds nothing. What the whole check would need must be there for the
+/// quick one as well, so that both name the same tables.
+fn rows(connection: &Connection, depth: Depth, argument: &str) -> rusqlite::Result<Vec<String>> {
+    let pragma = match depth {
+        Depth::Quick => "quick_check",
+        Depth::Full => "integrity_check",
+    };
+    connection.prepare(&format!("PRAGMA integrity_check({argument})")).map(drop)?;
+    let mut statement = connection.prepare(&format!("PRAGMA {pragma}({argument})"))?;
+    let found = statement.query_map([], |row| row.get::<_, String>(0))?.take(PROBLEMS_MAX);
+    let mut found = found.collect::<rusqlite::Result<Vec<_>>>()?;
+    if found == ["ok"] {
+        found.clear();
+    }
+    Ok(found)
+}
+
+/// Returns the tables that SQLite can be asked about by name; one whose name is a number is none of them.
+fn tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' ORDER BY name";
+    let mut statement = connection.prepare(sql)?;
+    let names = statement.query_map([], |row| row.get::<_, String>(0))?;
+    names.filter(|name| !name.as_ref().is_ok_and(|name| name.parse::<i64>().is_ok())).collect()
+}
+
+fn virtual_tables(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage = 0 ORDER BY name";
+    let mut statement = connection.prepare(sql)?;
     statement.query_map([], |row| row.get::<_, String>(0))?.collect()
+}
+
+/// Tells whether SQLite cannot make sense of a statement that only names what is there: it lacks what the
+/// application has.
+pub(super) fn is_foreign(error: &rusqlite::Error) -> bool {
+    let (rusqlite::Error::SqliteFailure(failure, _) | rusqlite::Error::SqlInputError { error: failure, .. }) =
+        error
+    else {
+        return false;
+    };
+    failure.extended_code & 0xff == rusqlite::ffi::SQLITE_ERROR
+}
+
+/// Tells whether a table of a kind that SQLite knows is not what it must be: its own tables are gone.
+fn is_broken(error: &rusqlite::Error) -> bool {
+    error.to_string().contains("vtable constructor failed")
+}
+
+/// Returns what SQLite says, without the statement that we made.
+pub(super) fn reason(error: &rusqlite::Error) -> String {
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(said)) => said.clone(),
+        rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+        error => error.to_string(),
+    }
+}
+
+fn sentences(unchecked: &[Unchecked], called: &str) -> Vec<String> {
+    let said = |(table, why): &Unchecked| {
+        format!("the table {table:?} of {called} could not be checked here, only by its application: {why}")
+    };
+    let mut sentences: Vec<String> = unchecked.iter().take(NAMED_MAX).map(said).collect();
+    if let Some(more) = unchecked.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
+        sentences.push(format!("and {more} more tables of {called} could not be checked"));
+    }
+    sentences
+}
+
+/// Returns a name as SQL takes it.
+pub(super) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// Tells whether the error is about the content of the database.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
+
+#[cfg(test)]
+mod tests;

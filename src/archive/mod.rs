@@ -6,7 +6,9 @@
 
 pub mod attributes;
 pub mod beneath;
+pub mod bounds;
 pub mod collisions;
+mod constraints;
 pub mod content;
 pub mod database_file;
 pub mod deadline;
@@ -23,6 +25,7 @@ pub mod pages;
 pub mod pinned;
 pub mod profile;
 pub mod repositories;
+pub mod scratch;
 pub mod selected;
 pub mod sparse;
 pub mod sqlite;

@@ -11,10 +11,12 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::bounds::Bounds;
 use super::extras::FoundExtra;
+use super::foreign;
+use super::health::{self, Depth, Health};
 use super::pinned::{PinnedDatabase, Reading};
 use super::sqlite::{database_error, immutable_uri};
-use super::{foreign, health};
 use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
 
@@ -127,28 +129,34 @@ impl ImageFile {
         Ok(Self { file, connection })
     }
 
-    /// Returns what SQLite finds wrong with the image, which has so many pages; `shown` is the path of its
-    /// database.
-    pub fn problems(&mut self, pages: u64, shown: &Path, cancel: &Cancel) -> Result<Vec<String>> {
-        let Some(connection) = &mut self.connection else { return Ok(Vec::new()) };
+    /// Returns what SQLite finds wrong with the image, which has so many pages, and what it cannot check;
+    /// `shown` is the path of its database.
+    pub fn health(&mut self, pages: u64, shown: &Path, cancel: &Cancel) -> Result<Health> {
+        let wrong = |problem: String| {
+            Ok(Health { problems: vec![format!("{}: {problem}", shown.display())], unchecked: Vec::new() })
+        };
+        let Some(connection) = &mut self.connection else { return Ok(Health::default()) };
         // SQLite took the length of the file when it opened it, empty, and takes it again with another page
         // size; the true one it finds in the header.
-        let settings = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA page_size = 512";
+        let settings = "PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY; \
+                        PRAGMA page_size = 512";
         let count = |connection: &Connection| {
             connection.execute_batch(settings)?;
             connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0))
         };
         let seen = match count(connection) {
             Ok(seen) => seen,
-            Err(error) if health::is_damage(&error) => {
-                return Ok(vec![format!("{}: {error}", shown.display())]);
-            }
+            Err(error) if health::is_damage(&error) => return wrong(error.to_string()),
             Err(error) => return Err(database_error("check", shown, error)),
         };
+        let page_size = connection.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0));
+        let page_size = page_size.map_err(|error| database_error("check", shown, error))?;
+        let bytes = pages.saturating_mul(u64::from(page_size));
         if u64::try_from(seen) != Ok(pages) {
-            return Ok(vec![format!("{}: {pages} pages, of which SQLite sees {seen}", shown.display())]);
+            return wrong(format!("{pages} pages, of which SQLite sees {seen}"));
         }
-        health::problems(connection, shown, cancel)
+        let (depth, bounds) = (Depth::of_size(bytes), Bounds::of_check(cancel, bytes));
+        health::examine_source(connection, shown, depth, &bounds)
     }
 }
 
@@ -194,7 +202,10 @@ mod tests {
         let (mut image, captured) = capture(folder.path(), "a.db").unwrap();
         assert_eq!(captured.reading, Reading::Transaction);
         assert_eq!(image.file.metadata().unwrap().len(), captured.bytes);
-        assert_eq!(image.problems(captured.pages, Path::new("a.db"), &Cancel::new()).unwrap(), [""; 0]);
+        assert_eq!(
+            image.health(captured.pages, Path::new("a.db"), &Cancel::new()).unwrap(),
+            Health::default()
+        );
         let copy = folder.path().join("copy.db");
         let mut bytes = vec![0; captured.bytes as usize];
         image.file.read_exact_at(&mut bytes, 0).unwrap();
@@ -217,7 +228,7 @@ mod tests {
         file.write_all_at(&[0xff; 64], 4096).unwrap();
         drop(file);
         let (mut image, captured) = capture(folder.path(), "a.db").unwrap();
-        let problems = image.problems(captured.pages, Path::new("x/a.db"), &Cancel::new()).unwrap();
+        let problems = image.health(captured.pages, Path::new("x/a.db"), &Cancel::new()).unwrap().problems;
         assert!(problems.iter().all(|problem| problem.starts_with("x/a.db")) && !problems.is_empty());
     }
 

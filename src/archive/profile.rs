@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+use super::bounds::Bounds;
 use super::content::{ContentRef, ContentStore};
 use super::extras::ExtrasSource;
 use super::gate::Gatekeeper;
 use super::ownership::LockFiles;
 use super::pinned::PinnedDatabase;
 use crate::Result;
-use crate::cancel::Cancel;
 use crate::format::BlobId;
 
 /// Where an archive lies on this machine.
@@ -118,14 +118,23 @@ pub trait Profile: std::fmt::Debug + Send + Sync {
         Ok(())
     }
 
-    /// Reads the facts of a capture inside the pinned transaction.
-    fn capture(&self, pinned: &PinnedDatabase, cancel: &Cancel) -> Result<CapturedFacts>;
+    /// Returns how many questions the statistics are made of; each may take a reading of the database.
+    fn questions(&self) -> u64;
 
-    /// Recomputes the statistics by the queries of the capture.
-    fn stats(&self, connection: &mut Connection, database: &Path, cancel: &Cancel) -> Result<String>;
+    /// Reads the facts of a capture inside the pinned transaction, within bounds.
+    fn capture(&self, pinned: &PinnedDatabase, bounds: &Bounds) -> Result<CapturedFacts>;
 
-    /// Returns every path at which the database expects an attachment.
-    fn content_paths(&self, connection: &Connection, database: &Path) -> Result<Vec<ContentPath>>;
+    /// Recomputes the statistics by the queries of the capture. Whoever asks keeps the bounds.
+    fn stats(&self, connection: &mut Connection, database: &Path) -> Result<String>;
+
+    /// Returns every path at which the database expects an attachment; an error if there are more than
+    /// `paths_max`. Whoever asks keeps the bounds.
+    fn content_paths(
+        &self,
+        connection: &Connection,
+        database: &Path,
+        paths_max: u64,
+    ) -> Result<Vec<ContentPath>>;
 
     /// Opens the live attachments; `pinned` is the pinned database.
     fn content_store(&self, paths: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Arc<dyn ContentStore>>;
@@ -138,7 +147,7 @@ pub trait Profile: std::fmt::Debug + Send + Sync {
 
     /// Empties what describes the live store and not the restored one (section 12.4), in a staged
     /// database; tells whether it had to change anything.
-    fn settle_restored(&self, staged_database: &Path) -> Result<bool>;
+    fn settle_restored(&self, staged_database: &Path, bounds: &Bounds) -> Result<bool>;
 
     /// Checks an auxiliary artifact of a snapshot; an error names why a restore must not go on.
     fn check_auxiliary(&self, name: &str, format: &str, body: &[u8]) -> Result<()>;

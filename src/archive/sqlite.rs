@@ -8,6 +8,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use super::bounds::restrain;
 use crate::{Error, ErrorKind, Result};
 
 /// How long one statement waits for another connection's lock.
@@ -20,6 +21,18 @@ pub fn open_existing(path: &Path) -> Result<Connection> {
     let connection =
         Connection::open_with_flags(path, flags).map_err(|error| database_error("open", path, error))?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(|error| database_error("open", path, error))?;
+    Ok(connection)
+}
+
+/// Opens the database of a restore so that SQLite's check sees all it can see, and that nothing is written.
+///
+/// A connection that can only read does not look at `CHECK` constraints. So this one could write; it is held
+/// to questions, alone, and what SQLite keeps beside the file goes when it closes.
+pub fn open_to_check(path: &Path) -> Result<Connection> {
+    let connection = open_staged(path)?;
+    restrain(&connection)
+        .and_then(|()| connection.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA query_only = ON"))
+        .map_err(|error| database_error("open", path, error))?;
     Ok(connection)
 }
 
@@ -62,7 +75,8 @@ fn settled_foreign(connection: Connection) -> rusqlite::Result<Connection> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // A view or trigger of the schema must not run functions of ours.
-    connection.execute_batch("PRAGMA trusted_schema = OFF")?;
+    // Nothing of what is asked goes to temporary files; a transaction that stands keeps this from being said.
+    connection.execute_batch("PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY")?;
     Ok(connection)
 }
 
@@ -72,16 +86,19 @@ pub fn open_at_rest(path: &Path) -> Result<Connection> {
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(immutable_uri(path), flags)
         .map_err(|error| database_error("open", path, error))?;
-    // The file came from a repository: what its schema says must not run functions of ours.
-    connection
-        .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
-        .map_err(|error| database_error("open", path, error))?;
+    // The file came from a repository.
+    restrain(&connection).map_err(|error| database_error("open", path, error))?;
     Ok(connection)
 }
 
 /// Returns the URI of a file that nobody changes while it is open.
 pub(super) fn immutable_uri(path: &Path) -> String {
-    format!("file:{}?immutable=1", percent_encoded(path))
+    uri(path, "immutable=1")
+}
+
+/// Returns the URI of a file with a parameter.
+pub(super) fn uri(path: &Path, parameter: &str) -> String {
+    format!("file:{}?{parameter}", percent_encoded(path))
 }
 
 /// Encodes a path for a SQLite URI: everything but unreserved characters and `/`.

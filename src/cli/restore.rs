@@ -59,6 +59,11 @@ pub struct Arguments {
     /// Let the restored files belong to whoever runs the restore
     #[arg(long)]
     no_owner: bool,
+    /// Do not compute the recorded statistics again: a last resort
+    ///
+    /// Where the restored database answers otherwise, or cannot answer, the restore refuses without it.
+    #[arg(long)]
+    skip_stats: bool,
     /// Leave out parts of the snapshot that packvault cannot restore; the result names them
     #[arg(long)]
     without_auxiliary: bool,
@@ -84,6 +89,7 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         target: arguments.target.clone(),
         overwrite: arguments.overwrite,
         skip_integrity_check: arguments.skip_integrity_check,
+        skip_stats: arguments.skip_stats,
         without_auxiliary: arguments.without_auxiliary,
         // Where archives live that may be in use: none of them may be written to while it is.
         live_homes: session.settings().known_homes(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use packvault::archive::profile::ArchivePaths;
-use packvault::profiles::sqlite::{FileSelection, Query, Sqlite, check_query};
+use packvault::profiles::sqlite::{FileSelection, Query, Sqlite};
 use packvault::{Error, ErrorKind, Result};
 
 /// What the user has said of an archive.
@@ -36,7 +36,6 @@ impl SqliteArchive {
     pub fn new(home: &Path, parts: SqliteParts, cache: PathBuf) -> Result<Self> {
         let selection = FileSelection::new(&parts.files, &parts.exclude, &parts.secrets)?;
         let queries: Vec<Query> = parts.stats.into_iter().map(|(name, sql)| Query { name, sql }).collect();
-        queries.iter().try_for_each(check_query)?;
         let name = name_below(home, &parts.database)?;
         let paths = ArchivePaths {
             home: home.to_path_buf(),

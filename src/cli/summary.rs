@@ -158,10 +158,11 @@ fn restore_proof(text: &mut String, report: &RestoreReport) {
     let integrity = match proof.integrity_check {
         Check::Ok => "integrity_check ok",
         Check::Skipped => "integrity_check skipped",
+        Check::Partial => "integrity_check not possible in full",
     };
     let stats = match proof.stats {
         Check::Ok => "statistics reproduced",
-        Check::Skipped => "statistics not compared",
+        Check::Skipped | Check::Partial => "statistics not compared",
     };
     part(text, "", &format!("{integrity}, {stats}"));
 }

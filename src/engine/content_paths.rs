@@ -2,8 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::archive::bounds::MEMORY_BYTES_MAX;
 use crate::archive::profile::ContentPath;
-use crate::format::{BlobId, paths};
+use crate::format::{BlobId, Manifest, paths};
+
+/// What SQLite may take to list one attachment: its hash, its path, and what surrounds them in a tree.
+const LISTED_BYTES: u64 = 1024;
+
+/// Returns how many paths the database of a snapshot can have: a row has an attachment and a thumbnail.
+pub fn most(manifest: &Manifest) -> u64 {
+    u64::try_from(manifest.attachments.rows).unwrap_or_default().saturating_mul(2)
+}
+
+/// Returns how much memory SQLite is granted to list the attachments of a snapshot.
+pub fn memory_for(attachments: u64) -> u64 {
+    MEMORY_BYTES_MAX.saturating_add(attachments.saturating_mul(LISTED_BYTES))
+}
 
 /// Returns what stands in the way, one sentence each; nothing if the attachments can be restored.
 ///

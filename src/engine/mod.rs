@@ -3,6 +3,7 @@
 //! An operation takes what it works on, its options and a [`Context`], and returns a report. It stops at
 //! the first error, except for `verify` and `list`, which collect problems and go on.
 
+mod aside;
 mod bulk;
 mod chain;
 mod content_paths;
@@ -87,6 +88,12 @@ pub enum Selection {
     One(SnapshotId),
     /// Every one.
     All,
+}
+
+/// Removes what killed programs have left of databases that were built aside, before anything else is done:
+/// whatever becomes of the operation, plain text does not stay.
+fn sweep(context: &Context) {
+    crate::archive::scratch::sweep(&context.spool);
 }
 
 /// Returns this machine's name for lock records.

@@ -276,6 +276,8 @@ pub enum Check {
     Ok,
     /// It was left out on request.
     Skipped,
+    /// It passed as far as it could be made; the warnings name what could not be checked.
+    Partial,
 }
 
 #[cfg(test)]

@@ -137,6 +137,11 @@ pub struct Attachments {
 }
 
 impl Manifest {
+    /// Returns the length that the database has, by the manifest's word.
+    pub fn database_bytes(&self) -> u64 {
+        self.db.page_count.saturating_mul(u64::from(self.db.page_size))
+    }
+
     /// Returns the compact text that the id is computed from.
     pub fn compact_for_id(&self) -> String {
         write::compact(self, "")

@@ -13,16 +13,18 @@ use super::keyframe::ParentState;
 use super::pages::{self, CapturedPages, ScanLimits};
 use super::sink::BlobSink;
 use super::{CreateOptions, SourceState, no_room, source_of, tables_bytes};
+use crate::archive::bounds::{self, Bounds};
 use crate::archive::content::ContentStore;
 use crate::archive::database_file::Moved;
+use crate::archive::foreign;
 use crate::archive::freeze::FrozenDatabase;
+use crate::archive::health::{self, Depth};
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, Profile};
-use crate::archive::{foreign, health};
-use crate::engine::Context;
 use crate::engine::identity::{self, Recorded};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::Pipeline;
+use crate::engine::{Context, aside};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -108,16 +110,15 @@ impl DatabaseCapture<'_> {
         context.progress.begin(Stage::Freeze, Unit::Steps, None);
         let pinned = self.pin(number).await?;
         let hold = WriterHold::begin(&pinned, options.hold_max)?;
-        let (asked, archive, cancel) = ((*profile).clone(), (*paths).clone(), context.cancel.clone());
-        let looked_at = pipeline
-            .run(move |_| {
-                let facts = asked.capture(&pinned, &cancel).map_err(|error| pinned.explain(error))?;
-                let store = asked.content_store(&archive, &pinned)?;
-                // A database that cannot be asked says nothing of whose it is.
-                let tables = identity::tables(&pinned.connection()).unwrap_or_default();
-                Ok((pinned, facts, store, tables))
-            })
-            .await;
+        let (asked, archive) = ((*profile).clone(), (*paths).clone());
+        let looked_at = aside::run(&self.bounds_of_questions(&pinned), "ask the database", move |bounds| {
+            let facts = asked.capture(&pinned, bounds).map_err(|error| pinned.explain(error))?;
+            let store = asked.content_store(&archive, &pinned)?;
+            // A database that cannot be asked says nothing of whose it is.
+            let tables = identity::tables(&pinned.connection()).unwrap_or_default();
+            Ok((pinned, facts, store, tables))
+        })
+        .await;
         let (pinned, facts, store, tables) = hold.explain(looked_at)?;
         if let Some(ours) = options.identity.as_ref().filter(|_| !options.adopt) {
             identity::check_tables(self.recorded, ours, &tables)?;
@@ -143,6 +144,19 @@ impl DatabaseCapture<'_> {
         Ok(CapturedDatabase { facts, store, geometry, pages, source, tables })
     }
 
+    /// Returns what the questions may take. Those to msgvault are ours, and as many as they must be; those to
+    /// another application are the user's.
+    fn bounds_of_questions(&self, pinned: &PinnedDatabase) -> Bounds {
+        let cancel = &self.context.cancel;
+        match self.profile.access() {
+            Access::Owner => Bounds::unhurried(cancel),
+            Access::Foreign => {
+                bounds::grant_memory(bounds::MEMORY_BYTES_MAX);
+                Bounds::of_questions(cancel, pinned.bytes(), self.profile.questions())
+            }
+        }
+    }
+
     async fn pin(&self, number: u32) -> Result<PinnedDatabase> {
         let Self { context, pipeline, profile, paths, options, .. } = self;
         let (database, gatekeeper) = (paths.database.clone(), profile.gatekeeper(paths));
@@ -162,24 +176,29 @@ impl DatabaseCapture<'_> {
 
     /// Checks the health of the database, if that is asked for, and ends the pin.
     async fn release(&self, pinned: PinnedDatabase, source: SourceState) -> Result<SourceState> {
-        let Self { context, pipeline, profile, options, .. } = self;
+        let Self { context, profile, options, .. } = self;
         let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
-        let cancel = context.cancel.clone();
+        let depth = match options.check_source {
+            Some(true) => Depth::Full,
+            _ => Depth::of_size(pinned.bytes()),
+        };
+        let bounds = Bounds::of_check(&context.cancel, pinned.bytes());
         if checks {
             context.progress.begin(Stage::Health, Unit::Steps, None);
         }
-        let released = pipeline
-            .run(move |_| {
-                let mut source = source;
-                if checks {
-                    let found = health::problems(&mut pinned.connection(), pinned.path(), &cancel);
-                    source.problems.extend(found.map_err(|error| pinned.explain(error))?);
-                }
-                source.wal_grew_bytes = pinned.wal_grew_bytes()?;
-                pinned.release()?;
-                Ok(source)
-            })
-            .await?;
+        let released = aside::run(&bounds, "check the database", move |bounds| {
+            let mut source = source;
+            if checks {
+                let found = health::examine_source(&mut pinned.connection(), pinned.path(), depth, bounds);
+                let found = found.map_err(|error| pinned.explain(error))?;
+                source.problems.extend(found.problems);
+                source.findings.warnings.extend(found.unchecked);
+            }
+            source.wal_grew_bytes = pinned.wal_grew_bytes()?;
+            pinned.release()?;
+            Ok(source)
+        })
+        .await?;
         if checks {
             context.progress.end(Stage::Health);
         }

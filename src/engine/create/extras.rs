@@ -107,6 +107,7 @@ pub async fn capture(
         queue: Vec::new(),
         databases: Vec::new(),
         problems: Vec::new(),
+        warnings: Vec::new(),
     };
     taking.files(files).await?;
     let others = taking.not_of_a_database(sidecars).await?;
@@ -115,14 +116,14 @@ pub async fn capture(
         let checks = checks(database.file_bytes);
         taking.database(database, checks).await?;
     }
-    let Taking { entries, mut left_out, databases, problems, sink, .. } = taking;
+    let Taking { entries, mut left_out, databases, problems, warnings, sink, .. } = taking;
     let tree = match entries.len() {
         0 => None,
         _ => Some(sink.store(extras_tree::encode(&entries)).await?.to_string()),
     };
     context.progress.end(Stage::Extras);
     left_out.sort_by(|one, other| one.path.cmp(&other.path));
-    let findings = Findings { missing: sentences(&left_out, idle), warnings: Vec::new() };
+    let findings = Findings { missing: sentences(&left_out, idle), warnings };
     let left_out =
         left_out.into_iter().map(|left| LeftOut { path: left.path, reason: left.reason }).collect();
     let count = entries.len() as u64;
@@ -163,6 +164,7 @@ struct Taking<'a> {
     queue: Vec<FoundExtra>,
     databases: Vec<CapturedDatabase>,
     problems: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Taking<'_> {
@@ -265,10 +267,11 @@ impl Taking<'_> {
             })
             .await?;
         match image {
-            Image::Taken { mode, blob, read, problems } => {
+            Image::Taken { mode, blob, read, problems, unchecked } => {
                 let path = extra.recorded().to_owned();
                 self.databases.push(CapturedDatabase { path, bytes: blob.raw_bytes, read });
                 self.problems.extend(problems);
+                self.warnings.extend(unchecked);
                 self.store(&extra, mode, blob).await?;
             }
             Image::Gone => self.leave(&extra, "it was removed meanwhile".to_owned(), false)?,

@@ -117,6 +117,7 @@ pub async fn create(
     context: &Context,
 ) -> Result<CreateReport> {
     check_options(&options)?;
+    super::sweep(context);
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let looked = Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await;

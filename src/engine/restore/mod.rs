@@ -9,6 +9,7 @@ mod files;
 mod owner;
 mod plan;
 mod proof;
+mod statistics;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,6 +43,8 @@ pub struct RestoreOptions {
     pub overwrite: bool,
     /// Whether SQLite's own check is left out of the proof.
     pub skip_integrity_check: bool,
+    /// Whether the recorded statistics are left out of it.
+    pub skip_stats: bool,
     /// Whether auxiliary artifacts that nobody here understands are left out.
     pub without_auxiliary: bool,
     /// The homes of this machine's own archives.
@@ -67,6 +70,7 @@ pub async fn restore(
     options: RestoreOptions,
     context: &Context,
 ) -> Result<RestoreReport> {
+    super::sweep(context);
     let lock = options.locking.lock(repository, "restore", context).await?;
     let is_locked = lock.is_held();
     let (mut report, warnings) =
@@ -158,6 +162,7 @@ async fn run(
             return Err(error);
         }
     }
+    warnings.extend(staged.unchecked);
     warnings.extend(staged.settled.iter().filter_map(warning_of));
     context.progress.end(Stage::Publish);
     Ok(RestoreReport {
@@ -173,8 +178,8 @@ async fn run(
         proof: Proof {
             pages: plan.manifest.db.page_count,
             blobs: staged.blobs,
-            integrity_check: if options.skip_integrity_check { Check::Skipped } else { Check::Ok },
-            stats: Check::Ok,
+            integrity_check: staged.integrity_check,
+            stats: staged.stats,
         },
         left_out: plan.left_out,
         warnings,
@@ -208,6 +213,10 @@ struct Staged {
     blobs: u64,
     /// How owners, modes and times could be given back.
     settled: Vec<Outcome>,
+    integrity_check: Check,
+    stats: Check,
+    /// What the proof could not check.
+    unchecked: Vec<String>,
 }
 
 /// Reads owners, modes and times. A snapshot whose attributes are damaged is restored without them.
@@ -250,7 +259,7 @@ async fn stage(
 ) -> Result<Staged> {
     let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
     let database = target.staged_database();
-    let expected = proof::content_paths(pipeline, profile, plan, database.clone(), &context.cancel).await?;
+    let expected = proof::content_paths(profile, plan, database.clone(), &context.cancel).await?;
 
     let content: Vec<RestoredFile> = expected
         .into_iter()
@@ -274,15 +283,8 @@ async fn stage(
     });
     let extras_blobs = write_files(context, pipeline, store, target, extras.collect(), Stage::Extras).await?;
 
-    let settled = proof::settle_and_prove(
-        context,
-        pipeline,
-        profile,
-        &plan.manifest,
-        database,
-        !options.skip_integrity_check,
-    )
-    .await?;
+    let asked = proof::Wanted { integrity_check: !options.skip_integrity_check, stats: !options.skip_stats };
+    let proved = proof::settle_and_prove(context, profile, &plan.manifest, database, asked).await?;
     let (held, wanted) = (target.clone(), wanted.clone());
     context.progress.step(Stage::Proof, "making it durable");
     let outcome = pipeline
@@ -296,7 +298,15 @@ async fn stage(
     context.progress.end(Stage::Proof);
     context.cancel.check()?;
     let blobs = page_blobs + attachment_blobs + extras_blobs;
-    Ok(Staged { identical: !settled, attachments, blobs, settled: vec![outcome] })
+    Ok(Staged {
+        identical: !proved.settled,
+        attachments,
+        blobs,
+        settled: vec![outcome],
+        integrity_check: proved.integrity_check,
+        stats: proved.stats,
+        unchecked: proved.warnings,
+    })
 }
 
 async fn write_files(

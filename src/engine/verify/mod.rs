@@ -50,6 +50,7 @@ pub async fn verify(
     options: VerifyOptions,
     context: &Context,
 ) -> Result<VerifyReport> {
+    super::sweep(context);
     // What is judged is what the store holds, not what was copied from it.
     let repository = repository.uncached();
     let lock = options.locking.lock(&repository, "verify", context).await?;

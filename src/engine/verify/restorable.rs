@@ -1,24 +1,24 @@
 //! Whether attachments can be put where the database of each snapshot expects them (section 12.3).
 //!
-//! The reference engine finds that out at restore only. Here the database is built aside, in a temporary
-//! file that moves from snapshot to snapshot by the pages that change, and asked. A writer gives a snapshot
+//! The reference engine finds that out at restore only. Here the database is built aside, in a nameless
+//! file that moves from snapshot to snapshot by the pages that change, and asked within bounds. A writer gives a snapshot
 //! version 1 only if every attachment has its usual path, which nothing stands in the way of; so those
 //! snapshots are built only on request.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::problem;
 use crate::archive::beneath::io_error;
+use crate::archive::bounds::{self, Bounds};
 use crate::archive::profile::Profile;
-use crate::archive::sqlite::open_at_rest;
+use crate::archive::scratch::Scratch;
 use crate::engine::chain::{self, Manifests, RollingMaps};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::page_writer::PageWriter;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::report::VerifyProblem;
-use crate::engine::{Context, bulk, content_paths};
+use crate::engine::{Context, aside, bulk, content_paths};
 use crate::format::{BlobId, Manifest, Run};
 use crate::profiles;
 use crate::progress::{Stage, Unit};
@@ -47,16 +47,13 @@ pub async fn check(
         return Ok(Vec::new());
     }
     context.progress.begin(Stage::Paths, Unit::Items, Some(wanted.len() as u64));
-    let folder = std::fs::create_dir_all(&context.spool).and_then(|()| tempfile::tempdir_in(&context.spool));
-    let folder = folder.map_err(|error| io_error("make a temporary folder in", &context.spool, error))?;
-    let database = folder.path().join("archive.db");
     let mut rolling = Rolling {
         context,
         pipeline,
         reader,
         manifests: Manifests::new(repository, selected.iter().cloned()),
         maps: RollingMaps::default(),
-        database,
+        scratch: None,
     };
     let mut problems = Vec::new();
     for manifest in wanted {
@@ -86,17 +83,40 @@ struct Rolling<'a> {
     reader: &'a MetadataReader,
     manifests: Manifests<'a>,
     maps: RollingMaps,
-    database: PathBuf,
+    /// The file, from the first snapshot on; gone where a question was given up.
+    scratch: Option<Scratch>,
 }
 
 impl Rolling<'_> {
     async fn problems_of(&mut self, manifest: &Manifest, profile: &Arc<dyn Profile>) -> Result<Vec<String>> {
         let listed = self.listed(manifest).await?;
-        self.build(manifest).await?;
-        let (profile, database) = (profiles::of_stats(&manifest.stats, profile)?, self.database.clone());
-        let expected =
-            self.pipeline.run(move |_| profile.content_paths(&open_at_rest(&database)?, &database)).await?;
+        let scratch = self.scratch().await?;
+        self.build(manifest, &scratch).await?;
+        let profile = profiles::of_stats(&manifest.stats, profile)?;
+        bounds::grant_memory(content_paths::memory_for(listed.len() as u64));
+        let bounds = Bounds::of_scan(&self.context.cancel, manifest.database_bytes());
+        let paths_max = content_paths::most(manifest);
+        let asked = aside::run(&bounds, "read the paths of attachments", move |bounds| {
+            let mut scratch = scratch;
+            let (mut connection, shown) = (scratch.connection()?, scratch.shown());
+            let expected = bounds
+                .within(&mut connection, |connection| profile.content_paths(connection, &shown, paths_max));
+            Ok((scratch, expected))
+        });
+        let (scratch, expected) = asked.await?;
+        self.scratch = Some(scratch);
+        let expected = expected?;
         Ok(content_paths::check(&listed, &expected))
+    }
+
+    /// Returns the file; another where the last one was given up with a question.
+    async fn scratch(&mut self) -> Result<Scratch> {
+        if let Some(scratch) = self.scratch.take() {
+            return Ok(scratch);
+        }
+        self.maps.reset();
+        let place = self.context.spool.clone();
+        self.pipeline.run(move |_| Scratch::new(&place)).await
     }
 
     async fn listed(&self, manifest: &Manifest) -> Result<HashMap<BlobId, u64>> {
@@ -113,13 +133,12 @@ impl Rolling<'_> {
     }
 
     /// Turns the temporary database into that of the snapshot.
-    async fn build(&mut self, manifest: &Manifest) -> Result<()> {
+    async fn build(&mut self, manifest: &Manifest, scratch: &Scratch) -> Result<()> {
         let maps = self.maps.advance(&mut self.manifests, self.reader, manifest).await?;
         chain::check_geometry(manifest, &maps.map, &maps.hashes)?;
-        let failed = |error| io_error("write", &self.database, error);
-        let mut options = std::fs::OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).open(&self.database).map_err(failed)?;
-        file.set_len(manifest.db.page_count * u64::from(manifest.db.page_size)).map_err(failed)?;
+        let failed = |error| io_error("write", &scratch.shown(), error);
+        let file = scratch.writer()?;
+        file.set_len(manifest.database_bytes()).map_err(failed)?;
         let every_run: Vec<Run>;
         let runs = match &maps.changed {
             Some(changed) => changed,
@@ -128,7 +147,7 @@ impl Rolling<'_> {
                 &every_run
             }
         };
-        let place = (file, self.database.clone());
+        let place = (file, scratch.shown());
         let watched = (self.context.progress.clone(), Stage::Database);
         let writer = PageWriter::new(&maps.map, runs, maps.hashes.clone(), place, watched);
         let blobs = writer.blobs();

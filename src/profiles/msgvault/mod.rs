@@ -13,12 +13,12 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use crate::Result;
+use crate::archive::bounds::Bounds;
 use crate::archive::content::ContentStore;
 use crate::archive::extras::ExtrasSource;
 use crate::archive::gate::Gatekeeper;
 use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
-use crate::cancel::Cancel;
 
 /// The profile's name.
 pub const NAME: &str = "msgvault";
@@ -73,16 +73,25 @@ impl Profile for Msgvault {
         daemon::check_none_responds(home)
     }
 
-    fn capture(&self, pinned: &PinnedDatabase, _: &Cancel) -> Result<CapturedFacts> {
-        queries::capture(&pinned.connection(), pinned.path())
+    fn questions(&self) -> u64 {
+        queries::QUESTIONS
     }
 
-    fn stats(&self, connection: &mut Connection, database: &Path, _: &Cancel) -> Result<String> {
+    fn capture(&self, pinned: &PinnedDatabase, bounds: &Bounds) -> Result<CapturedFacts> {
+        bounds.within(&mut pinned.connection(), |connection| queries::capture(connection, pinned.path()))
+    }
+
+    fn stats(&self, connection: &mut Connection, database: &Path) -> Result<String> {
         queries::stats(connection, database)
     }
 
-    fn content_paths(&self, connection: &Connection, database: &Path) -> Result<Vec<ContentPath>> {
-        queries::content_paths(connection, database)
+    fn content_paths(
+        &self,
+        connection: &Connection,
+        database: &Path,
+        paths_max: u64,
+    ) -> Result<Vec<ContentPath>> {
+        queries::content_paths(connection, database, paths_max)
     }
 
     fn content_store(&self, paths: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Arc<dyn ContentStore>> {
@@ -108,8 +117,8 @@ impl Profile for Msgvault {
         false
     }
 
-    fn settle_restored(&self, staged_database: &Path) -> Result<bool> {
-        packed::empty_pack_tables(staged_database)
+    fn settle_restored(&self, staged_database: &Path, bounds: &Bounds) -> Result<bool> {
+        packed::empty_pack_tables(staged_database, bounds)
     }
 
     fn check_auxiliary(&self, name: &str, format: &str, body: &[u8]) -> Result<()> {

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
+use rusqlite::config::DbConfig;
 
 use crate::archive::beneath::{file_at, io_error};
-use crate::archive::sqlite::{database_error, open_staged};
+use crate::archive::bounds::{Bounds, bounded_error, restrain};
+use crate::archive::sqlite::{database_error, open_at_rest, open_staged};
 use crate::format::pack::{self, Entry, Footer, Trailer};
 use crate::format::{BlobFlags, BlobId, Decompressor, FormatError, PackId};
 use crate::{Error, ErrorKind, Result};
@@ -169,25 +171,36 @@ fn read_footer(file: &File, file_bytes: u64, path: &Path) -> Result<Footer> {
 
 /// Empties both tables of a staged database that nobody else has open (section 12.4); tells whether
 /// there was anything to empty. A database without rows in them is not touched at all.
-pub fn empty_pack_tables(staged: &Path) -> Result<bool> {
-    let at_rest = crate::archive::sqlite::open_at_rest(staged)?;
-    let mut tables = Vec::new();
-    for table in TABLES {
-        if has_table(&at_rest, staged, table)? && has_rows(&at_rest, staged, table)? {
-            tables.push(table);
-        }
-    }
-    drop(at_rest);
+pub fn empty_pack_tables(staged: &Path, bounds: &Bounds) -> Result<bool> {
+    let tables = bounds.within(&mut open_at_rest(staged)?, |at_rest| filled_tables(at_rest, staged))?;
     if tables.is_empty() {
         return Ok(false);
     }
-    let connection = open_staged(staged)?;
-    let fail = |error| database_error("empty the pack tables of", staged, error);
-    connection.pragma_update(None, "journal_mode", "DELETE").map_err(fail)?;
-    let deletes: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();
-    connection.execute_batch(&format!("BEGIN IMMEDIATE;{deletes}COMMIT")).map_err(fail)?;
+    let fail = |error| bounded_error("empty the pack tables of", staged, error);
+    let mut connection = open_staged(staged)?;
+    // Triggers are none of ours to run, and none of msgvault's has to.
+    restrain(&connection)
+        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false))
+        .map_err(fail)?;
+    bounds.within(&mut connection, |connection| empty(connection, &tables).map_err(fail))?;
     connection.close().map_err(|(_, error)| fail(error))?;
     Ok(true)
+}
+
+fn filled_tables(at_rest: &Connection, staged: &Path) -> Result<Vec<&'static str>> {
+    let mut tables = Vec::new();
+    for table in TABLES {
+        if has_table(at_rest, staged, table)? && has_rows(at_rest, staged, table)? {
+            tables.push(table);
+        }
+    }
+    Ok(tables)
+}
+
+fn empty(connection: &Connection, tables: &[&str]) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "journal_mode", "DELETE")?;
+    let deletes: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();
+    connection.execute_batch(&format!("BEGIN IMMEDIATE;{deletes}COMMIT"))
 }
 
 fn has_table(connection: &Connection, database: &Path, table: &str) -> Result<bool> {

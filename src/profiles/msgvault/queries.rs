@@ -5,9 +5,9 @@ use std::path::Path;
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 
+use crate::archive::bounds::bounded_error;
 use crate::archive::content::ContentRef;
 use crate::archive::profile::{CapturedFacts, ContentPath};
-use crate::archive::sqlite::database_error;
 use crate::format::{BlobId, go_json};
 use crate::{Error, ErrorKind, Result};
 
@@ -20,10 +20,13 @@ const THUMBNAIL_BEARING: &str = "thumbnail_hash IS NOT NULL AND thumbnail_hash <
      AND thumbnail_path IS NOT NULL AND thumbnail_path <> '' \
      AND thumbnail_path NOT LIKE 'http://%' AND thumbnail_path NOT LIKE 'https://%'";
 
+/// Questions of the statistics.
+pub const QUESTIONS: u64 = 9;
+
 /// Reads everything that a manifest needs from the database.
 pub fn capture(connection: &Connection, database: &Path) -> Result<CapturedFacts> {
     let unusual_paths = match is_namespaced(connection, database)? {
-        true => Some(content_paths(connection, database)?),
+        true => Some(content_paths(connection, database, u64::MAX)?),
         false => None,
     };
     Ok(CapturedFacts {
@@ -59,13 +62,21 @@ pub fn stats(connection: &Connection, database: &Path) -> Result<String> {
     ))
 }
 
-/// Returns every distinct pair of a hash and a path at which it is expected.
-pub fn content_paths(connection: &Connection, database: &Path) -> Result<Vec<ContentPath>> {
+/// Returns every distinct pair of a hash and a path at which it is expected; an error if there are more than
+/// `paths_max`.
+pub fn content_paths(connection: &Connection, database: &Path, paths_max: u64) -> Result<Vec<ContentPath>> {
     let sql = format!(
         "SELECT content_hash, storage_path FROM attachments WHERE {CONTENT_BEARING} \
          UNION SELECT thumbnail_hash, thumbnail_path FROM attachments WHERE {THUMBNAIL_BEARING}"
     );
+    let mut found = 0;
     each_row(connection, database, &sql, |row| {
+        found += 1;
+        if found > paths_max {
+            return Err(rusqlite::Error::UserFunctionError(
+                format!("it has more than {paths_max} paths of attachments, the snapshot fewer").into(),
+            ));
+        }
         let (hash, path) = (text(row.get_ref(0)?), text(row.get_ref(1)?));
         Ok(hash_of(&hash).map(|id| ContentPath { id, path }))
     })?
@@ -161,7 +172,7 @@ fn each_row<T>(
         .prepare(sql)
         .and_then(|mut statement| statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>());
     rows.map_err(|error| {
-        let cause = database_error("query", database, error);
+        let cause = bounded_error("query", database, error);
         let message = format!("the database does not answer as a msgvault archive does to `{sql}`");
         Error::caused(cause.kind(), message, cause)
     })

@@ -4,6 +4,7 @@
 //! answers a restore must reproduce. A snapshot has to be restorable where none of that is configured, so
 //! its statistics carry the database's path and the questions themselves (see `stats`).
 
+mod functions;
 mod selection;
 mod stats;
 
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 pub use self::selection::FileSelection;
+pub use self::stats::Query;
 use self::stats::Recorded;
-pub use self::stats::{Query, check_query};
+use crate::archive::bounds::Bounds;
 use crate::archive::content::{Content, ContentRef, ContentStore};
 use crate::archive::extras::ExtrasSource;
 use crate::archive::pinned::PinnedDatabase;
@@ -22,7 +24,6 @@ use crate::archive::profile::{
     Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile, database_files,
 };
 use crate::archive::selected::SelectedFolder;
-use crate::cancel::Cancel;
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
 
@@ -102,9 +103,14 @@ impl Profile for Sqlite {
         Vec::new()
     }
 
-    fn capture(&self, pinned: &PinnedDatabase, cancel: &Cancel) -> Result<CapturedFacts> {
-        let connection = &mut *pinned.connection();
-        let answered = stats::answer(connection, pinned.path(), &self.queries, cancel, stats::At::Capture)?;
+    fn questions(&self) -> u64 {
+        self.queries.len() as u64
+    }
+
+    fn capture(&self, pinned: &PinnedDatabase, bounds: &Bounds) -> Result<CapturedFacts> {
+        let answered = bounds.within(&mut pinned.connection(), |connection| {
+            stats::answer(connection, pinned.path(), &self.queries, stats::At::Capture)
+        })?;
         Ok(CapturedFacts {
             stats: stats::text(&self.database_name, &self.queries, &answered.values),
             attachment_rows: 0,
@@ -114,12 +120,12 @@ impl Profile for Sqlite {
         })
     }
 
-    fn stats(&self, connection: &mut Connection, database: &Path, cancel: &Cancel) -> Result<String> {
-        let answered = stats::answer(connection, database, &self.queries, cancel, stats::At::Restore)?;
+    fn stats(&self, connection: &mut Connection, database: &Path) -> Result<String> {
+        let answered = stats::answer(connection, database, &self.queries, stats::At::Restore)?;
         Ok(stats::text(&self.database_name, &self.queries, &answered.values))
     }
 
-    fn content_paths(&self, _: &Connection, _: &Path) -> Result<Vec<ContentPath>> {
+    fn content_paths(&self, _: &Connection, _: &Path, _: u64) -> Result<Vec<ContentPath>> {
         Ok(Vec::new())
     }
 
@@ -141,7 +147,7 @@ impl Profile for Sqlite {
         self.selection.is_secret(recorded)
     }
 
-    fn settle_restored(&self, _: &Path) -> Result<bool> {
+    fn settle_restored(&self, _: &Path, _: &Bounds) -> Result<bool> {
         Ok(false)
     }
 

@@ -10,19 +10,21 @@
 //! fails because the database is damaged has the value null, at capture and at restore alike.
 //!
 //! Questions come from a repository that may be hostile: they may only read, nothing that is not a function
-//! of the data, and their work and their answers are bounded.
+//! of the data (see `functions`), and their work and their answers are bounded: memory here, time by whoever
+//! asks. They write nothing, not even temporary files: connections are opened so.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rusqlite::Connection;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::limits::Limit;
 use rusqlite::types::ValueRef;
+use rusqlite::{Connection, ErrorCode};
 use serde::Deserialize;
 
+use super::functions;
+use crate::archive::bounds::is_too_much;
 use crate::archive::health::is_damage;
 use crate::archive::sqlite::database_error;
-use crate::cancel::Cancel;
 use crate::format::go_json::JsonWriter;
 use crate::{Error, ErrorKind, Result};
 
@@ -34,26 +36,6 @@ const ROW_BYTES_MAX: i32 = 64 * 1024 * 1024;
 const SQL_BYTES_MAX: usize = 16 * 1024;
 /// Questions of one archive.
 const QUERIES_MAX: usize = 64;
-/// SQLite asks after so many steps of its machine whether it should go on.
-const STEPS_BETWEEN_QUESTIONS: i32 = 100_000;
-/// Steps of one question, in hundred thousands: some minutes. Counting a billion rows takes fewer.
-const QUESTIONS_MAX: u64 = 500_000;
-/// Functions whose answer is not in the data, or that reach outside of it.
-const REFUSED_FUNCTIONS: [&str; 12] = [
-    "random",
-    "randomblob",
-    "current_date",
-    "current_time",
-    "current_timestamp",
-    "changes",
-    "total_changes",
-    "last_insert_rowid",
-    "load_extension",
-    "sqlite_log",
-    "fts3_tokenizer",
-    "sqlite_source_id",
-];
-
 /// One question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
@@ -170,56 +152,35 @@ pub fn check_form(query: &Query) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a question of the user's that may give another answer at another time.
-pub fn check_query(query: &Query) -> Result<()> {
-    check_form(query)?;
-    let sql: String = query.sql.to_lowercase().split_whitespace().collect();
-    if sql.contains("'now'") {
-        let message = format!("cannot use the statistic {:?}: its answer changes with the time", query.name);
-        return Err(Error::new(ErrorKind::Usage, message));
-    }
-    Ok(())
-}
-
 /// Asks every question. The connection may do nothing but read until this returns.
-pub fn answer(
-    connection: &mut Connection,
-    database: &Path,
-    queries: &[Query],
-    cancel: &Cancel,
-    at: At,
-) -> Result<Answered> {
+pub fn answer(connection: &mut Connection, database: &Path, queries: &[Query], at: At) -> Result<Answered> {
     if queries.is_empty() {
         return Ok(Answered::default());
     }
-    let watch = |error| database_error("watch", database, error);
-    connection.authorizer(Some(authorize)).map_err(watch)?;
-    let usual_bytes_max = connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX).map_err(watch)?;
+    let failed = |error| database_error("ask", database, error);
+    let usual_bytes_max = connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX).map_err(failed)?;
+    let runs = functions::restrict(connection).map_err(failed)?;
+    let answered = ask_all(connection, queries, at, &runs);
+    functions::release(connection).map_err(failed)?;
+    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, usual_bytes_max).map_err(failed)?;
+    answered
+}
+
+fn ask_all(connection: &Connection, queries: &[Query], at: At, runs: &AtomicBool) -> Result<Answered> {
     let mut answered = Answered::default();
-    let mut outcome = Ok(());
     for query in queries {
-        let (asked, mut left) = (cancel.clone(), QUESTIONS_MAX);
-        let bounded = move || {
-            left = left.saturating_sub(1);
-            left == 0 || asked.is_cancelled()
-        };
-        connection.progress_handler(STEPS_BETWEEN_QUESTIONS, Some(bounded)).map_err(watch)?;
-        match ask(connection, &query.sql) {
+        let answer = ask(connection, &query.sql, runs);
+        runs.store(false, Ordering::Relaxed);
+        match answer {
             Ok(value) => answered.values.push(value),
             Err(Fault::Sqlite(error)) if is_damage(&error) => {
                 answered.problems.push(format!("the statistic {:?} cannot be had: {error}", query.name));
                 answered.values.push(Value::Null);
             }
-            Err(fault) => {
-                outcome = cancel.check().and(Err(fault.into_error(query, at)));
-                break;
-            }
+            Err(fault) => return Err(fault.into_error(query, at)),
         }
     }
-    connection.set_limit(Limit::SQLITE_LIMIT_LENGTH, usual_bytes_max).map_err(watch)?;
-    connection.progress_handler(0, None::<fn() -> bool>).map_err(watch)?;
-    connection.authorizer(None::<fn(AuthContext<'_>) -> Authorization>).map_err(watch)?;
-    outcome.map(|()| answered)
+    Ok(answered)
 }
 
 /// Why there is no answer.
@@ -242,17 +203,25 @@ impl Fault {
         };
         let Query { name, sql } = query;
         match self {
+            Self::Sqlite(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+                Error::caused(ErrorKind::Interrupted, format!("{whose} {name:?} ({sql:?})"), error)
+            }
+            Self::Sqlite(error) if is_too_much(&error) => {
+                let message = format!("{whose} {name:?} ({sql:?}): it takes more memory than it may have");
+                Error::caused(kind, message, error)
+            }
             Self::Sqlite(error) => Error::caused(kind, format!("{whose} {name:?} ({sql:?})"), error),
             Self::Form(why) => Error::new(kind, format!("{whose} {name:?} ({sql:?}): {why}")),
         }
     }
 }
 
-fn ask(connection: &Connection, sql: &str) -> std::result::Result<Value, Fault> {
+fn ask(connection: &Connection, sql: &str, runs: &AtomicBool) -> std::result::Result<Value, Fault> {
     let mut statement = connection.prepare(sql)?;
     if statement.column_count() != 1 || !statement.readonly() || statement.is_explain() != 0 {
         return Err(Fault::Form("it is not a SELECT of one value"));
     }
+    runs.store(true, Ordering::Relaxed);
     let mut rows = statement.query([])?;
     let Some(row) = rows.next()? else { return Err(Fault::Form("it gives no row")) };
     let value = match row.get_ref(0)? {
@@ -271,17 +240,6 @@ fn ask(connection: &Connection, sql: &str) -> std::result::Result<Value, Fault> 
     }
 }
 
-fn authorize(context: AuthContext<'_>) -> Authorization {
-    match context.action {
-        AuthAction::Select | AuthAction::Read { .. } | AuthAction::Recursive => Authorization::Allow,
-        AuthAction::Function { function_name } => {
-            let refused = REFUSED_FUNCTIONS.iter().any(|name| function_name.eq_ignore_ascii_case(name));
-            if refused { Authorization::Deny } else { Authorization::Allow }
-        }
-        _ => Authorization::Deny,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -289,9 +247,16 @@ mod tests {
     fn ask_all(sql: &[&str]) -> Result<Answered> {
         let mut connection = Connection::open_in_memory().unwrap();
         connection.execute_batch("CREATE TABLE t (a); INSERT INTO t VALUES (1), (2.5), ('x')").unwrap();
+        let hidden = "CREATE VIEW hides_now AS SELECT a FROM t WHERE a < datetime('now'); \
+                      CREATE VIEW hides_chance AS SELECT random() AS a; \
+                      CREATE TABLE hides_in_column (a); INSERT INTO hides_in_column VALUES ('now'); \
+                      ALTER TABLE hides_in_column ADD COLUMN b AS (date(a)); \
+                      CREATE VIRTUAL TABLE words USING fts5 (w); INSERT INTO words VALUES ('one two')";
+        connection.execute_batch(hidden).unwrap();
+        connection.execute_batch("PRAGMA temp_store = MEMORY").unwrap();
         let queries: Vec<Query> =
             sql.iter().map(|sql| Query { name: "q".into(), sql: (*sql).to_owned() }).collect();
-        answer(&mut connection, Path::new("t.db"), &queries, &Cancel::new(), At::Restore)
+        answer(&mut connection, Path::new("t.db"), &queries, At::Restore)
     }
 
     #[test]
@@ -329,21 +294,89 @@ mod tests {
     }
 
     #[test]
-    fn a_query_without_end_stops_when_asked() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT count(*) FROM n";
-        let queries = [Query { name: "endless".into(), sql: sql.into() }];
-        let cancel = Cancel::new();
-        cancel.cancel();
-        let error = answer(&mut connection, Path::new("t"), &queries, &cancel, At::Restore).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Interrupted);
+    fn what_is_no_part_of_the_data_is_refused_wherever_it_stands() {
+        for sql in [
+            "SELECT CURRENT_DATE",
+            "SELECT CURRENT_TIME",
+            "SELECT date()",
+            "SELECT date('now')",
+            "SELECT time('NOW')",
+            "SELECT datetime(x'6e6f77')",
+            "SELECT datetime('now' || char(0) || 'x')",
+            "SELECT julianday()",
+            "SELECT julianday('now', '-1 day')",
+            "SELECT unixepoch('subsec')",
+            "SELECT unixepoch()",
+            "SELECT strftime('%s')",
+            "SELECT strftime('%Y', 'now')",
+            "SELECT timediff('now', '2026-01-01')",
+            "SELECT timediff('2026-01-01', 'now')",
+            "SELECT datetime('2026-01-01', 'localtime')",
+            "SELECT datetime('2026-01-01', '+1 day', 'UTC')",
+            "SELECT count(*) FROM t WHERE a < date('now')",
+            "SELECT max(a) FROM hides_now",
+            "SELECT max(a) FROM hides_chance",
+            "SELECT max(b) FROM hides_in_column",
+            "SELECT sqlite_version()",
+            "SELECT sqlite_source_id()",
+            "SELECT sqlite_compileoption_get(1)",
+            "SELECT sqlite_compileoption_used('x')",
+            "SELECT changes()",
+            "SELECT total_changes()",
+            "SELECT last_insert_rowid()",
+            "SELECT hex(randomblob(4))",
+            "SELECT a FROM t ORDER BY random() LIMIT 1",
+            "SELECT fts3_tokenizer('simple')",
+            "SELECT optimize(1)",
+            "SELECT data_version FROM pragma_data_version",
+            "PRAGMA main.data_version",
+        ] {
+            let error = ask_all(&[sql]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused, "{sql}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_data_may_be_asked_whatever_the_words() {
+        for (sql, value) in [
+            ("SELECT count(*) FROM t WHERE a = 'now'", Value::Integer(0)),
+            ("SELECT 'random() now localtime'", Value::Text("random() now localtime".into())),
+            ("SELECT date('2026-11-29', '+1 day')", Value::Text("2026-11-30".into())),
+            ("SELECT strftime('%Y', 0, 'unixepoch')", Value::Text("1970".into())),
+            (
+                "SELECT datetime(1764374400.5, 'unixepoch', 'subsec')",
+                Value::Text("2025-11-29 00:00:00.500".into()),
+            ),
+            ("SELECT timediff('2026-01-02', '2026-01-01')", Value::Text("+0000-00-01 00:00:00.000".into())),
+            ("SELECT date(NULL)", Value::Null),
+            ("SELECT group_concat(upper(a), '-') FROM t", Value::Text("1-2.5-X".into())),
+            ("SELECT json_extract('{\"a\":7}', '$.a')", Value::Integer(7)),
+            ("SELECT sum(n) FROM (SELECT row_number() OVER (ORDER BY a) AS n FROM t)", Value::Integer(6)),
+            ("SELECT count(*) FROM words WHERE words MATCH 'one'", Value::Integer(1)),
+        ] {
+            assert_eq!(ask_all(&[sql]).unwrap().values, [value], "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_question_that_takes_too_much_memory_says_so_and_writes_nothing() {
+        crate::archive::bounds::grant_memory(crate::archive::bounds::MEMORY_BYTES_MAX);
+        for sql in [
+            "SELECT length(printf('%.*c', 1000000000, 'x'))",
+            "SELECT length(zeroblob(1000000000))",
+            "WITH RECURSIVE n(i, b) AS (SELECT 1, zeroblob(60000000) UNION \
+             SELECT i + 1, zeroblob(60000000) FROM n LIMIT 60) SELECT count(*) FROM n",
+        ] {
+            let error = ask_all(&[sql]).unwrap_err();
+            assert!(error.to_string().contains("more memory"), "{sql}: {error:?}");
+        }
     }
 
     #[test]
     fn the_connection_is_free_again_afterwards() {
         let mut connection = Connection::open_in_memory().unwrap();
         let queries = [Query { name: "one".into(), sql: "SELECT 1".into() }];
-        answer(&mut connection, Path::new("t"), &queries, &Cancel::new(), At::Capture).unwrap();
+        answer(&mut connection, Path::new("t"), &queries, At::Capture).unwrap();
         connection.execute_batch("CREATE TABLE t (a)").unwrap();
     }
 

@@ -37,6 +37,8 @@ pub enum Image {
         read: PagesRead,
         /// What is wrong with it.
         problems: Vec<String>,
+        /// What could not be checked.
+        unchecked: Vec<String>,
     },
     /// It is not there any more.
     Gone,
@@ -62,13 +64,14 @@ pub fn capture(
     };
     let path = extra.path();
     let mut problems = captured.problems;
-    problems.extend(image.problems(captured.pages, &path, cancel)?);
+    let health = image.health(captured.pages, &path, cancel)?;
+    problems.extend(health.problems);
     let blob = store(worker, known, extra, &image.file, captured.bytes)?;
     let read = match captured.reading {
         Reading::File => PagesRead::File,
         Reading::Transaction => PagesRead::Transaction,
     };
-    Ok(Image::Taken { mode: captured.mode, blob, read, problems })
+    Ok(Image::Taken { mode: captured.mode, blob, read, problems, unchecked: health.unchecked })
 }
 
 /// Captures the image, again where the database moved while it was read.
