@@ -19,13 +19,15 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use packvault::ErrorKind;
-use packvault::archive::pinned::Reading;
+use packvault::archive::freeze::FrozenDatabase;
+use packvault::archive::ownership::LockFiles;
+use packvault::archive::pinned::{PinnedDatabase, Reading};
 use packvault::archive::profile::ArchivePaths;
 use packvault::engine::create::{CreateOptions, create};
 use packvault::engine::report::{CreateReport, PagesRead};
 use packvault::profiles::sqlite::{FileSelection, Sqlite};
-use packvault::progress::{Progress, Stage, Unit};
+use packvault::progress::{Progress, Silent, Stage, Unit};
+use packvault::{Cancel, ErrorKind};
 use rusqlite::{Connection, OpenFlags};
 use support::operations::{block_on, context, init, open};
 use support::{Scratch, names, stderr};
@@ -474,6 +476,43 @@ fn an_application_writes_on_after_a_backup_by_another_user() {
             }
         }
     }
+}
+
+const FREEZES: &str = "PACKVAULT_TEST_FREEZES";
+
+/// Not a test of its own: brings a database to rest as another user, and says how that went.
+#[test]
+#[ignore = "run by another test in a process of its own"]
+fn another_user_freezes() {
+    let Some(path) = std::env::var_os(FREEZES) else { return };
+    let frozen = FrozenDatabase::freeze(Path::new(&path), &LockFiles::default(), &Cancel::new(), &Silent)
+        .and_then(FrozenDatabase::pinned)
+        .and_then(PinnedDatabase::release);
+    println!("\nended {}", frozen.map_or_else(|error| error.chain(), |()| "well".to_owned()));
+}
+
+#[test]
+fn another_user_brings_a_database_to_rest_only_where_that_makes_no_file() {
+    if !is_root("a backup by another user") {
+        return;
+    }
+    let scratch = Scratch::new();
+    let path = shared_folder(&scratch, 0o664);
+    let freeze = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "another_user_freezes", "--ignored", "--nocapture"]).env(FREEZES, &path);
+        let output = command.uid(BACKUP).gid(GROUP).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let refused = freeze();
+    assert!(refused.contains("belongs to another user") && refused.contains("as user 4001"), "{refused}");
+    assert_eq!(names(&scratch.path("app")), ["a.db"]);
+    let mut application = Application::start(&path, Some(OWNER));
+    assert_eq!(application.run(CHANGE), "done");
+    let frozen = freeze();
+    assert!(frozen.contains("ended well"), "{frozen}");
+    assert_eq!(foreign_names(&scratch.path("app")), Vec::<String>::new());
+    assert_eq!(application.run(CHANGE), "done");
 }
 
 #[test]
