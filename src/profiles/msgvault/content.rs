@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::packed::{LivePacks, PackRow, load_rows};
+use super::packed::{LivePacks, PackRow, load_row, load_rows};
 use crate::archive::beneath::{file_at, io_error, open_folder};
 use crate::archive::content::{Content, ContentRef, ContentStore};
 use crate::archive::pinned::PinnedDatabase;
@@ -56,8 +56,8 @@ impl MsgvaultContent {
         })
     }
 
-    fn packed(&self, id: &BlobId, rows: &HashMap<BlobId, PackRow>) -> Result<Option<Content>> {
-        let Some(row) = rows.get(id) else { return Ok(None) };
+    fn packed(&self, id: &BlobId, row: Option<&PackRow>) -> Result<Option<Content>> {
+        let Some(row) = row else { return Ok(None) };
         let raw = self.packs.read(row)?;
         Ok(raw.map(|raw| Content::from_memory(raw, self.shown.join(canonical(id)))))
     }
@@ -65,8 +65,8 @@ impl MsgvaultContent {
     /// Looks the pack index up as it is now, not as it was when the database was pinned.
     fn packed_meanwhile(&self, id: &BlobId) -> Result<Option<Content>> {
         let connection = open_existing(&self.database)?;
-        let rows = load_rows(&connection, &self.database)?;
-        self.packed(id, &rows)
+        let row = load_row(&connection, &self.database, id)?;
+        self.packed(id, row.as_ref())
     }
 
     fn compressed(&self, relative: &str) -> Result<Option<Content>> {
@@ -101,7 +101,7 @@ impl ContentStore for MsgvaultContent {
     fn open(&self, reference: &ContentRef) -> Result<Content> {
         let id = &reference.id;
         check_path(reference)?;
-        let found = match self.packed(id, &self.rows)? {
+        let found = match self.packed(id, self.rows.get(id))? {
             Some(content) => Some(content),
             None => match self.loose(reference)? {
                 Some(content) => Some(content),

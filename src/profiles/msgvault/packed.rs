@@ -33,30 +33,51 @@ pub struct PackRow {
     entry: Entry,
 }
 
+/// What is read of the pack index.
+const COLUMNS: &str = "SELECT blob_hash, pack_id, pack_offset, stored_len, raw_len, flags, crc32c \
+                       FROM attachment_pack_index";
+
 /// Reads the pack index of a database; empty where there is no such table.
 pub fn load_rows(connection: &Connection, database: &Path) -> Result<HashMap<BlobId, PackRow>> {
+    let rows = read_rows(connection, database, COLUMNS, [])?;
+    Ok(rows.into_iter().map(|row| (row.entry.id, row)).collect())
+}
+
+/// Looks one attachment up in the pack index, without reading the rest: while a packer is at work, that is asked
+/// for one attachment after the other.
+pub fn load_row(connection: &Connection, database: &Path, id: &BlobId) -> Result<Option<PackRow>> {
+    let rows = read_rows(connection, database, &one_row(), [id.to_string()])?;
+    Ok(rows.into_iter().find(|row| row.entry.id == *id))
+}
+
+fn one_row() -> String {
+    format!("{COLUMNS} WHERE blob_hash = ?1")
+}
+
+fn read_rows(
+    connection: &Connection,
+    database: &Path,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<PackRow>> {
     if !has_table(connection, database, TABLES[0])? {
-        return Ok(HashMap::new());
+        return Ok(Vec::new());
     }
-    let sql = "SELECT blob_hash, pack_id, pack_offset, stored_len, raw_len, flags, crc32c \
-               FROM attachment_pack_index";
     let rows = connection.prepare(sql).and_then(|mut statement| {
         let read = |row: &rusqlite::Row<'_>| {
             let numbers: [i64; 5] = [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?];
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, numbers))
         };
-        statement.query_map([], read)?.collect::<rusqlite::Result<Vec<_>>>()
+        statement.query_map(parameters, read)?.collect::<rusqlite::Result<Vec<_>>>()
     });
     let rows = rows.map_err(|error| database_error("read the pack index of", database, error))?;
-    rows.into_iter()
-        .map(|(hash, pack, numbers)| {
-            row(&hash, &pack, numbers).map(|row| (row.entry.id, row)).ok_or_else(|| {
-                let message =
-                    format!("the pack index of {} has an unusable row for {hash:?}", database.display());
-                Error::new(ErrorKind::Source, message)
-            })
+    let parse = |(hash, pack, numbers): (String, String, [i64; 5])| {
+        row(&hash, &pack, numbers).ok_or_else(|| {
+            let message = format!("the pack index of {} has an unusable row for {hash:?}", database.display());
+            Error::new(ErrorKind::Source, message)
         })
-        .collect()
+    };
+    rows.into_iter().map(parse).collect()
 }
 
 fn row(hash: &str, pack: &str, [offset, stored, raw, flags, crc]: [i64; 5]) -> Option<PackRow> {
@@ -216,4 +237,30 @@ fn has_rows(connection: &Connection, database: &Path, table: &str) -> Result<boo
     connection
         .query_row(&format!("SELECT EXISTS (SELECT 1 FROM {table})"), [], |row| row.get::<_, bool>(0))
         .map_err(|error| database_error("read", database, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_attachment_is_looked_up_without_reading_the_whole_index() {
+        let database = Connection::open_in_memory().unwrap();
+        let tables = "CREATE TABLE attachment_pack_index (
+            blob_hash TEXT PRIMARY KEY, pack_id TEXT NOT NULL, pack_offset BIGINT NOT NULL,
+            stored_len BIGINT NOT NULL, raw_len BIGINT NOT NULL, flags INTEGER NOT NULL, crc32c BIGINT NOT NULL)";
+        database.execute_batch(tables).unwrap();
+        let ids = [BlobId::of(b"one"), BlobId::of(b"two")];
+        for id in &ids {
+            let insert = "INSERT INTO attachment_pack_index VALUES (?1, '01m8jc5f7075rgwesa1ng0cg9m', 64, 2, 3, 0, 4)";
+            database.execute(insert, [id.to_string()]).unwrap();
+        }
+        let path = Path::new("memory");
+        let found = load_row(&database, path, &ids[1]).unwrap().unwrap();
+        assert_eq!(Some(&found), load_rows(&database, path).unwrap().get(&ids[1]));
+        assert_eq!(load_row(&database, path, &BlobId::of(b"three")).unwrap(), None);
+        let explain = format!("EXPLAIN QUERY PLAN {}", one_row());
+        let plan: String = database.query_row(&explain, [ids[0].to_string()], |row| row.get(3)).unwrap();
+        assert!(plan.starts_with("SEARCH"), "{plan}");
+    }
 }
