@@ -133,3 +133,41 @@ fn a_limit_on_memory_is_one_sentence_or_no_hindrance() {
 fn jobs(command: &str) -> &'static str {
     if command.starts_with("list") { "" } else { "--jobs 2" }
 }
+
+#[test]
+fn a_thread_or_its_memory_that_the_system_refuses_once_is_no_panic_and_leaves_no_lock() {
+    let required = std::env::var("PACKVAULT_REQUIRE").unwrap_or_default();
+    if !Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success()) {
+        assert!(!required.split(',').any(|name| name.trim() == "strace"), "PACKVAULT_REQUIRE demands strace");
+        let notice = "NOT RUN, strace: nobody makes the system refuse a thread\n";
+        let _ = rustix::io::write(rustix::stdio::stderr(), notice.as_bytes());
+        return;
+    }
+    let scratch = ground();
+    let numbers: [(&str, &str, &[u32]); 3] = [
+        ("clone3", "EAGAIN", &[1, 2, 3, 5, 9, 20, 27, 28, 29, 30]),
+        ("mmap", "ENOMEM", &[2, 17, 18, 19, 25, 40, 42, 43, 44, 45, 50, 60]),
+        ("mprotect", "ENOMEM", &[2, 6, 7, 20, 31, 32, 33, 40]),
+    ];
+    for command in &COMMANDS[..3] {
+        for (call, error, numbers) in numbers {
+            for number in numbers {
+                let plain = scratch.packvault(&[]);
+                let mut strace = Command::new("strace");
+                strace.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+                strace.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+                strace.args(["-e", &format!("inject={call}:error={error}:when={number}")]);
+                strace.arg(env!("CARGO_BIN_EXE_packvault")).args(command.split(' '));
+                let output = strace.current_dir(scratch.path("")).stdin(Stdio::null()).output().unwrap();
+                let said = stderr(&output);
+                let what = format!("{call} {number} of {command}: {:?}: {said}", output.status);
+                assert!(!said.contains("panicked"), "{what}");
+                assert_no_remains(&scratch.path("repo"));
+                // The loader comes before us.
+                let is_told = said.is_empty() || said.contains("error: cannot start enough threads");
+                assert!(is_told || said.contains("loading shared libraries"), "{what}");
+                let _ = fs::remove_dir_all(scratch.path("back"));
+            }
+        }
+    }
+}

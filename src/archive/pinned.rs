@@ -101,6 +101,11 @@ impl PinnedDatabase {
         self.connection.lock().expect("no holder of the connection panics")
     }
 
+    /// Returns the connection for work beside the reading, and what must be dropped after it.
+    pub fn share(&self) -> (Arc<Mutex<Connection>>, Arc<File>) {
+        (self.connection.clone(), self.scan.clone())
+    }
+
     /// Returns where its pages are read from.
     pub fn source(&self) -> PageSource {
         let path = self.path.clone();

@@ -21,6 +21,7 @@ mod probe;
 mod render;
 mod report;
 mod restore;
+mod second_stacks;
 mod select;
 mod session;
 mod settings;
@@ -239,6 +240,7 @@ impl Command {
 
 /// Parses the command line, runs the command, and returns how the program ends.
 pub fn main() -> ExitCode {
+    second_stacks::settle();
     match Cli::try_parse() {
         Ok(cli) => start(cli).into(),
         Err(error) => {

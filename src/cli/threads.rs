@@ -18,8 +18,9 @@ use super::memory;
 
 /// Threads for storage calls, beside those for the work on pieces.
 const STORAGE_THREADS: usize = 16;
-/// Threads of the program's own: three for signals, one for the progress, one to spare.
-const OWN_THREADS: usize = 5;
+/// Threads of the program's own: three for signals, one for the progress, and room for those that ask a
+/// database aside or run `after`.
+const OWN_THREADS: usize = 7;
 /// The fewest that storage calls and the work on pieces need together: each may wait for the other's locks.
 const BLOCKING_THREADS_MIN: usize = 3;
 /// How long a thread may take from being made to running, on a machine that is busy with other things.

@@ -18,18 +18,20 @@ use crate::archive::content::ContentStore;
 use crate::archive::database_file::Moved;
 use crate::archive::foreign;
 use crate::archive::freeze::FrozenDatabase;
-use crate::archive::health::{self, Depth};
+use crate::archive::health::{self, Depth, Health};
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, Profile};
 use crate::engine::identity::{self, Recorded};
 use crate::engine::metadata::MetadataReader;
-use crate::engine::pipeline::Pipeline;
+use crate::engine::pipeline::{Pipeline, Task};
 use crate::engine::{Context, aside};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
 /// How often a database that moves is read.
 const ATTEMPTS_MAX: u32 = 4;
+/// What the check of a database is called.
+const CHECK: &str = "check the database";
 /// The pause before the second attempt; twice that before the third, and so on.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -47,6 +49,13 @@ pub struct CapturedDatabase {
     pub source: SourceState,
     /// What its tables are called, hashed.
     pub tables: Vec<String>,
+}
+
+impl SourceState {
+    fn add(&mut self, found: Health) {
+        self.problems.extend(found.problems);
+        self.findings.warnings.extend(found.unchecked);
+    }
 }
 
 /// What a capture of a database works with.
@@ -131,12 +140,23 @@ impl DatabaseCapture<'_> {
         }
         let parent_hashes = parent.take_hashes(geometry.0);
         let limits = ScanLimits { wal_growth_bytes_max: options.wal_growth_bytes_max, hold: &hold };
+        let checking = self.check_beside(&pinned, &hold);
         let read = match pages::read(context, pipeline, sink, &pinned, parent_hashes, &limits).await {
             Ok(read) => read,
             Err(error) => return pipeline.run(move |_| Err(pinned.explain(error))).await,
         };
-        let source = source_of(&pinned, &facts);
-        let released = self.release(pinned, source).await;
+        let mut source = source_of(&pinned, &facts);
+        let is_checked = checking.is_some();
+        if let Some(checking) = checking {
+            match checking.await {
+                Ok(found) => source.add(found),
+                Err(error) => {
+                    let explained = pipeline.run(move |_| Err(pinned.explain(error))).await;
+                    return hold.explain(explained);
+                }
+            }
+        }
+        let released = self.release(pinned, source, is_checked).await;
         let mut source = hold.explain(released)?;
         source.held_seconds = hold.end();
         source.findings.warnings.extend(read.full_folder().map(no_room));
@@ -174,32 +194,64 @@ impl DatabaseCapture<'_> {
             .await
     }
 
-    /// Checks the health of the database, if that is asked for, and ends the pin.
-    async fn release(&self, pinned: PinnedDatabase, source: SourceState) -> Result<SourceState> {
-        let Self { context, profile, options, .. } = self;
-        let checks = options.check_source.unwrap_or(profile.checks_source(pinned.bytes()));
-        let depth = match options.check_source {
+    fn checks(&self, pinned: &PinnedDatabase) -> bool {
+        self.options.check_source.unwrap_or(self.profile.checks_source(pinned.bytes()))
+    }
+
+    fn depth(&self, pinned: &PinnedDatabase) -> Depth {
+        match self.options.check_source {
             Some(true) => Depth::Full,
             _ => Depth::of_size(pinned.bytes()),
+        }
+    }
+
+    /// Begins to check the health of the database beside the scan, where it is asked for and writers wait for
+    /// both, unless both need the one connection.
+    fn check_beside(&self, pinned: &PinnedDatabase, hold: &WriterHold) -> Option<Task<Health>> {
+        if !hold.is_on() || pinned.reading() != Reading::File || !self.checks(pinned) {
+            return None;
+        }
+        self.context.progress.begin(Stage::Health, Unit::Steps, None);
+        let bounds = Bounds::of_check(&self.context.cancel, pinned.bytes());
+        let ((connection, scan), path, depth) =
+            (pinned.share(), pinned.path().to_owned(), self.depth(pinned));
+        let work = move |bounds: &Bounds| {
+            let held = connection.lock();
+            let mut held = held.expect("no holder of the connection panics");
+            let found = health::examine_source(&mut held, &path, depth, bounds);
+            drop(held);
+            drop(connection);
+            drop(scan);
+            found
         };
+        Some(self.pipeline.fetch(async move { aside::run(&bounds, CHECK, work).await }))
+    }
+
+    /// Checks the health of the database, if that is asked for and not done, and ends the pin.
+    async fn release(
+        &self,
+        pinned: PinnedDatabase,
+        source: SourceState,
+        is_checked: bool,
+    ) -> Result<SourceState> {
+        let context = self.context;
+        let (checks, depth) = (self.checks(&pinned) && !is_checked, self.depth(&pinned));
         let bounds = Bounds::of_check(&context.cancel, pinned.bytes());
         if checks {
             context.progress.begin(Stage::Health, Unit::Steps, None);
         }
-        let released = aside::run(&bounds, "check the database", move |bounds| {
+        let released = aside::run(&bounds, CHECK, move |bounds| {
             let mut source = source;
             if checks {
                 let found = health::examine_source(&mut pinned.connection(), pinned.path(), depth, bounds);
-                let found = found.map_err(|error| pinned.explain(error))?;
-                source.problems.extend(found.problems);
-                source.findings.warnings.extend(found.unchecked);
+                source.add(found.map_err(|error| pinned.explain(error))?);
             }
             source.wal_grew_bytes = pinned.wal_grew_bytes()?;
             pinned.release()?;
             Ok(source)
         })
         .await?;
-        if checks {
+        if checks || is_checked {
             context.progress.end(Stage::Health);
         }
         Ok(released)

@@ -73,7 +73,8 @@ fn read_rows(
     let rows = rows.map_err(|error| database_error("read the pack index of", database, error))?;
     let parse = |(hash, pack, numbers): (String, String, [i64; 5])| {
         row(&hash, &pack, numbers).ok_or_else(|| {
-            let message = format!("the pack index of {} has an unusable row for {hash:?}", database.display());
+            let message =
+                format!("the pack index of {} has an unusable row for {hash:?}", database.display());
             Error::new(ErrorKind::Source, message)
         })
     };
@@ -252,7 +253,8 @@ mod tests {
         database.execute_batch(tables).unwrap();
         let ids = [BlobId::of(b"one"), BlobId::of(b"two")];
         for id in &ids {
-            let insert = "INSERT INTO attachment_pack_index VALUES (?1, '01m8jc5f7075rgwesa1ng0cg9m', 64, 2, 3, 0, 4)";
+            let insert =
+                "INSERT INTO attachment_pack_index VALUES (?1, '01m8jc5f7075rgwesa1ng0cg9m', 64, 2, 3, 0, 4)";
             database.execute(insert, [id.to_string()]).unwrap();
         }
         let path = Path::new("memory");
