@@ -244,6 +244,18 @@ fn a_database_without_a_log_is_read_again_if_its_application_comes_and_writes() 
     assert_eq!(restored_numbers(&scratch), [1001]);
 }
 
+#[test]
+fn a_journal_that_is_kept_for_later_is_no_unfinished_write_and_another_one_is() {
+    let scratch = Scratch::new();
+    drop(database_of(100, &scratch.path("a.db"), "WAL"));
+    fs::write(scratch.path("a.db-journal"), [0; 512]).unwrap();
+    assert_eq!(created(&scratch, "a.db").status.code(), Some(0));
+    fs::write(scratch.path("a.db-journal"), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7 pages").unwrap();
+    let refused = created(&scratch, "a.db");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("left in the middle of a write"), "{}", stderr(&refused));
+}
+
 const APPLICATION: &str = "PACKVAULT_TEST_APPLICATION";
 
 /// Not a test of its own: an application in another process. Runs each line of its input and answers.

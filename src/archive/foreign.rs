@@ -23,6 +23,7 @@
 //! The scan handle is opened before SQLite and closed after it (T2), whichever way pages are read.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use rusqlite::{Connection, ErrorCode};
 
 use super::beneath::io_error;
 use super::database_file::{
-    Before, Facts, LogPlace, Moved, Rests, SharedLock, Sidecar, Watch, lock_shown, sidecar_bytes,
+    Before, Facts, LogPlace, Moved, Rests, SharedLock, Sidecar, Watch, lock_shown, sidecar, sidecar_bytes,
 };
 use super::freeze::{check_length, check_scan_handle, geometry, open_for_scan, resolve};
 use super::pinned::{PinnedDatabase, Reading};
@@ -305,8 +306,15 @@ fn is_unopenable(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
 }
 
+/// Tells whether a journal lies beside the database that would have to be rolled back. One that is kept for
+/// later begins with zeroes.
 fn has_journal(path: &Path) -> Result<bool> {
-    Ok(sidecar_bytes(path, Sidecar::Journal)?.unwrap_or_default() > 0)
+    if sidecar_bytes(path, Sidecar::Journal)?.unwrap_or_default() == 0 {
+        return Ok(false);
+    }
+    let mut first = [0];
+    let read = File::open(sidecar(path, Sidecar::Journal)).and_then(|journal| journal.read_at(&mut first, 0));
+    Ok(read.is_err() || first != [0])
 }
 
 fn kept_for_itself(path: &Path) -> Error {
