@@ -41,7 +41,7 @@ use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
 
 /// How long writers may keep the pin from standing.
-const WINDOW_MAX: Duration = Duration::from_secs(30);
+pub const WINDOW_MAX: Duration = Duration::from_secs(30);
 /// The pause between two attempts to take our lock.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// For how long somebody may hold the database before its log is there: he is just opening it.
@@ -66,6 +66,7 @@ struct Source<'a> {
     scan: &'a Arc<File>,
     cancel: &'a Cancel,
     forced: Option<Reading>,
+    window: Duration,
 }
 
 /// A view of it that stands.
@@ -86,11 +87,21 @@ pub fn pin(database: &Path, cancel: &Cancel) -> Result<PinnedDatabase> {
 /// Pins a foreign database; `forced` decides how pages are read where the transaction is as good as the
 /// file.
 pub fn pin_reading(database: &Path, cancel: &Cancel, forced: Option<Reading>) -> Result<PinnedDatabase> {
+    pin_within(database, cancel, forced, WINDOW_MAX)
+}
+
+/// Pins a foreign database as [`pin_reading`] does; `window` is how long writers may keep the pin from standing.
+pub fn pin_within(
+    database: &Path,
+    cancel: &Cancel,
+    forced: Option<Reading>,
+    window: Duration,
+) -> Result<PinnedDatabase> {
     let path = resolve(database)?;
     let scan = Arc::new(open_for_scan(&path)?);
     // Both are dropped after the connection on every way out.
     let place = LogPlace::default();
-    let source = Source { path: &path, scan: &scan, cancel, forced };
+    let source = Source { path: &path, scan: &scan, cancel, forced, window };
     let (lock, view) = source.locked_view(&place)?;
     let View { connection, means, before, problems } = view;
     let geometry = geometry(&connection, &path)?;
@@ -120,7 +131,7 @@ impl Source<'_> {
     /// Takes our lock and begins a view under it. Whoever has the database for himself is waited for without
     /// the lock: he may be waiting for it.
     fn locked_view(&self, place: &LogPlace) -> Result<(Option<SharedLock>, View)> {
-        let deadline = Instant::now() + WINDOW_MAX;
+        let deadline = Instant::now() + self.window;
         loop {
             self.cancel.check()?;
             let busy = match self.shared_lock() {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -22,6 +23,17 @@ use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are copied at a time.
 const PIECE_BYTES: usize = 256 * 1024;
+
+/// How an image is made.
+#[derive(Debug, Clone, Copy)]
+pub struct ImageOptions {
+    /// The longest image.
+    pub bytes_max: u64,
+    /// How pages are read, where both ways are open.
+    pub forced: Option<Reading>,
+    /// How long writers may keep the pin from standing.
+    pub window: Duration,
+}
 
 /// The image of a database.
 #[derive(Debug)]
@@ -45,15 +57,15 @@ pub struct CapturedImage {
 pub fn capture_image(
     extra: &FoundExtra,
     image: &mut File,
-    bytes_max: u64,
-    forced: Option<Reading>,
+    how: &ImageOptions,
     cancel: &Cancel,
 ) -> Result<Option<CapturedImage>> {
     let Some(found) = extra.look()? else { return Ok(None) };
     let path = extra.path();
     image.set_len(0).and_then(|()| image.rewind()).map_err(|error| spool_error(extra, error))?;
-    let pinned = foreign::pin_reading(&path, cancel, forced)?;
-    let copied = copy_pinned(&pinned, extra, image, bytes_max, cancel).map_err(|error| pinned.explain(error));
+    let pinned = foreign::pin_within(&path, cancel, how.forced, how.window)?;
+    let copied =
+        copy_pinned(&pinned, extra, image, how.bytes_max, cancel).map_err(|error| pinned.explain(error));
     let (bytes, pages) = (pinned.bytes(), pinned.page_count());
     let (reading, problems) = (pinned.reading(), pinned.problems().to_vec());
     let released = pinned.release();
@@ -181,11 +193,16 @@ mod tests {
         FoundExtra::new(root, name.to_owned(), 0, false)
     }
 
+    fn options(bytes_max: u64) -> ImageOptions {
+        ImageOptions { bytes_max, forced: None, window: Duration::ZERO }
+    }
+
     fn capture(folder: &Path, name: &str) -> Result<(ImageFile, CapturedImage)> {
         let spool = tempfile::tempdir().unwrap();
         let mut image = ImageFile::new(spool.path(), true)?;
         assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0, "it has no name");
-        let captured = capture_image(&extra(folder, name), &mut image.file, 1 << 32, None, &Cancel::new())?;
+        let captured =
+            capture_image(&extra(folder, name), &mut image.file, &options(1 << 32), &Cancel::new())?;
         Ok((image, captured.unwrap()))
     }
 
@@ -245,12 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_its_application_keeps_for_itself_is_refused_and_not_waited_for_longer_than_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        let holder = Connection::open(&path).unwrap();
+        holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+        let error = capture(folder.path(), "a.db").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error:?}");
+        holder.execute_batch("ROLLBACK").unwrap();
+        capture(folder.path(), "a.db").unwrap();
+    }
+
+    #[test]
     fn an_image_larger_than_may_be_is_refused_before_it_is_copied() {
         let folder = tempfile::tempdir().unwrap();
         let writer = Connection::open(folder.path().join("a.db")).unwrap();
         writer.execute_batch("CREATE TABLE t (a)").unwrap();
         let mut image = tempfile::tempfile().unwrap();
-        let error = capture_image(&extra(folder.path(), "a.db"), &mut image, 4096, None, &Cancel::new());
+        let error = capture_image(&extra(folder.path(), "a.db"), &mut image, &options(4096), &Cancel::new());
         assert!(error.unwrap_err().to_string().contains("too large"));
         assert_eq!(image.metadata().unwrap().len(), 0);
         writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();

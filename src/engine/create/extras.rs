@@ -23,6 +23,7 @@ use super::sink::{BlobSink, EncodedBlob};
 use crate::archive::attributes::attributes_of_found;
 use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, LeftFile, find};
 use crate::archive::findings::Findings;
+use crate::archive::foreign;
 use crate::archive::profile::{Profile, SIDECARS, database_files};
 use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation};
@@ -39,6 +40,12 @@ const EXTRA_BYTES_MAX: u64 = 1 << 32;
 const ATTEMPTS_MAX: usize = 3;
 /// The pause before those that changed are read again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
+/// How many databases are waited for in full; an application that keeps so many for itself keeps others too.
+const PATIENT_WITH: usize = 3;
+/// How long writers may keep the pin of each further one from standing.
+const IMPATIENT_WINDOW: Duration = Duration::from_secs(1);
+/// The most characters of a sentence: what all of them take must fit a note.
+const SENTENCE_CHARACTERS_MAX: usize = 1_000;
 /// How many of what is missing is named in sentences; the rest is counted.
 const NAMED_MAX: usize = 100;
 
@@ -108,6 +115,7 @@ pub async fn capture(
         databases: Vec::new(),
         problems: Vec::new(),
         warnings: Vec::new(),
+        busy: 0,
     };
     taking.files(files).await?;
     let others = taking.not_of_a_database(sidecars).await?;
@@ -136,12 +144,19 @@ fn sentences(left_out: &[LeftFile], idle: Vec<String>) -> Vec<String> {
     let mut missing = idle;
     missing.extend(asked.clone().take(NAMED_MAX).map(|left| {
         let LeftFile { path, reason, .. } = left;
-        format!("{path:?} is not in the snapshot: {reason}")
+        shortened(format!("{path:?} is not in the snapshot: {reason}"))
     }));
     if let Some(more) = asked.count().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
         missing.push(format!("{more} more are not in the snapshot (`left_out` of --json names them all)"));
     }
     missing
+}
+
+fn shortened(sentence: String) -> String {
+    match sentence.char_indices().nth(SENTENCE_CHARACTERS_MAX) {
+        Some((end, _)) => format!("{}...", &sentence[..end]),
+        None => sentence,
+    }
 }
 
 /// Returns what is named like a log or journal of SQLite, and the rest.
@@ -150,7 +165,10 @@ fn split_sidecars(extras: Vec<FoundExtra>) -> (Vec<FoundExtra>, Vec<FoundExtra>)
 }
 
 fn base_of(path: &str) -> Option<&str> {
-    SIDECARS.iter().find_map(|sidecar| path.strip_suffix(sidecar)).filter(|base| !base.ends_with('/'))
+    SIDECARS
+        .iter()
+        .find_map(|sidecar| path.strip_suffix(sidecar))
+        .filter(|base| !base.is_empty() && !base.ends_with('/'))
 }
 
 /// Files on their way into the snapshot.
@@ -165,6 +183,8 @@ struct Taking<'a> {
     databases: Vec<CapturedDatabase>,
     problems: Vec<String>,
     warnings: Vec<String>,
+    /// How many databases were kept by their application for itself.
+    busy: usize,
 }
 
 impl Taking<'_> {
@@ -259,13 +279,15 @@ impl Taking<'_> {
         self.context.cancel.check()?;
         let known = self.sink.known().clone();
         let cancel = self.context.cancel.clone();
+        let window = if self.busy < PATIENT_WITH { foreign::WINDOW_MAX } else { IMPATIENT_WINDOW };
         let (extra, image) = self
             .pipeline
             .run(move |worker| {
-                let image = databases::capture(worker, &known, &extra, checks, &cancel)?;
+                let image = databases::capture(worker, &known, &extra, (checks, window), &cancel)?;
                 Ok((extra, image))
             })
             .await?;
+        self.busy += usize::from(matches!(image, Image::Busy(_)));
         match image {
             Image::Taken { mode, blob, read, problems, unchecked } => {
                 let path = extra.recorded().to_owned();
@@ -275,7 +297,7 @@ impl Taking<'_> {
                 self.store(&extra, mode, blob).await?;
             }
             Image::Gone => self.leave(&extra, "it was removed meanwhile".to_owned(), false)?,
-            Image::Refused(why) => {
+            Image::Busy(why) | Image::Refused(why) => {
                 let reason =
                     format!("as a SQLite database it is not copied while it may be written to: {why}");
                 self.leave(&extra, reason, true)?;
@@ -304,4 +326,37 @@ async fn read_one(
         })
         .await?;
     Ok((extra, outcome, reservation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_are_bounded_in_number_and_length_and_say_what_they_leave_out() {
+        let left =
+            |number: usize, asked| LeftFile { path: format!("{number}\n"), reason: "odd".into(), asked };
+        let mut all: Vec<LeftFile> = (0..NAMED_MAX + 7).map(|number| left(number, true)).collect();
+        all.push(left(999, false));
+        all[0].reason = "ü".repeat(100_000);
+        let said = sentences(&all, vec!["idle".into()]);
+        assert_eq!(said.len(), NAMED_MAX + 2);
+        assert_eq!(said[0], "idle");
+        assert!(said[1].ends_with("üü...") && said[1].chars().count() == SENTENCE_CHARACTERS_MAX + 3);
+        assert_eq!(said[2], "\"1\\n\" is not in the snapshot: odd");
+        assert!(said[NAMED_MAX + 1].starts_with("7 more are not in the snapshot"));
+    }
+
+    #[test]
+    fn what_is_named_like_a_file_of_sqlite_is_known_by_its_base() {
+        for (path, base) in [
+            ("a/b.db-wal", Some("a/b.db")),
+            ("b-journal", Some("b")),
+            ("a/-wal", None),
+            ("-shm", None),
+            ("x", None),
+        ] {
+            assert_eq!(base_of(path), base, "{path}");
+        }
+    }
 }

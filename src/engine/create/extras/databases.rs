@@ -8,7 +8,7 @@ use super::{EXTRA_BYTES_MAX, MEMORY_BYTES_MAX, base_of};
 use crate::archive::content::Content;
 use crate::archive::database_file::Moved;
 use crate::archive::extras::{FoundExtra, is_of_the_process};
-use crate::archive::other_databases::{CapturedImage, ImageFile, capture_image};
+use crate::archive::other_databases::{CapturedImage, ImageFile, ImageOptions, capture_image};
 use crate::archive::pinned::Reading;
 use crate::archive::steady::Watched;
 use crate::cancel::Cancel;
@@ -42,6 +42,8 @@ pub enum Image {
     },
     /// It is not there any more.
     Gone,
+    /// Its application keeps it for itself.
+    Busy(String),
     /// It cannot be captured, and why.
     Refused(String),
 }
@@ -51,15 +53,16 @@ pub fn capture(
     worker: &mut Worker,
     known: &KnownBlobs,
     extra: &FoundExtra,
-    checks: bool,
+    (checks, window): (bool, Duration),
     cancel: &Cancel,
 ) -> Result<Image> {
     let mut image = ImageFile::new(&worker.spool, checks)?;
-    let captured = match capture_still(extra, &mut image.file, cancel) {
+    let captured = match capture_still(extra, &mut image.file, window, cancel) {
         Ok(Some(captured)) => captured,
         Ok(None) => return Ok(Image::Gone),
         Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
         Err(error) if error.is_full() || is_of_the_process(&error) => return Err(error),
+        Err(error) if error.kind() == ErrorKind::InUse => return Ok(Image::Busy(error.chain())),
         Err(error) => return Ok(Image::Refused(error.chain())),
     };
     let path = extra.path();
@@ -75,9 +78,15 @@ pub fn capture(
 }
 
 /// Captures the image, again where the database moved while it was read.
-fn capture_still(extra: &FoundExtra, image: &mut File, cancel: &Cancel) -> Result<Option<CapturedImage>> {
+fn capture_still(
+    extra: &FoundExtra,
+    image: &mut File,
+    window: Duration,
+    cancel: &Cancel,
+) -> Result<Option<CapturedImage>> {
+    let how = ImageOptions { bytes_max: EXTRA_BYTES_MAX, forced: None, window };
     for attempt in 1..ATTEMPTS_MAX {
-        match capture_image(extra, image, EXTRA_BYTES_MAX, None, cancel) {
+        match capture_image(extra, image, &how, cancel) {
             Err(error) if Moved::of(&error).is_some() => {
                 cancel.check()?;
                 std::thread::sleep(PAUSE * attempt);
@@ -85,7 +94,7 @@ fn capture_still(extra: &FoundExtra, image: &mut File, cancel: &Cancel) -> Resul
             captured => return captured,
         }
     }
-    capture_image(extra, image, EXTRA_BYTES_MAX, Some(Reading::Transaction), cancel)
+    capture_image(extra, image, &ImageOptions { forced: Some(Reading::Transaction), ..how }, cancel)
 }
 
 fn store(
