@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Refused,
     /// The repository, or the target of a restore, belongs to another archive.
     OtherArchive,
+    /// Whoever runs this may not read or write what lies there; nothing is known to be wrong with it.
+    NotPermitted,
     /// Stored bytes are not what they must be.
     Damaged,
     /// Written by a newer version, or of a kind this version does not handle.
@@ -95,6 +97,12 @@ impl Error {
             cause = error.source();
         }
         false
+    }
+
+    /// Tells whether nothing is known of what is stored, whatever kept it from being read: no answer, a stop, or a
+    /// permission that is missing. None of these is damage.
+    pub fn is_no_finding(&self) -> bool {
+        self.is_inconclusive() || self.kind == ErrorKind::NotPermitted
     }
 
     /// Tells whether a disk or a store has no room left, whatever else went wrong because of that.

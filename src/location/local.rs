@@ -16,6 +16,7 @@ pub(super) async fn open(path: &Path, create: bool) -> Result<LocalStorage> {
         let (kind, message) = match error.kind() {
             storage::ErrorKind::NotFound => (ErrorKind::NoRepository, "no repository at"),
             storage::ErrorKind::Unsafe => (ErrorKind::Refused, "no repository can lie at"),
+            storage::ErrorKind::Denied => (ErrorKind::NotPermitted, "cannot open the repository at"),
             _ => (ErrorKind::Io, "cannot open the repository at"),
         };
         Error::caused(kind, format!("{message} {}", path.display()), error)

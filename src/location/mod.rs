@@ -255,6 +255,7 @@ fn cannot_open(location: &impl fmt::Display, error: packvault_storage::Error) ->
         Kind::Unsafe => (ErrorKind::Refused, "no repository can lie at"),
         Kind::Config => (ErrorKind::Usage, "cannot open the repository at"),
         Kind::Unsupported => (ErrorKind::Unsupported, "cannot keep a repository at"),
+        Kind::Denied => (ErrorKind::NotPermitted, "cannot open the repository at"),
         Kind::Interrupted => (ErrorKind::Interrupted, "interrupted while opening the repository at"),
         _ => (ErrorKind::Io, "cannot open the repository at"),
     };

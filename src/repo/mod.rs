@@ -71,6 +71,7 @@ pub(crate) fn storage_error(message: impl Into<String>, error: StorageError) -> 
         StorageErrorKind::Unsafe => ErrorKind::Refused,
         StorageErrorKind::Config => ErrorKind::Usage,
         StorageErrorKind::Interrupted => ErrorKind::Interrupted,
+        StorageErrorKind::Denied => ErrorKind::NotPermitted,
         _ => ErrorKind::Io,
     };
     let (lacks_room, is_unanswered) = (error.kind() == StorageErrorKind::Full, error.kind().is_passing());
@@ -107,7 +108,7 @@ mod tests {
             (Kind::Unsafe, ErrorKind::Refused),
             (Kind::Config, ErrorKind::Usage),
             (Kind::Interrupted, ErrorKind::Interrupted),
-            (Kind::Denied, ErrorKind::Io),
+            (Kind::Denied, ErrorKind::NotPermitted),
             (Kind::Timeout, ErrorKind::Io),
         ] {
             let error = StorageError::new(kind, Operation::Read, "packs/01/x", "the store says so");

@@ -15,6 +15,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::path::Arg;
 
+use crate::denied;
 use crate::durable::sync_folder;
 use crate::error::SystemErrors;
 
@@ -67,7 +68,8 @@ impl Client {
             Errno::NOENT => step.not_found(),
             Errno::NOTDIR => step.refused(&location, "no folder"),
             errno => step.failed("open the folder", errno),
-        })?;
+        });
+        let opened = opened.map_err(|error| error.denied_by(|| denied::explain_root(&absolute)))?;
         Ok(Self {
             root: File::from(opened),
             location: absolute.display().to_string(),
@@ -78,6 +80,10 @@ impl Client {
 
     pub(crate) fn location(&self) -> &str {
         &self.location
+    }
+
+    pub(crate) fn root(&self) -> &File {
+        &self.root
     }
 
     /// Opens the folder, `""` being the root, or returns `None` when no folder lies there.

@@ -10,6 +10,7 @@
 mod change;
 mod client;
 mod config;
+mod denied;
 mod durable;
 mod error;
 mod publish;
@@ -77,8 +78,12 @@ impl LocalStorage {
     ) -> Result<T> {
         let client = Arc::clone(&self.client);
         let object = key.as_str().to_owned();
+        let explained = object.clone();
         let done = blocking(operation, &object, move || work(&client, &key)).await;
-        done.map_err(|error| error.full_in(self.client.location()))
+        done.map_err(|error| {
+            let explain = || denied::explain(&self.client, &explained, denied::Wish::of(operation));
+            error.full_in(self.client.location()).denied_by(explain)
+        })
     }
 }
 
@@ -183,7 +188,11 @@ impl Storage for LocalStorage {
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         let client = Arc::clone(&self.client);
-        blocking(Operation::Sweep, staging::FOLDER, move || sweep::sweep(&client, older_than)).await
+        let swept =
+            blocking(Operation::Sweep, staging::FOLDER, move || sweep::sweep(&client, older_than)).await;
+        swept.map_err(|error| {
+            error.denied_by(|| denied::explain(&self.client, staging::FOLDER, denied::Wish::Change))
+        })
     }
 
     async fn make_folder(&self, folder: &Prefix) -> Result<()> {
@@ -197,7 +206,10 @@ impl Storage for LocalStorage {
     async fn now(&self) -> Result<SystemTime> {
         let client = Arc::clone(&self.client);
         let now = blocking(Operation::Now, self.client.location(), move || sweep::now(&client)).await;
-        now.map_err(|error| error.full_in(self.client.location()))
+        now.map_err(|error| {
+            let explain = || denied::explain(&self.client, staging::FOLDER, denied::Wish::Change);
+            error.full_in(self.client.location()).denied_by(explain)
+        })
     }
 }
 

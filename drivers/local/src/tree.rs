@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::change::meta_of;
 use crate::client::Client;
+use crate::denied::{self, Wish};
 use crate::error::SystemErrors;
 use crate::staging;
 use crate::sweep::is_self_or_parent;
@@ -61,7 +62,9 @@ impl Walk {
                 continue;
             }
             let step = Step::new(Operation::List, &self.subject);
-            if let Some(folder) = self.client.open_folder(step, &path)? {
+            let explain = || denied::explain(&self.client, &path, Wish::Read);
+            let opened = self.client.open_folder(step, &path).map_err(|error| error.denied_by(explain))?;
+            if let Some(folder) = opened {
                 let entries = Dir::read_from(&folder)
                     .map_err(|errno| step.failed(format!("read the folder {path}"), errno))?;
                 self.reading = Some(Reading { path, folder, entries });
@@ -89,7 +92,10 @@ impl Walk {
             Ok(stat) => stat,
             // Removed since the folder was read.
             Err(Errno::NOENT) => return Ok(()),
-            Err(errno) => return Err(step.failed(format!("look at {key}"), errno)),
+            Err(errno) => {
+                let explain = || denied::explain(&self.client, key.as_str(), Wish::Read);
+                return Err(step.failed(format!("look at {key}"), errno).denied_by(explain));
+            }
         };
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => page.push(ListedObject { meta: meta_of(&stat), key }),

@@ -130,6 +130,16 @@ impl Error {
         self
     }
 
+    /// Says whose permission is missing, if that is what is wrong; the system's own word does not tell.
+    pub fn denied_by(mut self, explain: impl FnOnce() -> Option<String>) -> Self {
+        if self.kind == ErrorKind::Denied
+            && let Some(why) = explain()
+        {
+            self.detail.push_str(&format!(": {why}"));
+        }
+        self
+    }
+
     /// Makes the error of an absent object.
     pub fn not_found(operation: Operation, key: &Key) -> Self {
         Step::new(operation, key.as_str()).not_found()
