@@ -22,6 +22,7 @@ use packvault::engine::list;
 use packvault::engine::restore::{RestoreOptions, restore};
 use packvault::engine::verify::{VerifyOptions, verify};
 use packvault::engine::{Context, Selection};
+use packvault::format::{BlobId, Hasher, index};
 use packvault::location;
 use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
@@ -55,7 +56,7 @@ impl Scene {
         let repository = self.open().await;
         self.record.take_calls();
         repository.load_snapshots().await.unwrap();
-        repository.load_indexes().await.unwrap();
+        repository.find_indexes().await.unwrap();
         self.record.count_of(Operation::Read)
     }
 
@@ -90,15 +91,19 @@ fn what_was_read_once_is_not_read_again() {
         assert_eq!(scene.copies().len(), scene.objects());
         assert_eq!(scene.warm().await, 0);
         assert_eq!(scene.ids().await, scene.made_ids());
-        // A create reads what is new since: nothing of the folders that are copied.
+        // A create reads no manifest, and of each index the end: for the store alone says what is stored.
         let options = CreateOptions { writer_version: "test".into(), ..CreateOptions::default() };
         scene.record.take_calls();
         let repository = scene.open().await;
         create(&repository, Arc::new(Msgvault), &scene.archive.paths(), options, &context()).await.unwrap();
         let calls = scene.record.take_calls();
-        let mut read = calls.iter().filter(|call| call.operation == Operation::Read);
-        let folders = ["snapshots/", "indexes/"];
-        assert!(!read.any(|call| folders.iter().any(|folder| call.object.starts_with(folder))), "{calls:?}");
+        let read = calls.iter().filter(|call| call.operation == Operation::Read);
+        let of =
+            |folder: &str| read.clone().filter(|call| call.object.starts_with(folder)).collect::<Vec<_>>();
+        assert!(of("snapshots/").is_empty(), "{calls:?}");
+        let ends = of("indexes/");
+        assert_eq!(ends.len(), scene.repo.indexes.len(), "{calls:?}");
+        assert!(ends.iter().all(|call| call.bytes == 32), "{calls:?}");
         assert_sound(shared(&scene.storage), "after a create with copies").await;
         // And the next one reads the manifest and the index of that one.
         assert_eq!(scene.warm().await, 2);
@@ -167,6 +172,48 @@ fn an_object_that_changed_in_the_store_is_read_anew() {
         scene.storage.put_raw(&key, "shorter", later);
         let rows = list::list(&scene.open().await).await.unwrap();
         assert!(rows[0].problem.is_some(), "a copy must not hide what became of the manifest");
+    });
+}
+
+/// Returns a copy as somebody makes it who knows how copies are made.
+fn forged_copy(key: &Key, bytes: &[u8], modified: SystemTime) -> Vec<u8> {
+    let seconds = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let mut hasher = Hasher::new();
+    for text in ["memory", key.as_str()] {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.update(&(bytes.len() as u64).to_le_bytes());
+    hasher.update(&seconds.to_le_bytes());
+    hasher.update(bytes);
+    [bytes, hasher.finish().as_bytes()].concat()
+}
+
+#[test]
+fn a_forged_copy_of_an_index_makes_no_create_leave_anything_out() {
+    runtime().block_on(async {
+        let scene = Scene::new(2).await;
+        scene.warm().await;
+        let text = b"what only the newest snapshot has";
+        scene.archive.write("deletions/newest.json", text);
+        let missing = BlobId::of(text);
+        let key = scene.repo.indexes.keys().next_back().unwrap().clone();
+        let meta = scene.storage.stat(&key).await.unwrap();
+        let mut entries = index::decode(&scene.storage.read(&key).await.unwrap()).unwrap();
+        // A blob of the same pack gives its place to one that is not stored.
+        entries[0].id = missing;
+        entries.sort_by_key(|entry| entry.id);
+        let forged = forged_copy(&key, &index::encode(&entries), meta.modified);
+        scene.put_copy(&key, forged);
+        let (believed, _) = scene.open().await.find_indexes().await.unwrap();
+        assert!(believed.get(&missing).is_some(), "the copy looks right");
+
+        let options = CreateOptions { writer_version: "test".into(), ..CreateOptions::default() };
+        let repository = scene.open().await;
+        create(&repository, Arc::new(Msgvault), &scene.archive.paths(), options, &context()).await.unwrap();
+        assert_sound(shared(&scene.storage), "after a create beside a forged copy").await;
+        let copy = scene.copies().into_iter().find(|(found, _)| *found == key).unwrap().1;
+        assert_eq!(copy[..copy.len() - 32], scene.storage.read(&key).await.unwrap()[..], "it was made anew");
     });
 }
 

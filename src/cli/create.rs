@@ -72,6 +72,12 @@ pub struct Arguments {
     /// Only when the process that holds it is known to be gone for good.
     #[arg(long)]
     force_unlock: bool,
+    /// Read everything back that the snapshot needs, before it exists
+    ///
+    /// Takes as long as a verify of the snapshot. Without it, create makes sure that every pack and index is there
+    /// with its length.
+    #[arg(long, conflicts_with = "dry_run")]
+    paranoid: bool,
     /// Say what would be stored, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -177,6 +183,7 @@ impl Arguments {
             tag: self.tag.clone(),
             zstd_level: Settings::zstd_level(self.zstd_level, archive),
             force_unlock: self.force_unlock,
+            paranoid: self.paranoid,
             dry_run: self.dry_run,
             writer_version: concat!("packvault ", env!("CARGO_PKG_VERSION")).to_owned(),
             check_source,

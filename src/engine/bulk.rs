@@ -9,6 +9,7 @@ mod batches;
 mod fetcher;
 mod pieces;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -93,10 +94,10 @@ pub async fn read<V: BlobVisitor>(
     outcome
 }
 
-/// What is wanted of one pack, and what of it cannot be had.
+/// What is wanted of one pack, and what of it cannot be had. A blob that another pack holds as well may come
+/// from there.
 struct Group {
-    pack: Option<PackId>,
-    batches: Vec<Batch>,
+    batches: Vec<(PackId, Batch)>,
     failures: Vec<BlobFailure>,
     /// Held until the last batch is done with.
     room: Arc<OwnedSemaphorePermit>,
@@ -122,8 +123,8 @@ async fn read_groups<V: BlobVisitor>(
         .buffered(PACKS_AHEAD);
     let batches = opened.map(|group| {
         group.failures.into_iter().try_for_each(|failure| visitor.failed(failure))?;
-        let (pack, room) = (group.pack, group.room);
-        let batches = group.batches.into_iter().filter_map(move |batch| Some((pack?, batch, room.clone())));
+        let room = group.room;
+        let batches = group.batches.into_iter().map(move |(pack, batch)| (pack, batch, room.clone()));
         Ok::<_, Error>(stream::iter(batches.map(Ok)))
     });
     batches
@@ -146,17 +147,14 @@ async fn open_group<V: BlobVisitor>(
     room: Arc<OwnedSemaphorePermit>,
     visitor: &V,
 ) -> Group {
-    let (mut pack, mut failures) = (None, Vec::new());
-    let mut entries = Vec::with_capacity(blobs.len());
+    let mut failures = Vec::new();
+    let mut found: BTreeMap<PackId, Vec<Entry>> = BTreeMap::new();
     for id in &blobs {
         match locate(store, id, visitor).await {
-            Ok((found, entry)) => {
-                pack = Some(found);
-                entries.push(entry);
-            }
+            Ok((pack, entry)) => found.entry(pack).or_default().push(entry),
             Err(failure) => {
                 // A store that does not answer is not waited for again at every blob.
-                let is_over = failure.error.is_inconclusive();
+                let is_over = failure.error.is_no_finding();
                 failures.push(failure);
                 if is_over {
                     break;
@@ -164,7 +162,11 @@ async fn open_group<V: BlobVisitor>(
             }
         }
     }
-    Group { pack, batches: batches::cut(entries, visitor), failures, room }
+    let batches = found.into_iter().flat_map(|(pack, mut entries)| {
+        entries.sort_by_key(|entry| entry.offset);
+        batches::cut(entries, visitor).into_iter().map(move |batch| (pack, batch))
+    });
+    Group { batches: batches.collect(), failures, room }
 }
 
 async fn locate<V: BlobVisitor>(

@@ -83,6 +83,8 @@ impl<'a> Manifests<'a> {
 /// One snapshot of a chain, newest first.
 #[derive(Debug, Clone)]
 pub struct ChainLink {
+    /// The snapshot.
+    pub snapshot: String,
     /// Its page-map object.
     pub page_map: BlobId,
     /// Its page-hash object.
@@ -132,6 +134,7 @@ fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
         BlobId::parse(text).map_err(|_| format!("snapshot {} has no {what}", manifest.snapshot_id))
     };
     Ok(ChainLink {
+        snapshot: manifest.snapshot_id.clone(),
         page_map: id(&manifest.db.page_map, "page map")?,
         page_hashes: id(&manifest.db.page_hash_map, "page-hash map")?,
         page_count: manifest.db.page_count,

@@ -66,7 +66,10 @@ impl<'a> ObjectReader<'a> {
             magics.iter().position(|known| **known == magic).ok_or_else(|| bad_magic(magic, magics))?;
         let version = u16::from_le_bytes(reader.array()?);
         if version != VERSION {
-            let message = format!("{} version {version} is not supported", magic.escape_ascii());
+            let message = format!(
+                "{} version {version} is newer than this program: upgrade packvault",
+                magic.escape_ascii()
+            );
             return Err(FormatError::new(FormatErrorKind::UnsupportedVersion, message));
         }
         Ok((reader, found))

@@ -124,7 +124,7 @@ impl Header {
         if self.encrypted {
             return Err(FormatError::new(
                 FormatErrorKind::Encrypted,
-                "pack is encrypted and no key is at hand",
+                "pack is encrypted: reading it takes a key, and a packvault that can be given one",
             ));
         }
         Ok(())
@@ -146,7 +146,7 @@ pub fn check_header(start: &[u8]) -> Result<Header> {
         return Err(FormatError::new(FormatErrorKind::BadMagic, "pack does not start with MVPK"));
     }
     if *version != VERSION {
-        let message = format!("pack version {version} is not supported");
+        let message = format!("pack version {version} is not one that this program reads: upgrade packvault");
         return Err(FormatError::new(FormatErrorKind::UnsupportedVersion, message));
     }
     if flags & !ENCRYPTED_PACK != 0 {

@@ -84,7 +84,9 @@ impl RepoConfig {
 
 fn check_level(level: i64, supported_level: i64) -> Result<()> {
     if level > supported_level {
-        let message = format!("repository needs reader level {level}, this program has {supported_level}");
+        let message = format!(
+            "repository needs reader level {level}, this program has {supported_level}: upgrade packvault"
+        );
         return Err(FormatError::new(FormatErrorKind::NeedsUpgrade { level }, message));
     }
     Ok(())

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::indexes::{IndexUnion, format_error};
+use super::indexes::{IndexUnion, Location, format_error};
 use super::packs::pack_key;
 use super::{Repository, storage_error};
 use crate::format::pack::{self, Entry, Footer, Trailer};
-use crate::format::{BlobId, PackId};
+use crate::format::{BlobId, FormatError, FormatErrorKind, PackId};
 use crate::{Error, ErrorKind, Result};
 
 /// Packs whose footer is kept at hand (section 11).
@@ -86,7 +86,8 @@ pub struct BlobStore {
 }
 
 impl BlobStore {
-    /// Makes a store over the repository's packs, whose lengths [`Repository::pack_lengths`] returned.
+    /// Makes a store over the repository's packs, whose lengths [`Repository::pack_lengths`] returned, and with which
+    /// the union was settled.
     pub fn new(repository: Repository, union: Arc<IndexUnion>, lengths: HashMap<PackId, u64>) -> Self {
         Self { repository, union, lengths, opened: Mutex::default() }
     }
@@ -101,18 +102,29 @@ impl BlobStore {
         self.union.get(id).map(|location| location.pack)
     }
 
-    /// Tells whether the pack lies in the repository with the very length that the index implies.
-    pub fn has_implied_length(&self, pack: &PackId) -> bool {
-        let found = self.lengths.get(pack).copied();
-        found.is_some() && found == self.union.implied_pack_bytes(pack)
-    }
-
-    /// Resolves the blob: indexed, pack opens, the footer has it where the index says (section 11).
+    /// Resolves the blob: indexed, pack opens, the footer has it where the index says (section 11). Where that
+    /// fails and another index places the blob elsewhere, it is looked for there.
     pub async fn locate(&self, id: &BlobId) -> std::result::Result<(PackId, Entry), BlobFailure> {
         let Some(location) = self.union.get(id) else {
             let error = Error::new(ErrorKind::Damaged, "no index names it");
             return Err(BlobFailure { blob: *id, pack: None, error });
         };
+        let failure = match self.locate_at(id, &location).await {
+            Ok(entry) => return Ok((location.pack, entry)),
+            Err(failure) if failure.error.is_inconclusive() => return Err(failure),
+            Err(failure) => failure,
+        };
+        for other in self.union.others(id) {
+            match self.locate_at(id, &other).await {
+                Ok(entry) => return Ok((other.pack, entry)),
+                Err(failure) if failure.error.is_inconclusive() => return Err(failure),
+                Err(_) => {}
+            }
+        }
+        Err(failure)
+    }
+
+    async fn locate_at(&self, id: &BlobId, location: &Location) -> std::result::Result<Entry, BlobFailure> {
         let fail = |error| BlobFailure { blob: *id, pack: Some(location.pack), error };
         let opened = self.open_pack(&location.pack).await.map_err(fail)?;
         let Some(entry) = opened.footer.get(id) else {
@@ -124,7 +136,7 @@ impl BlobStore {
         if !agrees {
             return Err(fail(Error::new(ErrorKind::Damaged, "the index and the pack's footer disagree")));
         }
-        Ok((location.pack, *entry))
+        Ok(*entry)
     }
 
     /// Reads the stored bytes of an entry that was located.
@@ -161,12 +173,14 @@ impl BlobStore {
         let opening = self.opening(id);
         let read = async || self.read_ends(id).await.map(Arc::new).map_err(Arc::new);
         opening.get_or_init(read).await.clone().map_err(|error| {
-            // Only damage is remembered: what failed on the way may succeed the next time.
-            if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) {
-                self.forget(&opening);
-                return error.repeated();
+            match error.kind() {
+                // Only what is known of the pack is remembered: what failed on the way may succeed the next time.
+                ErrorKind::Io | ErrorKind::Interrupted => self.forget(&opening),
+                // An index names it, so it is no pack that never was.
+                ErrorKind::NotFound => return Error::new(ErrorKind::Damaged, error.chain()),
+                _ => {}
             }
-            Error::new(ErrorKind::Damaged, error.chain())
+            error.repeated()
         })
     }
 
@@ -200,7 +214,12 @@ impl BlobStore {
         let storage = &self.repository.storage;
         let key = pack_key(id);
         let cannot_open = |error| storage_error(format!("cannot open pack {id}"), error);
-        let damaged = |error| format_error(format!("cannot use pack {id}"), error);
+        let damaged = |error: FormatError| match error.kind() {
+            FormatErrorKind::Encrypted => {
+                Error::caused(ErrorKind::WrongKey, format!("cannot open pack {id} without its key"), error)
+            }
+            _ => format_error(format!("cannot use pack {id}"), error),
+        };
         let file_bytes = match self.lengths.get(id) {
             Some(length) => *length,
             // A listing may have left it out; if it is not there, the store says so in its own words.

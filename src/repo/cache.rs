@@ -8,6 +8,10 @@
 //! had when it was copied; the hash binds the copy to all of that, and what it holds is decoded and checked
 //! like what the store sends. A copy that fails any of it counts as absent. Nothing depends on a copy being
 //! there, so every failure here is silent, and the whole folder may be deleted at any time.
+//!
+//! Anybody who may write to the cache can make a copy that looks right. That does no harm where what is found
+//! through it is proved anyway: a manifest against its name, a blob against its id. Whether a blob is stored is
+//! another matter, for a create does not store it then: see [`Trust::Shown`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -33,6 +37,16 @@ const UNFINISHED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Debug, Clone)]
 pub(super) struct ObjectCache(Arc<dyn Storage>);
 
+/// How far copies are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// For what they save: what is read because of them is proved by its hash, whatever they said.
+    Copies,
+    /// As proof of what is stored, and so not for their own word: the end of the object, where its hash over all
+    /// the rest lies, is read from the store and must be that of the copy.
+    Shown,
+}
+
 impl Repository {
     /// Keeps copies of immutable objects in a storage of this machine, and reads them from there.
     #[must_use]
@@ -52,10 +66,12 @@ impl Repository {
         &self,
         key: &Key,
         meta: &ObjectMeta,
+        trust: Trust,
         decode: impl Fn(&[u8]) -> Result<T, FormatError>,
     ) -> packvault_storage::Result<Result<T, FormatError>> {
         if let Some(copy) = self.copy_of(key, meta).await
             && let Ok(decoded) = decode(&copy)
+            && (trust == Trust::Copies || self.shows(key, &copy).await?)
         {
             return Ok(Ok(decoded));
         }
@@ -72,6 +88,13 @@ impl Repository {
             let _ = cache.0.replace(key, copy.freeze()).await;
         }
         Ok(decoded)
+    }
+
+    /// Tells whether the object in the store ends with the hash with which the copy ends.
+    async fn shows(&self, key: &Key, copy: &Bytes) -> packvault_storage::Result<bool> {
+        let end = copy.len() as u64;
+        let hash = self.storage.read_range(key, end.saturating_sub(HASH_BYTES as u64)..end).await?;
+        Ok(copy.ends_with(&hash))
     }
 
     async fn copy_of(&self, key: &Key, meta: &ObjectMeta) -> Option<Bytes> {

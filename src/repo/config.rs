@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(nothing.kind(), ErrorKind::NoRepository);
         let (_, faults, _) = made().await;
         faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
-        assert_eq!(read(&faults).await.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(read(&faults).await.unwrap_err().kind(), ErrorKind::NotPermitted);
     }
 
     #[tokio::test]

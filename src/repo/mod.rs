@@ -14,6 +14,7 @@ pub mod packs;
 pub mod snapshots;
 pub mod staging;
 mod ulids;
+mod union;
 
 use std::sync::Arc;
 

@@ -37,7 +37,8 @@ impl Repository {
     /// Returns the length of every pack file that lies in the repository.
     pub async fn pack_lengths(&self) -> Result<HashMap<PackId, u64>> {
         let prefix = Prefix::folder("packs").expect("a plain word is a key");
-        self.storage
+        let lengths: HashMap<PackId, u64> = self
+            .storage
             .list(&prefix)
             .try_filter_map(async |object| {
                 let id = object.key.name().strip_suffix(PACK_SUFFIX).and_then(|id| PackId::parse(id).ok());
@@ -46,7 +47,11 @@ impl Repository {
             })
             .try_collect()
             .await
-            .map_err(|error| storage_error("cannot list the packs", error))
+            .map_err(|error| storage_error("cannot list the packs", error))?;
+        for pack in lengths.keys() {
+            self.ulids.stay_above(&pack.to_string());
+        }
+        Ok(lengths)
     }
 }
 

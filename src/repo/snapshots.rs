@@ -6,6 +6,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta, Prefix};
 
+use super::cache::Trust;
 use super::indexes::format_error;
 use super::notes::notes_among;
 use super::{Repository, key, storage_error};
@@ -170,7 +171,7 @@ impl Repository {
             ));
         }
         let decode = |bytes: &[u8]| Manifest::load(id, bytes, SUPPORTED_READER_LEVEL);
-        let read = self.read_listed(&manifest_key(id), meta, decode).await;
+        let read = self.read_listed(&manifest_key(id), meta, Trust::Copies, decode).await;
         read.map_err(|error| storage_error(format!("cannot read the manifest of snapshot {id}"), error))?
             .map_err(|error| format_error(format!("cannot use the manifest of snapshot {id}"), error))
     }
@@ -210,6 +211,6 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains(&format!("no snapshot {id}")), "{error}");
         faults.at_next(Operation::Stat, Fault::Before(StorageErrorKind::Denied));
-        assert_eq!(repository.load_snapshot(&id).await.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(repository.load_snapshot(&id).await.unwrap_err().kind(), ErrorKind::NotPermitted);
     }
 }

@@ -50,7 +50,7 @@ mod tests {
             repository.clean_staging().await.unwrap();
             assert_eq!(storage.unfinished_uploads(), 0);
             faults.at_next(Operation::Sweep, Fault::Before(StorageErrorKind::Denied));
-            assert_eq!(repository.clean_staging().await.unwrap_err().kind(), ErrorKind::Io);
+            assert_eq!(repository.clean_staging().await.unwrap_err().kind(), ErrorKind::NotPermitted);
         }
     }
 }

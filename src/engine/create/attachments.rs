@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
-use super::known::KnownBlobs;
+use super::known::{KnownBlobs, is_unusable};
 use super::sink::{BlobSink, EncodedBlob, Payload, encode_hashed};
 use super::spool;
 use crate::archive::content::{Content, ContentRef, ContentStore};
@@ -78,18 +78,20 @@ pub async fn capture(
     Ok(captured)
 }
 
+/// The lists of a snapshot's parent, and what they hold.
+pub struct InheritedLists {
+    lists: Vec<String>,
+    entries: Vec<ListedAttachment>,
+}
+
 /// Returns the lists of a snapshot: the parent's and one of what is new, or, if the parent lists anything
 /// that is gone, one fresh list of everything (T10).
 pub async fn store_lists(
-    reader: &MetadataReader,
     sink: &mut BlobSink,
-    parent: Option<&Manifest>,
+    inherited: Option<InheritedLists>,
     captured: &[ListedAttachment],
 ) -> Result<Option<Vec<String>>> {
-    let inherited = match parent {
-        Some(parent) => inherited_lists(reader, sink.known(), parent, captured).await?,
-        None => None,
-    };
+    let inherited = inherited.and_then(|inherited| still_listed(inherited, captured));
     let (mut lists, listed) = inherited.unwrap_or_default();
     let new: Vec<ListedAttachment> =
         captured.iter().filter(|attachment| !listed.contains(&attachment.id)).cloned().collect();
@@ -100,36 +102,42 @@ pub async fn store_lists(
     Ok(if lists.is_empty() { None } else { Some(lists) })
 }
 
-/// Returns the parent's lists and what they hold, if all of it is still referenced and undamaged. A list that
-/// cannot be read just now is an error: its pack is as good as before.
-async fn inherited_lists(
+/// Reads the parent's lists, if they are undamaged. One that cannot be read just now is an error: its pack is as
+/// good as before.
+pub async fn read_lists(
     reader: &MetadataReader,
     known: &KnownBlobs,
-    parent: &Manifest,
-    captured: &[ListedAttachment],
-) -> Result<Option<(Vec<String>, HashSet<BlobId>)>> {
-    let Some(lists) = parent.attachments.lists.clone() else { return Ok(None) };
-    let captured: HashSet<(BlobId, u64)> =
-        captured.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
-    let mut listed = HashSet::new();
+    parent: Option<&Manifest>,
+) -> Result<Option<InheritedLists>> {
+    let Some(lists) = parent.and_then(|parent| parent.attachments.lists.clone()) else { return Ok(None) };
+    let mut entries = Vec::new();
     reader.expect(lists.iter().filter_map(|list| BlobId::parse(list).ok()));
     for list in &lists {
         let Some(id) = BlobId::parse(list).ok().filter(|id| known.contains(id)) else { return Ok(None) };
-        let entries = match reader.attachment_list(&id).await {
-            Ok(entries) => entries,
-            Err(failure) if matches!(failure.error.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+        match reader.attachment_list(&id).await {
+            Ok(found) => entries.extend(found),
+            Err(failure) if is_unusable(failure.error.kind()) => {
                 known.distrust(&failure);
                 return Ok(None);
             }
             Err(failure) => return Err(failure.into()),
-        };
-        for attachment in entries {
-            if !captured.contains(&(attachment.id, attachment.bytes)) || !listed.insert(attachment.id) {
-                return Ok(None);
-            }
         }
     }
-    Ok(Some((lists, listed)))
+    Ok(Some(InheritedLists { lists, entries }))
+}
+
+/// Returns the parent's lists and what they hold, if all of it is still referenced.
+fn still_listed(
+    inherited: InheritedLists,
+    captured: &[ListedAttachment],
+) -> Option<(Vec<String>, HashSet<BlobId>)> {
+    let captured: HashSet<(BlobId, u64)> =
+        captured.iter().map(|attachment| (attachment.id, attachment.bytes)).collect();
+    let mut listed = HashSet::new();
+    let is_whole = inherited.entries.into_iter().all(|attachment| {
+        captured.contains(&(attachment.id, attachment.bytes)) && listed.insert(attachment.id)
+    });
+    is_whole.then_some((inherited.lists, listed))
 }
 
 fn batches(references: Vec<ContentRef>) -> Vec<Vec<ContentRef>> {

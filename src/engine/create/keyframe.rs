@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::known::KnownBlobs;
+use super::known::{KnownBlobs, is_unusable};
 use super::pages::CapturedPages;
 use super::sink::BlobSink;
 use crate::archive::page_cache;
@@ -57,7 +57,7 @@ impl ParentState {
         let mut manifests = Manifests::new(repository, snapshots);
         let maps = match ParentMaps::load(repository, reader, known, &mut manifests, &parent, cache).await {
             Ok(maps) => Some(maps),
-            Err(failure) if matches!(failure.kind(), ErrorKind::Damaged | ErrorKind::NotFound) => {
+            Err(failure) if is_unusable(failure.kind()) => {
                 if let ChainFailure::Blob(failure) = &failure {
                     known.distrust(failure);
                 }
@@ -77,6 +77,12 @@ impl ParentState {
     /// Returns the parent's manifest.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
+    }
+
+    /// Returns the snapshots that a chain built on the parent goes through.
+    pub fn chain(&self) -> Vec<String> {
+        let links = self.maps.iter().flat_map(|maps| &maps.links);
+        links.map(|link| link.snapshot.clone()).collect()
     }
 
     /// Hands over the hashes that a scan with this page size is compared with.

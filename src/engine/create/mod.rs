@@ -14,6 +14,7 @@ mod keyframe;
 mod known;
 mod pages;
 mod plan;
+mod reach;
 mod sink;
 mod spool;
 
@@ -31,6 +32,7 @@ use self::database::{CapturedDatabase, DatabaseCapture};
 use self::extras::CapturedExtras;
 use self::keyframe::{ParentState, StoredMaps};
 use self::known::KnownBlobs;
+use self::reach::Reach;
 use self::sink::{Added, BlobSink};
 use super::identity::{self, Recorded};
 use super::metadata::MetadataReader;
@@ -45,7 +47,7 @@ use crate::format::{ArchiveAttributes, IndexId, Manifest, PageHash, effective_le
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::repo::indexes::format_error;
+use crate::repo::indexes::{claims_of, format_error};
 use crate::repo::locks::Lock;
 use crate::repo::notes::{ArchiveIdentity, Note};
 use crate::repo::packs::WrittenPacks;
@@ -64,6 +66,8 @@ pub struct CreateOptions {
     pub zstd_level: i32,
     /// Whether locks of others are broken, fresh ones too.
     pub force_unlock: bool,
+    /// Whether everything that the snapshot reaches is read back before the snapshot exists.
+    pub paranoid: bool,
     /// Whether nothing is written, only counted.
     pub dry_run: bool,
     /// The writer's version, for the manifest.
@@ -182,10 +186,11 @@ async fn run(
     let (cleaned, snapshots, union, lengths) =
         join!(cleaning, manifests, repository.load_indexes(), repository.pack_lengths());
     cleaned?;
-    let ((snapshots, recorded), union, lengths) = (snapshots?, Arc::new(union?), lengths?);
+    let ((snapshots, recorded), union, lengths) = (snapshots?, union?, lengths?);
     if let Some(ours) = options.identity.as_ref().filter(|_| !options.adopt) {
         identity::check_place(recorded.as_ref(), snapshots.last(), ours)?;
     }
+    let union = Arc::new(union.settled(&lengths));
     let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
@@ -193,7 +198,7 @@ async fn run(
     let mut parent =
         ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
     let writes_to = (!options.dry_run).then(|| repository.clone());
-    let mut sink = BlobSink::new(known, pipeline.clone(), writes_to);
+    let mut sink = BlobSink::new(known.clone(), pipeline.clone(), writes_to);
     let captured =
         capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, (&mut parent, recorded))
             .await;
@@ -217,7 +222,10 @@ async fn run(
     if let Some(lock) = lock {
         let index = (added.written.entries, captured.geometry.0);
         let beside = (&note_of(&captured), &attributes_of(&captured, paths));
-        publish(repository, context, lock, &manifest, index, beside).await?;
+        let chain = if captured.maps.depth > 0 { parent.chain() } else { Vec::new() };
+        let (built_on, read_back) =
+            ((known.as_ref(), chain.as_slice()), options.paranoid.then_some(&profile));
+        publish(repository, context, lock, &manifest, index, beside, built_on, read_back).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
     }
     context.progress.end(Stage::Seal);
@@ -254,9 +262,11 @@ async fn capture(
     let identity = options.identity.clone().map(|identity| ArchiveIdentity { tables, ..identity });
     let pages_changed = pages.changed_count();
     let maps = keyframe::store_maps(sink, parent, geometry, pages).await?;
+    // First: a pack in which a list cannot be read is not relied on for what it holds besides.
+    let inherited = attachments::read_lists(reader, sink.known(), parent.manifest()).await?;
     let attachments = attachments::capture(context, pipeline, sink, store, facts.content.clone()).await?;
     check_paths(&facts, &attachments)?;
-    let lists = attachments::store_lists(reader, sink, parent.manifest(), &attachments.listed).await?;
+    let lists = attachments::store_lists(sink, inherited, &attachments.listed).await?;
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let checks = |bytes| options.check_source.unwrap_or(profile.checks_source(bytes));
@@ -337,6 +347,7 @@ fn check_paths(facts: &CapturedFacts, attachments: &CapturedAttachments) -> Resu
 }
 
 /// Makes the snapshot exist: index, page size, manifest, in this order. Packs are durable already.
+#[allow(clippy::too_many_arguments, reason = "what one snapshot is published with, named once here")]
 async fn publish(
     repository: &Repository,
     context: &Context,
@@ -344,13 +355,21 @@ async fn publish(
     manifest: &Manifest,
     (entries, page_size): (Vec<crate::format::IndexEntry>, u32),
     (note, attributes): (&Note, &ArchiveAttributes),
+    (known, chain): (&KnownBlobs, &[String]),
+    read_back: Option<&Arc<dyn Profile>>,
 ) -> Result<()> {
     // A holder that was stopped for too long may have a successor, whose configuration it must not rewrite.
     lock.confirm().await?;
+    let written = claims_of(&entries);
     if !entries.is_empty() {
         let id = IndexId::parse(&manifest.new_index)
             .map_err(|error| format_error("cannot name the new index", error))?;
         repository.publish_index(&id, entries).await?;
+    }
+    // Before the manifest: what cannot be restored is never listed.
+    Reach { known, written: &written, index: &manifest.new_index, chain }.confirm(repository).await?;
+    if let Some(profile) = read_back {
+        reach::read_back(repository, profile, manifest, context).await?;
     }
     repository.set_page_size(page_size).await?;
     // The last moment to stop: what lies beside a manifest must not be left without it.
@@ -433,21 +452,31 @@ fn describe(
 /// Returns now in whole seconds, or the second after the parent's if the clock is not past it
 /// (section 6.6).
 fn created_at(parent: Option<&Manifest>) -> Result<String> {
-    let now = crate::clock::now()?.as_second();
+    let now = crate::clock::now()?;
     let second = match parent {
-        None => now,
+        None => now.as_second(),
         Some(parent) => {
-            let parent_second = parent
-                .created_at
-                .parse::<Timestamp>()
-                .map_err(|error| Error::caused(ErrorKind::Damaged, "cannot read the parent's time", error))?
-                .as_second();
-            now.max(parent_second + 1)
+            let time = parent.created_at.parse::<Timestamp>();
+            let time = time.map_err(|error| none_after(parent, error))?.as_second();
+            now.as_second().max(time + 1)
         }
     };
-    let time = Timestamp::from_second(second)
-        .map_err(|error| Error::caused(ErrorKind::Damaged, "the parent's time is out of range", error))?;
+    let time = Timestamp::from_second(second);
+    let time = time.map_err(|error| match parent {
+        Some(parent) => none_after(parent, error),
+        None => Error::caused(ErrorKind::Refused, "cannot name the time of the snapshot", error),
+    })?;
     Ok(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// The newest snapshot is the one whose name sorts last, and no later one can be made.
+fn none_after(parent: &Manifest, error: jiff::Error) -> Error {
+    let message = format!(
+        "no snapshot can follow {}, which says that it was made at {}: some clock was wrong; restore it first if \
+         you need it, move its manifest aside, out of `snapshots/`, and run the command again",
+        parent.snapshot_id, parent.created_at
+    );
+    Error::caused(ErrorKind::Refused, message, error)
 }
 
 fn report(

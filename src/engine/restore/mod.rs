@@ -99,12 +99,8 @@ async fn run(
         ),
     };
     let (files, (union, damaged_indexes), lengths) = (files?, indexes?, lengths?);
-    let (damaged_indexes, mut unread): (Vec<_>, Vec<_>) =
-        damaged_indexes.into_iter().partition(|index| index.error.kind() == ErrorKind::Damaged);
-    if let Some(unread) = unread.pop() {
-        return Err(unread.error);
-    }
-    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union), lengths));
+    let union = Arc::new(union.settled(&lengths));
+    let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
     let plan = plan::make(repository, &reader, &profile, &files, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
@@ -113,7 +109,11 @@ async fn run(
     let profile = plan.profile.clone();
     for damaged in &damaged_indexes {
         // Every blob is proved against its id, so a snapshot that is found without this file is whole.
-        let remark = format!("the snapshot is restored without index {}, which is damaged", damaged.name);
+        let remark = format!(
+            "the snapshot is restored without index {}, which cannot be used: {}",
+            damaged.name,
+            damaged.error.chain()
+        );
         context.progress.remark(&remark);
     }
     context.cancel.check()?;
@@ -196,12 +196,13 @@ fn lacks_room(plan: &Plan, target: &Target, error: Error) -> Error {
     Error::caused(error.kind(), message, error)
 }
 
-/// Names the damaged index because of which something may be missing.
+/// Names the index that cannot be used because of which something may be missing.
 fn blame_indexes(error: Error, damaged: &[DamagedIndex]) -> Error {
     match damaged.first() {
         Some(index) if error.kind() == ErrorKind::Damaged => {
-            let message = format!("cannot restore while index {} is damaged", index.name);
-            Error::caused(ErrorKind::Damaged, message, error)
+            let why = index.error.chain();
+            let message = format!("cannot restore while index {} cannot be used ({why})", index.name);
+            Error::caused(index.error.kind(), message, error)
         }
         _ => error,
     }

@@ -69,7 +69,6 @@ async fn run(
     context: &Context,
     is_locked: bool,
 ) -> Result<VerifyReport> {
-    let pipeline = Pipeline::new(context, 0);
     let (found, indexes, lengths) = match is_locked {
         // Side by side, for on a long line each costs several times there and back.
         true => join!(repository.find_snapshots(), repository.find_indexes(), repository.pack_lengths()),
@@ -81,14 +80,53 @@ async fn run(
         ),
     };
     let (found, (union, damaged_indexes), lengths) = (found?, indexes?, lengths?);
-    let mut problems = damaged_manifests(&found, &selection);
+    if let Some(index) = damaged_indexes.iter().position(|index| is_fatal(&index.error)) {
+        return Err(damaged_indexes.into_iter().nth(index).expect("its position was found").error);
+    }
+    let mut problems = damaged_manifests(&found, &selection)?;
     problems.extend(damaged_indexes.into_iter().map(|damaged| VerifyProblem {
         object: Some(format!("index {}", damaged.name)),
         detail: damaged.error.chain(),
         ..VerifyProblem::default()
     }));
     let (manifests, selected) = select(found, &selection)?;
-    let store = Arc::new(BlobStore::new(repository.clone(), Arc::new(union), lengths));
+    let union = Arc::new(union.settled(&lengths));
+    let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
+    judge(repository, profile, (manifests, selected), store, problems, options, context).await
+}
+
+/// Reads everything that a snapshot reaches which is not published yet, past all copies, and returns what is wrong.
+pub(super) async fn read_back(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    manifest: &Manifest,
+    context: &Context,
+) -> Result<Vec<VerifyProblem>> {
+    let repository = repository.uncached();
+    let (found, union, lengths) =
+        join!(repository.find_snapshots(), repository.load_indexes(), repository.pack_lengths());
+    let (found, union, lengths) = (found?, union?, lengths?);
+    let before = found.into_iter().filter_map(|snapshot| snapshot.manifest.ok());
+    let manifests = before.chain([manifest.clone()]).collect();
+    let union = Arc::new(union.settled(&lengths));
+    let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
+    let (selected, options) = (vec![manifest.clone()], VerifyOptions::default());
+    let report =
+        judge(&repository, profile, (manifests, selected), store, Vec::new(), options, context).await?;
+    Ok(report.problems)
+}
+
+/// Checks the chosen snapshots, on top of the problems that are known already.
+async fn judge(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    (manifests, selected): (Vec<Manifest>, Vec<Manifest>),
+    store: Arc<BlobStore>,
+    mut problems: Vec<VerifyProblem>,
+    options: VerifyOptions,
+    context: &Context,
+) -> Result<VerifyReport> {
+    let pipeline = Pipeline::new(context, 0);
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
 
     context.progress.begin(Stage::Structure, Unit::Items, Some(selected.len() as u64));
@@ -150,9 +188,9 @@ async fn run(
 }
 
 /// Tells what ends the operation from what it reports: what says nothing about the repository does. A server
-/// that does not answer is no damage, and would be waited for again at every blob.
+/// that does not answer is no damage, and would be waited for again at every blob; nor is what this user may not read.
 fn is_fatal(error: &Error) -> bool {
-    error.is_inconclusive()
+    error.is_no_finding()
 }
 
 fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
@@ -165,16 +203,17 @@ fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
 }
 
 /// Returns a problem for each manifest that cannot be used, unless a single other one was asked for.
-fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Vec<VerifyProblem> {
+fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Result<Vec<VerifyProblem>> {
     let concerns = |name: &str| match selection {
         Selection::One(id) => id.as_str() == name,
         Selection::Latest | Selection::All => true,
     };
     let damaged = found.iter().filter(|snapshot| concerns(&snapshot.name));
     damaged
-        .filter_map(|snapshot| {
-            let error = snapshot.manifest.as_ref().err()?;
-            Some(problem(&snapshot.name, "manifest", &error.chain()))
+        .filter_map(|snapshot| Some((snapshot, snapshot.manifest.as_ref().err()?)))
+        .map(|(snapshot, error)| match is_fatal(error) {
+            true => Err(error.repeated()),
+            false => Ok(problem(&snapshot.name, "manifest", &error.chain())),
         })
         .collect()
 }
@@ -207,10 +246,11 @@ async fn resolve_all(context: &Context, store: &Arc<BlobStore>, checker: &Checke
     let mut blobs: Vec<_> = checker.checks().blobs().map(|id| (store.pack_of(&id), id)).collect();
     // By pack, so that each footer is read once.
     blobs.sort();
-    for (pack, id) in blobs {
+    for (_, id) in blobs {
         context.cancel.check()?;
-        let is_there = pack.is_some_and(|pack| store.has_implied_length(&pack));
-        if !is_there && let Err(failure) = store.locate(&id).await {
+        if !store.union().is_sound(&id)
+            && let Err(failure) = store.locate(&id).await
+        {
             checker.failed(failure)?;
         }
         context.progress.advance(Stage::Blobs, 1);

@@ -25,7 +25,9 @@ impl Manifest {
         let (manifest, unknown) = parse(file)?;
         if manifest.min_reader_version > supported_level {
             let level = manifest.min_reader_version;
-            let message = format!("snapshot needs reader level {level}, this program has {supported_level}");
+            let message = format!(
+                "snapshot needs reader level {level}, this program has {supported_level}: upgrade packvault"
+            );
             return Err(FormatError::new(FormatErrorKind::NeedsUpgrade { level }, message));
         }
         if !unknown.is_empty() {
