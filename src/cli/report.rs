@@ -95,6 +95,22 @@ const HINT_FULL: &str = "make room there and run the command again; what was the
 const HINT_TOO_LARGE: &str = "raise the limit on the size of files (`ulimit -f`, LimitFSIZE), or use a file system \
                               that takes larger ones; what was there before is as it was";
 
+/// What to do where nothing can be written, whoever asks.
+const HINT_READ_ONLY: &str = "what lies there is mounted read-only; nothing is known to be damaged";
+
+/// Tells whether a file system that only reads is the cause.
+fn is_read_only(error: &Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let system = error.downcast_ref::<std::io::Error>();
+        if system.is_some_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 fn describe(error: &Error, command: &str) -> String {
     if error.kind() == ErrorKind::Interrupted {
         // Which step was cut short is of no use to whoever cut it short.
@@ -113,7 +129,8 @@ fn describe(error: &Error, command: &str) -> String {
     }
     let full = error.is_full().then(|| HINT_FULL.to_owned());
     let full = full.or_else(|| error.is_too_large().then(|| HINT_TOO_LARGE.to_owned()));
-    if let Some(hint) = full.or_else(|| hint(error.kind(), command)) {
+    let read_only = is_read_only(error).then(|| HINT_READ_ONLY.to_owned());
+    if let Some(hint) = full.or(read_only).or_else(|| hint(error.kind(), command)) {
         text.push_str(&format!("hint: {hint}\n"));
     }
     text
@@ -139,6 +156,13 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
              removes its lock"
         }
         (ErrorKind::InUse, _) => "wait until the other process is done and try again",
+        (ErrorKind::NotPermitted, "create" | "init") => {
+            "run it as the user who owns what is named, or let this user read and write there; nothing is known to \
+             be damaged"
+        }
+        (ErrorKind::NotPermitted, _) => {
+            "run it as the user who owns what is named, or let this user read it; nothing is known to be damaged"
+        }
         (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",
         (ErrorKind::Damaged, "create" | "list" | "restore") => {
             "run `packvault verify --all` to see all damage"
@@ -164,6 +188,7 @@ mod tests {
             (ErrorKind::NotFound, 1),
             (ErrorKind::Refused, 1),
             (ErrorKind::OtherArchive, 1),
+            (ErrorKind::NotPermitted, 1),
             (ErrorKind::Damaged, 1),
             (ErrorKind::Unsupported, 1),
             (ErrorKind::Source, 1),

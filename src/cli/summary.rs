@@ -285,6 +285,7 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
             blob: Some("b".into()),
             pack: Some("p\n".into()),
             detail: "hash differs\x1b".into(),
+            ..VerifyProblem::default()
         };
         let damaged = VerifyReport { ok: false, problems: vec![problem], ..clean };
         let expected = "\

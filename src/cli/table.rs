@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::select;
 use super::text::{self, escape};
-use packvault::engine::report::{ListRow, ListedArchive};
+use packvault::engine::report::{ListRow, ListedArchive, ProblemKind};
 
 /// Widest tag shown whole.
 const TAG_COLUMNS_MAX: usize = 16;
@@ -29,6 +29,8 @@ struct Column {
     heading: &'static str,
     is_number: bool,
     cells: Vec<String>,
+    /// The widest of them.
+    columns: usize,
 }
 
 /// Returns the table, and below it a line for every damaged snapshot.
@@ -62,11 +64,7 @@ fn columns(rows: &[ListRow]) -> Vec<Column> {
     let ids: Vec<&str> = rows.iter().map(|row| row.id.as_str()).collect();
     let number = |heading, cell: fn(&ListRow) -> Option<String>| Column::new(heading, true, rows, cell);
     vec![
-        Column {
-            heading: "id",
-            is_number: false,
-            cells: select::short(&ids).iter().map(|id| escape(id)).collect(),
-        },
+        Column::of("id", false, select::short(&ids).iter().map(|id| escape(id)).collect()),
         Column::new("date (UTC)", false, rows, date),
         Column::new("archive", false, rows, if only_archive(rows).is_some() { |_| None } else { archive }),
         Column::new("tag", false, rows, tag),
@@ -79,7 +77,12 @@ fn columns(rows: &[ListRow]) -> Vec<Column> {
 
 fn date(row: &ListRow) -> Option<String> {
     if row.problem.is_some() {
-        return Some("damaged".to_owned());
+        let word = match row.problem_kind {
+            Some(ProblemKind::Newer) => "newer",
+            Some(ProblemKind::NotPermitted) => "not permitted",
+            _ => "damaged",
+        };
+        return Some(word.to_owned());
     }
     row.created_at.as_deref().map(text::minute)
 }
@@ -123,8 +126,13 @@ impl Column {
         rows: &[ListRow],
         cell: fn(&ListRow) -> Option<String>,
     ) -> Self {
-        let cells = rows.iter().map(|row| cell(row).unwrap_or_default()).collect();
-        Self { heading, is_number, cells }
+        Self::of(heading, is_number, rows.iter().map(|row| cell(row).unwrap_or_default()).collect())
+    }
+
+    fn of(heading: &'static str, is_number: bool, cells: Vec<String>) -> Self {
+        let texts = cells.iter().map(String::as_str).chain([heading]);
+        let columns = texts.map(text::width).max().unwrap_or(0);
+        Self { heading, is_number, cells, columns }
     }
 
     fn is_empty(&self) -> bool {
@@ -133,10 +141,8 @@ impl Column {
 
     /// Returns the heading, or the cell of a row, filled up to the width of the column.
     fn cell(&self, row: Option<usize>) -> String {
-        let cells = self.cells.iter().map(String::as_str);
-        let columns = cells.chain([self.heading]).map(text::width).max().unwrap_or(0);
         let text = row.map_or(self.heading, |row| self.cells.get(row).map_or("", String::as_str));
-        let fill = " ".repeat(columns.saturating_sub(text::width(text)));
+        let fill = " ".repeat(self.columns.saturating_sub(text::width(text)));
         if self.is_number { fill + text } else { text.to_owned() + &fill }
     }
 }

@@ -3,7 +3,7 @@
 use futures::join;
 use serde_json::value::RawValue;
 
-use super::report::{ListRow, ListedArchive};
+use super::report::{ListRow, ListedArchive, ProblemKind};
 use crate::Result;
 use crate::format::{Manifest, go_json};
 use crate::repo::Repository;
@@ -27,7 +27,12 @@ pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
 fn row(found: FoundSnapshot) -> ListRow {
     match found.manifest {
         Ok(manifest) => sound_row(manifest),
-        Err(error) => ListRow { id: found.name, problem: Some(error.chain()), ..ListRow::default() },
+        Err(error) => ListRow {
+            id: found.name,
+            problem: Some(error.chain()),
+            problem_kind: Some(ProblemKind::of(&error)),
+            ..ListRow::default()
+        },
     }
 }
 
@@ -44,6 +49,7 @@ fn sound_row(manifest: Manifest) -> ListRow {
         attachments: u64::try_from(manifest.attachments.blobs).ok(),
         bytes_added: u64::try_from(manifest.bytes_added).ok(),
         stats: stats.ok(),
+        problem_kind: problem.as_ref().map(|_| ProblemKind::Damaged),
         problem,
         source_problems: Vec::new(),
         archive: None,

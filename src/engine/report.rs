@@ -6,6 +6,8 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::{Error, ErrorKind};
+
 /// What `init` made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InitReport {
@@ -137,6 +139,8 @@ pub struct ListRow {
     pub source_problems: Vec<String>,
     /// Which archive it is of; `null` where nobody recorded it.
     pub archive: Option<ListedArchive>,
+    /// What kind of problem it is; `null` without one.
+    pub problem_kind: Option<ProblemKind>,
 }
 
 /// The archive of a [`ListRow`].
@@ -199,6 +203,36 @@ pub struct VerifyReport {
     pub warnings: Vec<String>,
 }
 
+/// What kind of thing keeps an object from being used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProblemKind {
+    /// It is gone, or not what it must be.
+    #[default]
+    Damaged,
+    /// A newer program wrote it.
+    Newer,
+    /// It takes a key.
+    Encrypted,
+    /// This user may not read it; nothing is known of it.
+    NotPermitted,
+    /// It is sound, and msgvault would not find it.
+    Outranked,
+}
+
+impl ProblemKind {
+    /// Returns what an error says about the object that it was met in.
+    pub fn of(error: &Error) -> Self {
+        match error.kind() {
+            ErrorKind::Unsupported => Self::Newer,
+            ErrorKind::WrongKey => Self::Encrypted,
+            ErrorKind::NotPermitted => Self::NotPermitted,
+            _ => Self::Damaged,
+        }
+    }
+}
+
 /// One thing that is wrong with a repository.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyProblem {
@@ -212,6 +246,8 @@ pub struct VerifyProblem {
     pub pack: Option<String>,
     /// What is wrong and what to do.
     pub detail: String,
+    /// What kind of problem it is.
+    pub kind: ProblemKind,
 }
 
 /// What `restore` brought back.
@@ -343,7 +379,8 @@ mod tests {
             json(&row),
             concat!(
                 r#"{"id":"s","parent":null,"created_at":null,"tag":null,"version":1,"database_bytes":null,"#,
-                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[],"archive":null}"#
+                r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[],"archive":null,"#,
+                r#""problem_kind":null}"#
             )
         );
     }
@@ -356,7 +393,7 @@ mod tests {
             json(&verify),
             concat!(
                 r#"{"ok":false,"snapshots":0,"blobs":0,"bytes":0,"problems":[{"snapshot":null,"#,
-                r#""object":null,"blob":null,"pack":null,"detail":"gone"}],"warnings":[]}"#
+                r#""object":null,"blob":null,"pack":null,"detail":"gone","kind":"damaged"}],"warnings":[]}"#
             )
         );
         let restore = RestoreReport {

@@ -102,6 +102,11 @@ impl BlobStore {
         self.union.get(id).map(|location| location.pack)
     }
 
+    /// Tells whether the pack lies in the repository at all.
+    pub fn is_there(&self, pack: &PackId) -> bool {
+        self.lengths.contains_key(pack)
+    }
+
     /// Resolves the blob: indexed, pack opens, the footer has it where the index says (section 11). Where that
     /// fails and another index places the blob elsewhere, it is looked for there.
     pub async fn locate(&self, id: &BlobId) -> std::result::Result<(PackId, Entry), BlobFailure> {

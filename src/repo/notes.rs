@@ -151,6 +151,8 @@ impl Repository {
         match self.read_listed(key, meta, decode).await {
             Ok(note) => Ok(note.unwrap_or_else(|_| unreadable())),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Note::default()),
+            // The manifest of another user tells what there is to tell; a note keeps no list from being shown.
+            Err(error) if error.kind() == StorageErrorKind::Denied => Ok(unreadable()),
             Err(error) => Err(storage_error(format!("cannot read {}", key.as_str()), error)),
         }
     }
@@ -217,6 +219,8 @@ mod tests {
         storage.remove(&name("written")).await.unwrap();
         assert!(repository.read_notes(&files).await.unwrap()["written"].is_empty(), "it has gone meanwhile");
         faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
+        assert_eq!(repository.read_notes(&files).await.unwrap().len(), notes.len());
+        faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Io));
         let error = repository.read_notes(&files).await.unwrap_err();
         assert!(error.to_string().contains(".packvault.json"), "{error}");
     }

@@ -119,6 +119,14 @@ impl IndexUnion {
         self.outranked.contains(id)
     }
 
+    /// Returns the index file and the pack in which such programs look for the blob.
+    pub fn outranking(&self, id: &BlobId) -> Option<(&IndexFile, PackId)> {
+        let others = self.is_outranked(id).then(|| self.others.get(id)).flatten()?;
+        let last =
+            others.iter().map(|(claim, ..)| &self.claims[*claim as usize]).max_by_key(|claim| claim.file)?;
+        Some((self.file_of(last), last.pack))
+    }
+
     /// Returns the packs of claims that are not sound although a blob is placed by them.
     pub fn unsound_packs(&self) -> HashSet<PackId> {
         if self.sound.iter().all(|sound| *sound) {

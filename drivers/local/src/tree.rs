@@ -66,7 +66,8 @@ impl Walk {
             let opened = self.client.open_folder(step, &path).map_err(|error| error.denied_by(explain))?;
             if let Some(folder) = opened {
                 let entries = Dir::read_from(&folder)
-                    .map_err(|errno| step.failed(format!("read the folder {path}"), errno))?;
+                    .map_err(|errno| step.failed(format!("read the folder {path}"), errno))
+                    .map_err(|error| error.denied_by(explain))?;
                 self.reading = Some(Reading { path, folder, entries });
                 return Ok(true);
             }

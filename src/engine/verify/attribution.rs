@@ -54,7 +54,7 @@ impl<'a> Attribution<'a> {
         for (blob, role) in &roles {
             for finding in &self.findings[blob] {
                 let detail = match &finding.fault {
-                    Fault::Unreadable(detail) => detail,
+                    Fault::Unreadable(detail, _) => detail,
                     Fault::Length(Some(object), detail) if objects.contains(object) => detail,
                     Fault::Length(None, detail) if own.contains(blob) => detail,
                     Fault::Length(..) | Fault::Page(_) => continue,
@@ -147,8 +147,9 @@ impl<'a> Attribution<'a> {
         let problem = |finding: &Finding| VerifyProblem {
             blob: Some(finding.blob.to_string()),
             pack: self.pack_of(finding),
+            kind: finding.kind(),
             detail: match &finding.fault {
-                Fault::Unreadable(detail) | Fault::Length(_, detail) => detail.clone(),
+                Fault::Unreadable(detail, _) | Fault::Length(_, detail) => detail.clone(),
                 Fault::Page(_) => "a page in it is not what a page-hash map says".to_owned(),
             },
             ..VerifyProblem::default()
@@ -168,6 +169,7 @@ impl<'a> Attribution<'a> {
             blob: Some(finding.blob.to_string()),
             pack: self.pack_of(finding),
             detail,
+            kind: finding.kind(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::pages::{ExpectedPages, WrongPage};
 use crate::engine::bulk::{BlobVisitor, PieceSink};
 use crate::engine::chain::Maps;
+use crate::engine::report::ProblemKind;
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PackId, Run};
 use crate::progress::{Progress, Stage};
@@ -97,11 +98,21 @@ pub struct Finding {
     pub fault: Fault,
 }
 
+impl Finding {
+    /// Returns what kind of problem it is.
+    pub fn kind(&self) -> ProblemKind {
+        match &self.fault {
+            Fault::Unreadable(_, kind) => *kind,
+            Fault::Length(..) | Fault::Page(_) => ProblemKind::Damaged,
+        }
+    }
+}
+
 /// What can be wrong with a blob.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// It cannot be had, or is not what its id says.
-    Unreadable(String),
+    Unreadable(String, ProblemKind),
     /// It has not the length that this object says; `None` for manifests.
     Length(Option<BlobId>, String),
     /// A page in it is not what a page-hash map says.
@@ -182,7 +193,7 @@ impl BlobVisitor for Checker {
         if super::is_fatal(&failure.error) {
             return Err(Error::from(failure));
         }
-        let fault = Fault::Unreadable(failure.error.chain());
+        let fault = Fault::Unreadable(failure.error.chain(), ProblemKind::of(&failure.error));
         self.find(Finding { blob: failure.blob, pack: failure.pack, fault });
         Ok(())
     }

@@ -4,13 +4,14 @@
 //! its content must be. Then each blob is read once, in the order in which blobs lie in packs. Only if
 //! something is wrong are the snapshots walked again, to say whose problem it is.
 
+mod advice;
 mod attribution;
 mod checks;
 mod pages;
 mod restorable;
 mod survey;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::join;
@@ -21,7 +22,7 @@ use self::survey::Survey;
 use super::bulk::BlobVisitor as _;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
-use super::report::{VerifyProblem, VerifyReport};
+use super::report::{ProblemKind, VerifyProblem, VerifyReport};
 use super::{Context, ReadLocking, Selection, bulk};
 use crate::archive::profile::Profile;
 use crate::format::{Manifest, PackId, pack};
@@ -87,6 +88,7 @@ async fn run(
     problems.extend(damaged_indexes.into_iter().map(|damaged| VerifyProblem {
         object: Some(format!("index {}", damaged.name)),
         detail: damaged.error.chain(),
+        kind: ProblemKind::of(&damaged.error),
         ..VerifyProblem::default()
     }));
     let (manifests, selected) = select(found, &selection)?;
@@ -179,7 +181,8 @@ async fn judge(
             restorable::check(context, &pipeline, repository, &reader, &profile, &sound, paths).await?,
         );
     }
-    problems.iter_mut().for_each(advise);
+    problems.extend(outranked(&store, &checker));
+    advice::advise(&mut problems, &store);
     problems.sort_by(|one, other| sort_key(one).cmp(&sort_key(other)));
     problems.dedup();
     let bytes = if options.quick { 0 } else { checker.stored_bytes() };
@@ -202,6 +205,11 @@ fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
     }
 }
 
+/// Returns the problem of an object that cannot be used because of this error.
+fn unusable(snapshot: &str, object: &str, error: &Error) -> VerifyProblem {
+    VerifyProblem { kind: ProblemKind::of(error), ..problem(snapshot, object, &error.chain()) }
+}
+
 /// Returns a problem for each manifest that cannot be used, unless a single other one was asked for.
 fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Result<Vec<VerifyProblem>> {
     let concerns = |name: &str| match selection {
@@ -213,7 +221,7 @@ fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Result<V
         .filter_map(|snapshot| Some((snapshot, snapshot.manifest.as_ref().err()?)))
         .map(|(snapshot, error)| match is_fatal(error) {
             true => Err(error.repeated()),
-            false => Ok(problem(&snapshot.name, "manifest", &error.chain())),
+            false => Ok(unusable(&snapshot.name, "manifest", error)),
         })
         .collect()
 }
@@ -276,26 +284,27 @@ fn crowded_packs(store: &Arc<BlobStore>, checker: &Checker) -> Vec<VerifyProblem
         .collect()
 }
 
-/// Adds what a user can do about it.
-fn advise(problem: &mut VerifyProblem) {
-    let object = problem.object.as_deref().unwrap_or_default();
-    let advice = match (object, &problem.blob, &problem.pack) {
-        ("manifest", ..) => {
-            "bring the file back from another copy of the repository, or move it out of `snapshots/` to give \
-             this snapshot up"
+/// Returns a problem for each index that is wrong about blobs which another one places rightly: packvault finds
+/// them, and programs that take the last index at its word do not.
+fn outranked(store: &BlobStore, checker: &Checker) -> Vec<VerifyProblem> {
+    let union = store.union();
+    let mut found: BTreeMap<(&str, PackId), u64> = BTreeMap::new();
+    for id in checker.checks().blobs() {
+        if let Some((file, pack)) = union.outranking(&id) {
+            *found.entry((file.name.as_str(), pack)).or_default() += 1;
         }
-        (index, None, _) if index.starts_with("index ") => {
-            "bring the file back from another copy of the repository, or move it out of `indexes/` and run \
-             `packvault create`"
-        }
-        ("pack", None, _) => return,
-        (_, _, Some(_)) => {
-            "bring the pack back from another copy of the repository, or move it out of `packs/` and run \
-             `packvault create`: what the archive still has is stored again"
-        }
-        _ => "restore another snapshot, or run `packvault create` for a new one",
+    }
+    let problem = |((name, pack), blobs): ((&str, PackId), u64)| VerifyProblem {
+        object: Some(format!("index {name}")),
+        pack: Some(pack.to_string()),
+        detail: format!(
+            "it places {blobs} blobs in a pack that is gone or not as it says; packvault reads them from \
+             another pack, msgvault would not find them"
+        ),
+        kind: ProblemKind::Outranked,
+        ..VerifyProblem::default()
     };
-    problem.detail = format!("{}; {advice}", problem.detail);
+    found.into_iter().map(problem).collect()
 }
 
 fn sort_key(problem: &VerifyProblem) -> (&Option<String>, &Option<String>, &Option<String>, &str) {

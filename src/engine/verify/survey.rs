@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::checks::Checks;
-use super::problem;
+use super::{problem, unusable};
 use crate::archive::profile::{Profile, database_files};
 use crate::engine::chain::{self, ChainFailure, Manifests, RollingMaps};
 use crate::engine::metadata::{BlobResult, MetadataReader};
-use crate::engine::report::VerifyProblem;
+use crate::engine::report::{ProblemKind, VerifyProblem};
 use crate::format::{BlobId, Manifest, paths};
 use crate::profiles;
 use crate::repo::Repository;
@@ -331,7 +331,7 @@ fn chain_problem(snapshot: &str, failure: ChainFailure) -> Result<VerifyProblem>
     match failure {
         ChainFailure::Blob(failure) => blob_problem(snapshot, "page maps", failure),
         ChainFailure::Broken(error) if super::is_fatal(&error) => Err(error),
-        ChainFailure::Broken(error) => Ok(problem(snapshot, "page maps", &error.chain())),
+        ChainFailure::Broken(error) => Ok(unusable(snapshot, "page maps", &error)),
     }
 }
 
@@ -345,5 +345,6 @@ fn blob_problem(snapshot: &str, object: &str, failure: BlobFailure) -> Result<Ve
         blob: Some(failure.blob.to_string()),
         pack: failure.pack.map(|pack| pack.to_string()),
         detail: failure.error.chain(),
+        kind: ProblemKind::of(&failure.error),
     })
 }
