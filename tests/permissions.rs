@@ -89,7 +89,7 @@ impl Ground {
     fn only_file(&self, folder: &str, newest: bool) -> PathBuf {
         let folder = self.path("repo").join(folder);
         let mut names = support::names(&folder);
-        names.retain(|name| !name.ends_with(".json"));
+        names.retain(|name| [".mvmanifest", ".mvidx", ".mvpack"].iter().any(|end| name.ends_with(end)));
         folder.join(if newest { names.pop().unwrap() } else { names.remove(0) })
     }
 
