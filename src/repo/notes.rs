@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind as StorageErrorKind, ListedObject};
 use serde::{Deserialize, Serialize};
 
+use super::cache::Trust;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
 use crate::Result;
@@ -148,7 +149,7 @@ impl Repository {
             Ok(stored) if stored.version == VERSION => Ok(stored.note),
             _ => Err(FormatError::invalid("this is no note of this version")),
         };
-        match self.read_listed(key, meta, decode).await {
+        match self.read_listed(key, meta, Trust::Copies, decode).await {
             Ok(note) => Ok(note.unwrap_or_else(|_| unreadable())),
             Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Note::default()),
             // The manifest of another user tells what there is to tell; a note keeps no list from being shown.
