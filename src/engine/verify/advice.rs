@@ -81,13 +81,13 @@ mod tests {
     use packvault_storage::MemoryStorage;
 
     use super::*;
-    use crate::repo::{Repository, config};
+    use crate::repo::Repository;
 
     const PACK: &str = "01kwvve8k3wz72j3vhy0dphk55";
 
     async fn store(packs: &[&str]) -> BlobStore {
         let storage = Arc::new(MemoryStorage::new());
-        config::init(storage.as_ref(), jiff::Timestamp::UNIX_EPOCH, "here").await.unwrap();
+        crate::engine::init::init(storage.as_ref()).await.unwrap();
         let lengths: HashMap<PackId, u64> =
             packs.iter().map(|pack| (PackId::parse(pack).unwrap(), 9)).collect();
         BlobStore::new(Repository::open(storage).await.unwrap(), Arc::default(), lengths)
