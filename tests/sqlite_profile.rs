@@ -429,7 +429,74 @@ fn presets_are_sections_that_packvault_takes() {
         assert_eq!(code(&output), 10, "{name}: {}", stderr(&output));
     }
     assert_eq!(code(&scratch.run(&["archive", "presets", "immich"])), 1);
-    assert_eq!(text.matches("Not tried").count(), 4);
+    assert_eq!(text.matches("Not tried").count(), 3);
+}
+
+/// Makes the files of an application as its first start does, with nothing optional.
+fn first_start(scratch: &Scratch, home: &str, database: &str, tables: &[&str], files: &[&str]) {
+    for file in files.iter().chain([&database]) {
+        fs::create_dir_all(scratch.path(home).join(file).parent().unwrap()).unwrap();
+    }
+    for file in files {
+        fs::write(scratch.path(home).join(file), "x").unwrap();
+    }
+    let database = Connection::open(scratch.path(home).join(database)).unwrap();
+    tables.iter().for_each(|table| database.execute_batch(&format!("CREATE TABLE {table} (x)")).unwrap());
+}
+
+#[test]
+fn presets_work_as_pasted_on_a_fresh_installation_without_anything_optional() {
+    let scratch = Scratch::new();
+    first_start(&scratch, "srv/vaultwarden", "data/db.sqlite3", &["users", "ciphers"], &["data/rsa_key.pem"]);
+    first_start(
+        &scratch,
+        "srv/paperless",
+        "data/db.sqlite3",
+        &["documents_document"],
+        &["media/documents/originals/1.pdf"],
+    );
+    first_start(
+        &scratch,
+        "srv/homeassistant",
+        "home-assistant_v2.db",
+        &["states"],
+        &["configuration.yaml", ".storage/auth"],
+    );
+    first_start(&scratch, "srv/mealie", "mealie.db", &["recipes"], &[]);
+    let text = String::from_utf8(scratch.run(&["archive", "presets"]).stdout).unwrap();
+    let text = text.replace("\"/srv/", &format!("\"{}/srv/", scratch.path("").display()));
+    let run = configured(&scratch, &text);
+    for (name, extras) in [("vaultwarden", 1), ("paperless", 1), ("home-assistant", 2), ("mealie", 0)] {
+        let repository = format!("./of-{name}");
+        run(&["init", "--repo", &repository]);
+        let output = run(&["create", name, "--repo", &repository, "--json"]);
+        assert_eq!(code(&output), 0, "{name}: {}", stderr(&output));
+        assert_eq!(json(&output)["extras"], extras, "{name}");
+        scratch.json(&["restore", "--repo", &repository, "--target", &format!("back-{name}")]);
+    }
+}
+
+#[test]
+fn what_is_optional_may_be_missing_and_a_slip_in_it_is_refused() {
+    let scratch = Scratch::new();
+    drop(application(&scratch));
+    scratch.run(&["init", "--repo", "./repo"]);
+    let section = |optional: &str| {
+        let text = format!(
+            "[archive.recipes]\nprofile = 'sqlite'\nhome = '{}'\ndatabase = 'data/recipes.db'\n\
+             files = ['nothing.yml', 'none/**']\nexclude = ['nowhere/**']\nsecrets = ['no.key']\n{optional}\n",
+            scratch.path("app").display()
+        );
+        configured(&scratch, &text)(&["create", "recipes", "--repo", "./repo"])
+    };
+    assert_eq!(code(&section("")), 1, "a full name must be there");
+    assert_eq!(code(&section("optional = ['nothing.yml']")), 5);
+    let all = "optional = ['nothing.yml', 'none/**', 'nowhere/**', 'no.key']";
+    let output = section(all);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let output = section("optional = ['nothing.yaml']");
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("\"nothing.yaml\" of `optional`"), "{}", stderr(&output));
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub struct AskedPattern {
     pub is_folder: bool,
     /// Whether it begins anywhere, and does not say that there is such a file.
     pub is_anywhere: bool,
+    /// Whether it may match nothing.
+    pub is_optional: bool,
 }
 
 /// Which patterns were of use in a walk.

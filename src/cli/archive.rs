@@ -33,6 +33,8 @@ struct Preset {
     title: &'static str,
     /// The page that the paths are from.
     source: &'static str,
+    /// The version of the application that it was tried with, if it was.
+    tried: Option<&'static str>,
     section: &'static str,
 }
 
@@ -48,6 +50,7 @@ const PRESETS: [Preset; 4] = [
         name: "vaultwarden",
         title: "Vaultwarden",
         source: "https://github.com/dani-garcia/vaultwarden/wiki/Backing-up-your-vault",
+        tried: None,
         section: r#"# The home is the folder above Vaultwarden's `data`: the repository format keeps the name
 # `attachments` at the top of a snapshot for itself.
 [archive.vaultwarden]
@@ -55,7 +58,10 @@ profile = "sqlite"
 home = "/srv/vaultwarden"
 database = "data/db.sqlite3"
 files = ["data/attachments/**", "data/sends/**", "data/config.json", "data/rsa_key*"]
+optional = ["data/attachments/**", "data/sends/**", "data/config.json"]
+# These hold secrets, and the repository is not encrypted: keep it where only you can read it.
 secrets = ["data/config.json", "data/rsa_key*"]
+allow_plaintext_secrets = true
 [archive.vaultwarden.stats]
 users = "SELECT count(*) FROM users"
 ciphers = "SELECT count(*) FROM ciphers"
@@ -65,14 +71,17 @@ ciphers = "SELECT count(*) FROM ciphers"
         name: "paperless-ngx",
         title: "Paperless-ngx with SQLite",
         source: "https://docs.paperless-ngx.com/administration/#backup",
+        tried: None,
         section: r#"# `data` and `media` are the folders of PAPERLESS_DATA_DIR and PAPERLESS_MEDIA_ROOT. The search
-# index is left out: `document_index reindex` makes it anew.
+# index is left out: `document_index reindex` makes it anew. `media` is not optional: an empty one
+# is a disk that is not mounted.
 [archive.paperless]
 profile = "sqlite"
 home = "/srv/paperless"
 database = "data/db.sqlite3"
 files = ["media/**", "data/**"]
 exclude = ["data/index/**", "data/log/**"]
+optional = ["data/**", "data/index/**", "data/log/**"]
 [archive.paperless.stats]
 documents = "SELECT count(*) FROM documents_document"
 "#,
@@ -81,15 +90,19 @@ documents = "SELECT count(*) FROM documents_document"
         name: "home-assistant",
         title: "Home Assistant",
         source: "https://www.home-assistant.io/integrations/recorder/",
+        tried: Some("2025.4.4"),
         section: r#"# The home is the configuration folder. `.storage` holds what was set up in the browser, tokens
-# included.
+# included; `*.db` are databases of integrations, such as zigbee.db.
 [archive.home-assistant]
 profile = "sqlite"
 home = "/srv/homeassistant"
 database = "home-assistant_v2.db"
-files = ["*.yaml", ".storage/**", "blueprints/**", "custom_components/**", "www/**"]
+files = ["*.yaml", ".HA_VERSION", ".storage/**", "*.db", "blueprints/**", "custom_components/**", "www/**"]
 exclude = ["**/__pycache__/**"]
+optional = [".HA_VERSION", "*.db", "blueprints/**", "custom_components/**", "www/**", "secrets.yaml"]
+# These hold secrets, and the repository is not encrypted: keep it where only you can read it.
 secrets = ["secrets.yaml", ".storage/**"]
+allow_plaintext_secrets = true
 [archive.home-assistant.stats]
 states = "SELECT count(*) FROM states"
 "#,
@@ -98,13 +111,17 @@ states = "SELECT count(*) FROM states"
         name: "mealie",
         title: "Mealie with SQLite",
         source: "https://docs.mealie.io/documentation/getting-started/installation/sqlite/",
+        tried: None,
         section: r#"# The home is the folder that is `/app/data` in the container.
 [archive.mealie]
 profile = "sqlite"
 home = "/srv/mealie"
 database = "mealie.db"
 files = ["recipes/**", "users/**", "groups/**", "templates/**", ".secret*"]
+optional = ["recipes/**", "users/**", "groups/**", "templates/**", ".secret*"]
+# These hold secrets, and the repository is not encrypted: keep it where only you can read it.
 secrets = [".secret*"]
+allow_plaintext_secrets = true
 [archive.mealie.stats]
 recipes = "SELECT count(*) FROM recipes"
 "#,
@@ -149,8 +166,12 @@ fn one(name: &str) -> Result<String> {
 
 impl Preset {
     fn text(&self) -> String {
-        let Self { title, source, section, .. } = self;
-        format!("# {title}. Paths from {source}\n# Not tried with the application itself.\n{section}")
+        let Self { title, source, section, tried, .. } = self;
+        let tried = match tried {
+            Some(version) => format!("Tried with version {version}"),
+            None => "Not tried with the application itself".to_owned(),
+        };
+        format!("# {title}. Paths from {source}\n# {tried}.\n{section}")
     }
 }
 

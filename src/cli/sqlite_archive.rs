@@ -18,6 +18,8 @@ pub struct SqliteParts {
     pub exclude: Vec<String>,
     /// Patterns of those that may hold secrets.
     pub secrets: Vec<String>,
+    /// Those of the patterns that may match nothing.
+    pub optional: Vec<String>,
     /// A query for each name.
     pub stats: BTreeMap<String, String>,
 }
@@ -35,6 +37,7 @@ impl SqliteArchive {
     /// Makes the archive; `cache` is a folder of packvault's own.
     pub fn new(home: &Path, parts: SqliteParts, cache: PathBuf) -> Result<Self> {
         let selection = FileSelection::new(&parts.files, &parts.exclude, &parts.secrets)?;
+        let selection = selection.with_optional(&parts.optional)?;
         let queries: Vec<Query> = parts.stats.into_iter().map(|(name, sql)| Query { name, sql }).collect();
         let name = name_below(home, &parts.database)?;
         let paths = ArchivePaths {

@@ -16,13 +16,12 @@ impl SelectedWalk<'_> {
     /// Says which patterns were of no use; a file that was asked for by its full name must be there.
     pub(super) fn say_what_is_idle(mut self) -> Result<()> {
         for (index, pattern) in self.rule.patterns().into_iter().enumerate() {
-            if self.seen.is_noted(index) {
+            let is_excluded = self.seen.is_excluded(index);
+            if self.seen.is_noted(index) || (pattern.is_optional && !is_excluded) {
                 continue;
             }
             let why = match pattern.kind {
-                PatternUse::Files if self.seen.is_excluded(index) => {
-                    "`exclude` leaves all of it out".to_owned()
-                }
+                PatternUse::Files if is_excluded => "`exclude` leaves all of it out".to_owned(),
                 PatternUse::Files => self.why_no_file(&pattern)?,
                 _ if self.may_be_idle(&pattern) => continue,
                 _ => self.why(&pattern),

@@ -150,6 +150,8 @@ struct ArchiveSection {
     #[serde(default)]
     secrets: Vec<String>,
     #[serde(default)]
+    optional: Vec<String>,
+    #[serde(default)]
     stats: BTreeMap<String, String>,
 }
 
@@ -161,6 +163,7 @@ impl ArchiveSection {
             ("files", !self.files.is_empty()),
             ("exclude", !self.exclude.is_empty()),
             ("secrets", !self.secrets.is_empty()),
+            ("optional", !self.optional.is_empty()),
             ("stats", !self.stats.is_empty()),
         ];
         match self.profile {
@@ -338,6 +341,7 @@ impl Settings {
             files: section.files.clone(),
             exclude: section.exclude.clone(),
             secrets: section.secrets.clone(),
+            optional: section.optional.clone(),
             stats: section.stats.clone(),
         };
         self.archive_of(home, parts, Some((name.to_owned(), section.clone())))

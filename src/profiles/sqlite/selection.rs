@@ -56,6 +56,23 @@ impl FileSelection {
         Ok(Self { patterns, files, exclude, excluded_folders, secrets, database: Vec::new() })
     }
 
+    /// Lets patterns match nothing, full names of files too. Each must be one that was given, as it was written:
+    /// a slip here would be the silence that it is to prevent.
+    pub fn with_optional(mut self, optional: &[String]) -> Result<Self> {
+        for text in optional {
+            let mut is_known = false;
+            for pattern in self.patterns.iter_mut().filter(|pattern| pattern.is_written(text)) {
+                (pattern.is_optional, is_known) = (true, true);
+            }
+            if !is_known {
+                let message =
+                    format!("{text:?} of `optional` is no pattern of `files`, `exclude` or `secrets`");
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+        }
+        Ok(self)
+    }
+
     /// Keeps the names of the database for it.
     pub fn without(self, database: Vec<String>) -> Self {
         Self { database, ..self }
@@ -112,8 +129,8 @@ impl Selection for FileSelection {
     }
 
     fn is_required(&self, path: &str) -> bool {
-        self.files_patterns().any(|(_, pattern)| pattern.is_full_name() && pattern.text == path)
-            && !self.exclude.globs.is_match(path)
+        let asks = |pattern: &Pattern| pattern.is_full_name() && pattern.text == path && !pattern.is_optional;
+        self.files_patterns().any(|(_, pattern)| asks(pattern)) && !self.exclude.globs.is_match(path)
     }
 
     fn is_database(&self, path: &str) -> bool {

@@ -17,6 +17,8 @@ pub struct Pattern {
     /// The pattern without what only says that a folder is meant.
     pub text: String,
     written: String,
+    /// Whether it may match nothing.
+    pub is_optional: bool,
     /// Whether a slash at the end says that it is a folder's name.
     is_folder: bool,
     /// The folders in front of the first component with a special character.
@@ -41,7 +43,13 @@ impl Pattern {
         let fixed = fixed.join("/");
         let is_deep = is_folder || fixed == text || text.contains("**") || text.contains('{');
         let components_max = (!is_deep).then(|| text.split('/').count());
-        Ok(Self { kind, written: written.to_owned(), is_folder, fixed, components_max, text })
+        let written = written.to_owned();
+        Ok(Self { kind, written, is_optional: false, is_folder, fixed, components_max, text })
+    }
+
+    /// Tells whether this is how the user wrote it.
+    pub fn is_written(&self, text: &str) -> bool {
+        self.written == text
     }
 
     /// Returns the globs that match what is meant.
@@ -106,6 +114,7 @@ impl Pattern {
             is_folder: self.is_folder,
             // "Wherever there is one" does not say that there is one.
             is_anywhere: self.text.starts_with("**/"),
+            is_optional: self.is_optional,
         }
     }
 }
