@@ -87,3 +87,36 @@ fn text(summary: &ProbeSummary) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_described_on_the_page_on_json() {
+        let finding = FindingSummary { question: "q", answer: "yes", note: String::new() };
+        let summary = ProbeSummary {
+            location: "sftp://nas/a".into(),
+            server: "x".into(),
+            findings: vec![finding],
+            create_only: true,
+            create_only_streamed: true,
+            rename: true,
+            sync: true,
+            exclusion: "x",
+        };
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
+        let section = page.split("\n## probe\n").nth(1).unwrap().split("\n## ").next().unwrap();
+        let example: serde_json::Value =
+            section.split("```json\n").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+        let value = serde_json::to_value(&summary).unwrap();
+        for (name, field) in value.as_object().unwrap() {
+            assert!(section.contains(&format!("`{name}`")) && example.get(name).is_some(), "{name}");
+            for name in
+                field.get(0).and_then(|item| item.as_object()).into_iter().flat_map(|item| item.keys())
+            {
+                assert!(section.contains(&format!("`findings[].{name}`")), "{name}");
+            }
+        }
+    }
+}
