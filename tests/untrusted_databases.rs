@@ -22,8 +22,8 @@ use serde_json::{Value, json};
 use support::operations::{block_on, open};
 use support::{Scratch, names, stderr};
 
-/// A pattern that SQLite compares with a text for longer than anybody waits, in one call of one function.
-const DEAF: &str = "SELECT printf('%.*c', 300, 'a') LIKE '%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%a%b'";
+/// A search that SQLite makes for longer than anybody waits, in one call of one function.
+const DEAF: &str = "SELECT instr(zeroblob(30000000), CAST(zeroblob(15000000) || x'01' AS BLOB))";
 const ENDLESS: &str =
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
 const CREATE: [&str; 6] = ["create", "--database", "app.db", "--repo", "./repo", "--json"];
