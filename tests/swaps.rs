@@ -83,7 +83,7 @@ impl Place {
             let mut names = entries.flatten().map(|entry| entry.file_name());
             names.find(|name| name.to_string_lossy().starts_with(".packvault-restore-"))
         };
-        let staged = |name: &str| Some(self.path("target").join(staging()?).join(name));
+        let staged = |name: &str| Some(self.path("target").join(staging()?).join("new").join(name));
         let found = match part {
             Part::Target => self.path("target"),
             Part::Staging => self.path("target").join(staging()?),

@@ -19,6 +19,7 @@ use super::beneath::{folder_at, open_folder};
 use super::extras::{FoundExtra, FoundExtras, LeftFile, Root, entries, is_of_the_process};
 use super::profile::SIDECARS;
 use super::repositories::recognise;
+use super::target::is_staging;
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
 
@@ -180,6 +181,8 @@ impl SelectedWalk<'_> {
             };
             let relative = format!("{prefix}{name}");
             match kind {
+                // What a restore stages is no part of the archive, and goes when the restore does.
+                FileType::Directory if prefix.is_empty() && is_staging(&name) => {}
                 FileType::Directory => self.folder(here, &name, relative)?,
                 FileType::Symlink => self.link(relative)?,
                 FileType::RegularFile if self.rule.takes(&relative, &mut self.seen) => {

@@ -48,6 +48,11 @@ pub struct Arguments {
     /// Restore into the folder of another application, or a snapshot of another archive than the one named
     #[arg(long)]
     adopt: bool,
+    /// Restore over a database that another program has open
+    ///
+    /// That program goes on writing to the file that was there, and what it writes is lost.
+    #[arg(long)]
+    force: bool,
     /// Leave out SQLite's integrity check, which reads the whole database
     #[arg(long)]
     skip_integrity_check: bool,
@@ -91,6 +96,8 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         skip_integrity_check: arguments.skip_integrity_check,
         skip_stats: arguments.skip_stats,
         without_auxiliary: arguments.without_auxiliary,
+        force: arguments.force,
+        repository: session.local_repository(subject.archive.as_ref())?,
         // Where archives live that may be in use: none of them may be written to while it is.
         live_homes: session.settings().known_homes(),
         owners: arguments.owners()?,

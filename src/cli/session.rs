@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
@@ -79,6 +79,14 @@ impl Session {
             opening.spool = spool.clone();
         }
         Ok((choice.location, opening))
+    }
+
+    /// Returns the folder in which the repository lies, if it is one of this machine.
+    pub fn local_repository(&self, archive: Option<&Archive>) -> Result<Option<PathBuf>> {
+        Ok(match self.location(archive, Purpose::Work)?.0 {
+            Location::Local(folder) => Some(folder),
+            _ => None,
+        })
     }
 
     /// Opens the storage on which the repository lies, or will lie, and shows what passes to and from it.

@@ -69,7 +69,7 @@ impl SharedLock {
         if blocking(main, PENDING, 1)?.is_some() {
             return Ok(None);
         }
-        match set(main, libc::F_RDLCK) {
+        match set(main, (OURS, 1), libc::F_RDLCK) {
             Ok(()) => Ok(Some(Self(main.clone()))),
             Err(error) if is_held(&error) => Ok(None),
             Err(error) => Err(error),
@@ -80,7 +80,23 @@ impl SharedLock {
 impl Drop for SharedLock {
     fn drop(&mut self) {
         // The handle itself would let it go; a failure leaves it to that.
-        let _ = set(&self.0, libc::F_UNLCK);
+        let _ = set(&self.0, (OURS, 1), libc::F_UNLCK);
+    }
+}
+
+/// A writer's lock on a database, while its file is replaced by another: nobody opens it meanwhile, another
+/// backup neither. It goes with the handle it was taken through.
+#[derive(Debug)]
+pub struct ExclusiveLock(#[allow(dead_code, reason = "closing it ends the lock")] Arc<File>);
+
+impl ExclusiveLock {
+    /// Takes the lock without waiting; `None` if anybody has one. The handle may write.
+    pub fn take(main: &Arc<File>) -> io::Result<Option<Self>> {
+        match set(main, (PENDING, SHARED_FIRST + SHARED_BYTES - PENDING), libc::F_WRLCK) {
+            Ok(()) => Ok(Some(Self(main.clone()))),
+            Err(error) if is_held(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -114,8 +130,8 @@ fn blocking(file: &File, start: i64, bytes: i64) -> io::Result<Option<ShownLock>
 }
 
 #[cfg(target_os = "linux")]
-fn set(file: &File, kind: libc::c_int) -> io::Result<()> {
-    let lock = lock_of(kind, OURS, 1);
+fn set(file: &File, (start, bytes): (i64, i64), kind: libc::c_int) -> io::Result<()> {
+    let lock = lock_of(kind, start, bytes);
     // SAFETY: as in `blocking`; the structure is only read.
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         0 => Ok(()),
@@ -125,7 +141,7 @@ fn set(file: &File, kind: libc::c_int) -> io::Result<()> {
 
 /// Elsewhere locks belong to processes, and one of ours would go with any handle that is closed.
 #[cfg(not(target_os = "linux"))]
-fn set(_: &File, _: libc::c_int) -> io::Result<()> {
+fn set(_: &File, _: (i64, i64), _: libc::c_int) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 

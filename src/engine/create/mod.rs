@@ -43,6 +43,7 @@ use crate::archive::attributes::attributes_at;
 use crate::archive::findings::Findings;
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{ArchivePaths, CapturedFacts, ExtrasChoice, Profile};
+use crate::archive::target::check_finished;
 use crate::format::{ArchiveAttributes, IndexId, Manifest, PageHash, effective_level, manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -122,6 +123,8 @@ pub async fn create(
 ) -> Result<CreateReport> {
     check_options(&options)?;
     super::sweep(context);
+    let home = paths.home.clone();
+    Pipeline::new(context, 0).run(move |_| check_finished(&home)).await?;
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let looked = Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await;

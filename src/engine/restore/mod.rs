@@ -47,6 +47,10 @@ pub struct RestoreOptions {
     pub skip_stats: bool,
     /// Whether auxiliary artifacts that nobody here understands are left out.
     pub without_auxiliary: bool,
+    /// Whether a database that another program has open is restored over.
+    pub force: bool,
+    /// The repository, if it is a folder of this machine: it is not restored into.
+    pub repository: Option<PathBuf>,
     /// The homes of this machine's own archives.
     pub live_homes: Vec<LiveHome>,
     /// Whose the restored files shall be.
@@ -127,12 +131,17 @@ async fn run(
         database_name: profile.database_name(),
         ownership_names: profile.ownership_names(),
         live_homes: options.live_homes.clone(),
+        files: plan.extras.iter().map(|entry| entry.path.clone()).collect(),
+        repository: options.repository.clone(),
+        force: options.force,
         application: Some(profile.clone()),
     };
     let ulid = repository.ulids().next().to_string().to_lowercase();
     let path = options.target.clone();
     let target = pipeline.run(move |_| Target::open(&path, &policy, &ulid)).await?;
     let target = Arc::new(target);
+    // Said with the result; without one, at once.
+    let say_remarks = || target.remarks().iter().for_each(|remark| context.progress.remark(remark));
     let wanted = Arc::new(RestoredAttributes {
         recorded,
         owners: options.owners,
@@ -143,7 +152,8 @@ async fn run(
     let mut staged = match staged {
         Ok(staged) => staged,
         Err(error) => {
-            target.discard();
+            say_remarks();
+            target.discard().iter().for_each(|remark| context.progress.remark(remark));
             return Err(if error.is_full() { lacks_room(&plan, &target, error) } else { error });
         }
     };
@@ -152,13 +162,18 @@ async fn run(
     // From here on the restore is not interrupted: half of a merge would be neither the old nor the new.
     let uninterrupted = Context { cancel: Cancel::new(), ..context.clone() };
     let held = target.clone();
-    match Pipeline::new(&uninterrupted, 0)
-        .run(move |_| held.publish().map(|()| held.settle_made(&wanted)))
-        .await
-    {
-        Ok(settled) => staged.settled.extend(settled),
+    warnings.extend_from_slice(target.remarks());
+    let published = Pipeline::new(&uninterrupted, 0)
+        .run(move |_| held.publish().map(|remarks| (remarks, held.settle_made(&wanted))))
+        .await;
+    match published {
+        Ok((remarks, settled)) => {
+            warnings.extend(remarks);
+            staged.settled.extend(settled);
+        }
         Err(error) => {
-            target.discard();
+            say_remarks();
+            target.discard().iter().for_each(|remark| context.progress.remark(remark));
             return Err(error);
         }
     }
