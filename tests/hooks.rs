@@ -208,6 +208,15 @@ fn a_before_that_fails_stops_the_backup_and_after_runs() {
 }
 
 #[test]
+fn an_after_that_fails_is_said_and_the_snapshot_is_there() {
+    let case = Case::new(&[("AFTER", "exit 4;")]);
+    let output = case.create();
+    assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+    assert!(stderr(&output).contains("the hook `after` (sh) failed with exit code 4"), "{}", stderr(&output));
+    assert_eq!(snapshot_files(&case.repository).len(), 1);
+}
+
+#[test]
 fn whatever_signal_comes_in_whatever_stage_the_application_goes_on() {
     let mut interrupted = 0;
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {

@@ -139,13 +139,17 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
     };
     let shown = session.show(&report, summary::create);
     report.source_problems.iter().chain(&report.warnings).for_each(|sentence| session.warn(sentence));
-    resumed?;
+    if let Err(failed) = &resumed {
+        session.warn(&format!("the snapshot was made, but {}", failed.chain()));
+    }
     if let Err(error) = shown {
         let made = report.id.as_deref().map(|id| format!("snapshot {id} was made and is in the repository"));
         return session.unshown(made.as_deref().unwrap_or("the dry run was made"), error);
     }
     // A source that is damaged is the graver of the two; both are said.
     Ok(match report.source_problems.is_empty() {
+        // The application may still be paused: graver than a file that is missing.
+        true if resumed.is_err() => Exit::Unsaid,
         true if report.complete => Exit::Done,
         true => Exit::Incomplete,
         false => Exit::SourceDamaged,
