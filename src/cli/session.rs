@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use packvault::engine::{self, Context};
+use packvault::format::BlobId;
 use packvault::location::{self, Opening, Purpose};
 use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
@@ -96,11 +97,16 @@ impl Session {
         purpose: Purpose,
     ) -> Result<(Location, Arc<dyn Storage>)> {
         let (location, opening) = self.location(archive, purpose)?;
-        let opened = location.open(&opening).await?;
+        let storage = self.open(&location, &opening).await?;
+        Ok((location, storage))
+    }
+
+    async fn open(&self, location: &Location, opening: &Opening) -> Result<Arc<dyn Storage>> {
+        let opened = location.open(opening).await?;
         if let Some(wire) = opened.wire {
             self.renderer.watch_transfers(wire);
         }
-        Ok((location, opened.storage))
+        Ok(opened.storage)
     }
 
     /// Returns the token that Ctrl-C cancels.
@@ -131,9 +137,10 @@ impl Session {
 
     /// Opens the repository that the user means.
     pub async fn repository(&self, archive: Option<&Archive>, purpose: Purpose) -> Result<Repository> {
-        let (location, storage) = self.storage(archive, purpose).await?;
+        let (location, opening) = self.location(archive, purpose)?;
+        let storage = self.open(&location, &opening).await?;
         let repository = Repository::open(storage).await?;
-        Ok(match self.cache(&location, &repository).await {
+        Ok(match self.cache(&location, &opening, &repository).await {
             Some(cache) => repository.cached(cache),
             None => repository,
         })
@@ -141,13 +148,20 @@ impl Session {
 
     /// Returns where copies of the repository's manifests and indexes are kept, if they are: a repository
     /// on this machine needs none, and a folder that others may write to as well is not used.
-    async fn cache(&self, location: &Location, repository: &Repository) -> Option<Arc<dyn Storage>> {
+    async fn cache(
+        &self,
+        location: &Location,
+        opening: &Opening,
+        repository: &Repository,
+    ) -> Option<Arc<dyn Storage>> {
         let folder = self.settings.spool();
         if self.globals.no_cache || location.is_local() || folder == std::env::temp_dir() {
             return None;
         }
         // Without the cache the command asks the store for more, and that is all.
-        location::folder(&folder.join(repository.config().repo_id.as_str())).await.ok()
+        let place = BlobId::of(location.place(opening).as_bytes()).to_string();
+        let folder = folder.join(repository.config().repo_id.as_str()).join(place);
+        location::folder(&folder).await.ok()
     }
 
     /// Returns whether results are to be JSON.

@@ -168,6 +168,17 @@ impl Location {
         matches!(self, Self::Local(_))
     }
 
+    /// Returns the place with its server: two servers with a bucket of the same name differ in it.
+    pub fn place(&self, opening: &Opening) -> String {
+        let names_a_server = |name: &str| name.contains("ENDPOINT") || name.contains("ACCOUNT");
+        let variables = opening.s3.variables.iter().chain(&opening.cloud.variables);
+        let mut servers: Vec<(&String, &String)> =
+            variables.filter(|(name, _)| names_a_server(name)).collect();
+        servers.sort();
+        let options = (&opening.s3.endpoint, &opening.s3.profile, &opening.sftp.ssh_options);
+        format!("{self}\n{options:?}\n{servers:?}")
+    }
+
     /// Opens the storage, which must exist unless a repository is to be made.
     ///
     /// `ErrorKind::NoRepository` where there is none.
@@ -278,6 +289,25 @@ mod tests {
         let retries = opening.retries();
         assert_eq!(retries.total_max, Duration::from_secs(15));
         assert_eq!(retries.attempts_max, RetryPolicy::default().attempts_max);
+    }
+
+    #[test]
+    fn a_place_is_told_from_the_same_bucket_on_another_server() {
+        let hash = |text: &str, endpoint: Option<&str>| {
+            let mut opening = opening(Purpose::Look);
+            opening.s3.endpoint = endpoint.map(str::to_owned);
+            Location::parse(text).unwrap().place(&opening)
+        };
+        let one = hash("s3://mail/a", Some("https://nas:9000"));
+        assert_eq!(one, hash("s3://mail/a", Some("https://nas:9000")));
+        for other in [
+            hash("s3://mail/a", Some("https://nas:9001")),
+            hash("s3://mail/a", None),
+            hash("s3://mail/b", Some("https://nas:9000")),
+            hash("s3://mail/a?endpoint=https://other", Some("https://nas:9000")),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 
     #[tokio::test]
