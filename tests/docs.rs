@@ -43,7 +43,10 @@ fn help(arguments: &[&str]) -> String {
 fn commands() -> BTreeSet<String> {
     let help = help(&[]);
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
-    let names = listed.take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    // A line that goes on with a description, or with other words for the command, is indented deeper.
+    let begins = |line: &&str| line.strip_prefix("  ").is_some_and(|rest| !rest.starts_with(' '));
+    let lines = listed.take_while(|line| !line.is_empty()).filter(begins);
+    let names = lines.filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(String::from).collect()
 }
 

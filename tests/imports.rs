@@ -183,11 +183,10 @@ fn one_module_alone_puts_work_on_threads() {
     let others = ["src/engine/pipeline.rs", "src/engine/aside.rs", "src/archive/deadline.rs"];
     found.retain(|file| !others.contains(&file.path.as_str()));
     assert_without(&found, &words, "the pipeline joins CPU work and I/O");
-    assert_without(
-        &program(),
-        &["spawn_blocking", "block_in_place", "rayon"],
-        "the program computes nothing",
-    );
+    let mut program = program();
+    // It has the runtime start its threads before there is work for them.
+    program.retain(|file| file.path != "src/cli/threads.rs");
+    assert_without(&program, &["spawn_blocking", "block_in_place", "rayon"], "the program computes nothing");
 }
 
 #[test]

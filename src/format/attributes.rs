@@ -14,7 +14,6 @@
 //! is harmless, see `archive::attributes`.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +21,9 @@ use super::error::{FormatError, FormatErrorKind, Result};
 
 const VERSION: u64 = 1;
 /// A million files with long names take about 100 MiB of text.
-const TEXT_BYTES_MAX: u64 = 256 * 1024 * 1024;
+const TEXT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// The longest object that is read.
 pub const OBJECT_BYTES_MAX: u64 = 64 * 1024 * 1024;
-/// The largest window that our own frames ask for at this level.
-const WINDOW_LOG_MAX: u32 = 23;
 const ZSTD_LEVEL: i32 = 3;
 
 /// What is known of one file or folder.
@@ -79,21 +76,14 @@ impl ArchiveAttributes {
         let (home, database) = (one(&self.home), one(&self.database));
         let stored = Stored { version: VERSION, owners: owners.list, home, database, folders, files };
         let text = serde_json::to_vec(&stored).map_err(unusable)?;
-        let mut frame = zstd::stream::Encoder::new(Vec::new(), ZSTD_LEVEL).map_err(unusable)?;
-        frame.include_checksum(true).map_err(unusable)?;
-        std::io::Write::write_all(&mut frame, &text).map_err(unusable)?;
-        frame.finish().map_err(unusable)
+        let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(unusable)?;
+        compressor.include_checksum(true).map_err(unusable)?;
+        compressor.compress(&text).map_err(unusable)
     }
 
     /// Reads an object; refuses one that unfolds to more than any archive could need.
     pub fn decode(object: &[u8]) -> Result<Self> {
-        let mut frame = zstd::stream::Decoder::new(object).map_err(unusable)?;
-        frame.window_log_max(WINDOW_LOG_MAX).map_err(unusable)?;
-        let mut text = Vec::new();
-        frame.take(TEXT_BYTES_MAX + 1).read_to_end(&mut text).map_err(unusable)?;
-        if text.len() as u64 > TEXT_BYTES_MAX {
-            return Err(FormatError::corrupt("the attributes unfold to more than any archive could need"));
-        }
+        let text = unfold(object, TEXT_BYTES_MAX)?;
         let stored: Stored = serde_json::from_slice(&text).map_err(unusable)?;
         if stored.version != VERSION {
             let message =
@@ -110,6 +100,16 @@ impl ArchiveAttributes {
             folders: rows(stored.folders)?,
             files: rows(stored.files)?,
         })
+    }
+}
+
+/// Unfolds one frame, which says how long its text is, to so many bytes at most.
+fn unfold(object: &[u8], bytes_max: usize) -> Result<Vec<u8>> {
+    match zstd::bulk::Decompressor::upper_bound(object) {
+        Some(bytes) if bytes <= bytes_max => zstd::bulk::decompress(object, bytes).map_err(unusable),
+        _ => Err(FormatError::corrupt(
+            "the attributes unfold to more than any archive could need, or to nothing",
+        )),
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn framed(text: &str) -> Vec<u8> {
-        zstd::stream::encode_all(text.as_bytes(), 3).unwrap()
+        zstd::bulk::compress(text.as_bytes(), 3).unwrap()
     }
 
     #[test]
@@ -202,8 +202,9 @@ mod tests {
         ] {
             assert!(ArchiveAttributes::decode(&framed(text)).is_err(), "{text}");
         }
-        let endless = zstd::stream::encode_all(std::io::repeat(b' ').take(TEXT_BYTES_MAX + 10), 3).unwrap();
-        let error = ArchiveAttributes::decode(&endless).unwrap_err();
+        let long = framed(&" ".repeat(100_000));
+        assert_eq!(unfold(&long, 100_000).unwrap().len(), 100_000);
+        let error = unfold(&long, 99_999).unwrap_err();
         assert!(error.to_string().contains("more than any archive"), "{error}");
     }
 }
