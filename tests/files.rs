@@ -356,7 +356,7 @@ fn another_file_of_the_databases_name_is_named() {
         assert!(stderr(&output).contains(said), "{}", stderr(&output));
     }
     // The database itself is no file, and no loss.
-    created(&scratch, 0, &["--files", "**", "--files", "app.db"]);
+    created(&scratch, 0, &["--files", "**", "--files", "app.db", "--adopt"]);
 }
 
 /// A thread that works until it is dropped.
@@ -518,20 +518,25 @@ fn a_file_that_never_holds_still_is_named_and_the_rest_is_taken() {
     let working = Working::start(move || {
         let mut file = fs::File::options().append(true).create(true).open(&growing).unwrap();
         file.write_all(&[b'x'; 40_000]).unwrap();
-        if file.metadata().unwrap().len() > 60_000_000 {
-            file.set_len(6_000_000).unwrap();
+        if !(40_000_000..120_000_000).contains(&file.metadata().unwrap().len()) {
+            file.set_len(40_000_000).unwrap();
         }
     });
-    while fs::metadata(&path).map_or(0, |found| found.len()) < 6_000_000 {
+    while fs::metadata(&path).map_or(0, |found| found.len()) < 40_000_000 {
         std::thread::yield_now();
     }
-    let result = created(&scratch, 5, &["--files", "**"]);
-    assert!(
-        warned(&result, "\"media/log\" is not in the snapshot: it changed each of the 3 times"),
-        "{result}"
-    );
-    assert_eq!(restored(&scratch), ["media/deep/er", "media/photo"]);
-    let output = create(&scratch, &["--files", "media/log"]);
+    // On a busy machine the writer may sleep for as long as two readings take: then the file does hold still.
+    let moved = |flags: &[&str]| {
+        let mut outputs = (0..10).map(|_| create(&scratch, flags));
+        outputs.find(|output| output.status.code() != Some(0)).expect("it is never seen to move")
+    };
+    let output = moved(&["--files", "**"]);
+    assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+    let said = "\"media/log\" is not in the snapshot: it changed each of the 3 times";
+    assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    let back = restored(&scratch);
+    assert_eq!(back, ["media/deep/er", "media/photo"]);
+    let output = moved(&["--files", "media/log"]);
     assert_eq!(output.status.code(), Some(1), "it was asked for by its full name");
     drop(working);
     created(&scratch, 0, &["--files", "**"]);
