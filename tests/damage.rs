@@ -23,6 +23,7 @@ use packvault::engine::restore::{RestoreOptions, restore};
 use packvault::format::{BlobId, PackId};
 use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
+use packvault::repo::notes::Note;
 use packvault::{ErrorKind, Result};
 use packvault_storage::{Key, MemoryStorage};
 
@@ -55,6 +56,8 @@ impl Scene {
     /// Four snapshots: a keyframe, two deltas on it, and a keyframe again; each with a pack and an index.
     async fn new() -> Self {
         let (storage, _archive, made) = repository_of(4).await;
+        let note = Note { warnings: vec!["a file was left out".into()], complete: false, ..Note::default() };
+        Repository::open(shared(&storage)).await.unwrap().publish_note(&made[1].id, &note).await.unwrap();
         let repo = dissect(&storage);
         let depths: Vec<i64> = repo.snapshots.iter().map(|found| found.manifest.db.map_chain_depth).collect();
         assert_eq!(depths, [0, 1, 2, 0], "the scene needs deltas and a keyframe among them");
@@ -145,6 +148,15 @@ impl Scene {
         }
     }
 
+    /// What lies beside the manifest is of no use any more, and the snapshot comes back all the same.
+    fn beside_case(&self, name: &str, id: &str, object: &Key, bytes: Vec<u8>) -> Case {
+        Case {
+            suffer: [id.to_owned()].into(),
+            named: vec![object.name().to_owned(), "the snapshot itself does not need it".into()],
+            ..self.case(format!("{object}: {name}"), &[(object, Some(bytes))])
+        }
+    }
+
     /// Checks one case; only a thorough one restores what does not suffer.
     async fn judge(&self, case: &Case, thorough: bool) {
         let judged = tokio::time::timeout(HANG_AFTER, self.judge_unbounded(case, thorough));
@@ -204,6 +216,14 @@ async fn assert_refused(case: &Case, made: &Made, overwrite: bool) {
     assert!(kinds.contains(&error.kind()), "{}: {error:?}", case.name);
     assert_eq!(target.exists(), overwrite, "{}: the target is as it was", case.name);
     assert_same_files(&files_below(folder.path()), &before, &case.name);
+}
+
+fn note_key(id: &str) -> Key {
+    key(&format!("snapshots/{id}.packvault.json"))
+}
+
+fn attributes_key(id: &str) -> Key {
+    key(&format!("snapshots/{id}.packvault-attributes"))
 }
 
 fn fill_target(target: &Path) {
@@ -451,6 +471,69 @@ fn a_lost_manifest_is_a_snapshot_less_and_breaks_the_chains_through_it() {
         let scene = Scene::new().await;
         for made in &scene.made {
             scene.judge(&scene.manifest_case("removed", &made.id, None), true).await;
+        }
+    });
+}
+
+#[test]
+fn a_damaged_note_or_damaged_attributes_are_named_and_cost_no_snapshot() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let id = &scene.made[1].id;
+        let (note, attributes) = (note_key(id), attributes_key(id));
+        for (number, object) in [&note, &attributes].into_iter().enumerate() {
+            let whole = &scene.objects[object];
+            // Of attributes, only a few bits of the frame's header say nothing.
+            let every: Vec<usize> = (0..whole.len()).collect();
+            let places = if number == 0 { every } else { vec![0, whole.len() / 2, whole.len() - 1] };
+            for at in places {
+                let bytes = scene.flipped(object, at, 1).unwrap();
+                let case = scene.beside_case(&format!("byte {at} flipped"), id, object, bytes);
+                scene.judge(&case, at == whole.len() / 2).await;
+            }
+            for (name, bytes) in [
+                ("empty", vec![]),
+                ("cut in the middle", whole[..whole.len() / 2].to_vec()),
+                ("last byte missing", whole[..whole.len() - 1].to_vec()),
+                ("a manifest", scene.objects[&manifest_key(id)].clone()),
+                ("of a newer version", br#"{"version":9}"#.to_vec()),
+            ] {
+                scene.judge(&scene.beside_case(name, id, object, bytes), name == "empty").await;
+            }
+            // Without the object, and with one that belongs to no manifest, nothing is known to be wrong.
+            scene.judge(&scene.case(format!("{object} removed"), &[(object, None)]), true).await;
+            let others = scene.with(&[(object, None)]);
+            let orphan = key(&object.as_str().replace(&id[..8], "20010101"));
+            others.put_raw(&orphan, "damaged", SystemTime::now());
+            assert_sound(shared(&others), "without a manifest").await;
+        }
+    });
+}
+
+#[test]
+fn what_is_lost_with_a_note_or_attributes_is_said_and_no_snapshot_is_to_be_given_up() {
+    runtime().block_on(async {
+        let scene = Scene::new().await;
+        let id = &scene.made[1].id;
+        for (object, bytes, says, kind) in [
+            (note_key(id), "damaged", "what was said when it was made is lost", "damaged"),
+            (note_key(id), r#"{"version":9}"#, "upgrade packvault", "newer"),
+            (attributes_key(id), "damaged", "owners, modes and times of its files are lost", "damaged"),
+        ] {
+            let folder = scratch();
+            write_repository(folder.path(), &scene.with(&[(&object, Some(bytes.into()))]));
+            let verify = ["verify", "--all", "--json", "--repo", "./repo"];
+            let (code, json, _) = packvault(folder.path(), &verify);
+            assert_eq!(code, Some(3), "{json}");
+            let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+            let [problem] = &report["problems"].as_array().unwrap()[..] else { panic!("{json}") };
+            assert_eq!((problem["snapshot"].as_str(), problem["kind"].as_str()), (Some(&**id), Some(kind)));
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(says) && detail.contains("another copy of the repository"), "{detail}");
+            assert!(!detail.contains("given up"), "{detail}");
+            let restore = ["restore", id, "--repo", "./repo", "--target", "target"];
+            let (code, _, error) = packvault(folder.path(), &restore);
+            assert_eq!(code, Some(0), "{error}");
         }
     });
 }

@@ -111,14 +111,16 @@ fn files_that_are_larger_than_any_writer_makes_are_not_read() {
         let pack = *dissect(&stage.storage).packs.keys().next().unwrap();
         format!("packs/{}/{pack}.mvpack", pack.shard())
     };
+    let beside = |stage: &Stage, ending: &str| format!("snapshots/{}{ending}", stage.honest.id);
     let manifest = "snapshots/20310101T000000Z-00000000000000000000000000000000.mvmanifest";
     // The file, its size, what `list`, `verify`, `restore` and `create` end with, and what they say.
     type Row<'a> = (&'a dyn Fn(&Stage) -> String, u64, [i32; 4], &'a str);
-    let rows: [Row<'_>; 6] = [
+    let rows: [Row<'_>; 7] = [
         (&|_| "config.toml".into(), 8 * GIB, [1; 4], "config.toml"),
         (&|_| manifest.into(), 8 * GIB, [3, 3, 0, 1], "more than any writer makes"),
         (&|_| "indexes/01arz3ndektsv4rrffq69g5fav.mvidx".into(), 8 * GIB, [0, 3, 0, 1], "index"),
-        (&|stage| format!("snapshots/{}.packvault.json", stage.honest.id), 8 * GIB, [0; 4], ""),
+        (&|stage| beside(stage, ".packvault.json"), 8 * GIB, [0, 3, 0, 0], "more than any note"),
+        (&|stage| beside(stage, ".packvault-attributes"), 8 * GIB, [0, 3, 0, 0], "owners, modes and times"),
         (&pack, 1 << 40, [0, 3, 1, 0], "pack"),
         (&|_| "locks/exclusive.json".into(), 8 * GIB, [0, 11, 11, 11], "unknown holder"),
     ];

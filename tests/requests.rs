@@ -126,7 +126,8 @@ async fn assert_requests_of_every_command(
 
     verify_all(shared(), false).await;
     let found = requests(&record);
-    assert_eq!(Reading::of(&found), everything, "verify");
+    // The manifests, and the attributes of each snapshot.
+    assert_eq!(Reading::of(&found), Reading { snapshots: 2 * snapshots, ..everything }, "verify");
     assert_reads_and_lists_alone(&found);
 
     for (number, made) in made.iter().enumerate() {

@@ -5,14 +5,14 @@
 //! files. It is published before its manifest, like the note, and means nothing without it.
 
 use bytes::Bytes;
-use packvault_storage::ErrorKind as StorageErrorKind;
+use packvault_storage::ListedObject;
 
 use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
-use crate::Result;
 use crate::format::ArchiveAttributes;
 use crate::format::attributes::OBJECT_BYTES_MAX;
+use crate::{ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault-attributes";
 
@@ -31,19 +31,33 @@ impl Repository {
         files: &SnapshotFiles,
         snapshot: &str,
     ) -> Result<Option<ArchiveAttributes>> {
-        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
-        let Some(object) = files.others.iter().find(|object| object.key == name) else { return Ok(None) };
+        let Some((_, object)) = attributes_among(files).find(|(name, _)| *name == snapshot) else {
+            return Ok(None);
+        };
+        match self.load_attributes(snapshot, object).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            attributes => attributes.map(Some),
+        }
+    }
+
+    /// Reads one object of attributes.
+    pub(super) async fn load_attributes(
+        &self,
+        snapshot: &str,
+        object: &ListedObject,
+    ) -> Result<ArchiveAttributes> {
         let failed = || format!("cannot read the attributes of snapshot {snapshot}");
         // One that is longer than any of ours ends early and is found to be damaged.
         let bytes = object.meta.size_bytes.min(OBJECT_BYTES_MAX);
-        match self.storage.read_range(&name, 0..bytes).await {
-            Ok(object) => {
-                ArchiveAttributes::decode(&object).map(Some).map_err(|error| format_error(failed(), error))
-            }
-            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(None),
-            Err(error) => Err(storage_error(failed(), error)),
-        }
+        let read = self.storage.read_range(&object.key, 0..bytes).await;
+        let object = read.map_err(|error| storage_error(failed(), error))?;
+        ArchiveAttributes::decode(&object).map_err(|error| format_error(failed(), error))
     }
+}
+
+/// Returns the attributes of a listing, with the names of their snapshots.
+pub(super) fn attributes_among(files: &SnapshotFiles) -> impl Iterator<Item = (&str, &ListedObject)> {
+    files.beside(SUFFIX)
 }
 
 #[cfg(test)]
@@ -54,7 +68,6 @@ mod tests {
     use packvault_storage::MemoryStorage;
 
     use super::*;
-    use crate::ErrorKind;
     use crate::format::Attributes;
     use crate::repo::config;
 

@@ -4,6 +4,7 @@
 //! engine's pipeline does), and it knows nothing of live archives.
 
 mod attributes;
+pub mod beside;
 pub mod blobs;
 mod cache;
 pub mod config;

@@ -1,8 +1,11 @@
 //! Notes beside manifests: what packvault alone knows of a snapshot, as `snapshots/<id>.packvault.json`.
 //!
 //! ```text
-//! {"version":1,"source_problems":["..."],"archive":{...},"warnings":["..."],"complete":true}
+//! {"version":1,"source_problems":["..."],"archive":{...},"warnings":["..."],"complete":true,"sha256":"..."}
 //! ```
+//!
+//! The hash is of all that stands before it, so that a note that rots does not say something else; those of earlier
+//! versions have none.
 //!
 //! Other programs look at names that end in `.mvmanifest` only. A note is written before its manifest, so
 //! whoever sees the snapshot sees the note; without its manifest it means nothing. A snapshot without a note
@@ -13,14 +16,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::{ErrorKind as StorageErrorKind, ListedObject};
+use packvault_storage::ListedObject;
 use serde::{Deserialize, Serialize};
 
 use super::cache::Trust;
+use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
-use crate::Result;
-use crate::format::FormatError;
+use crate::format::{BlobId, FormatError, FormatErrorKind};
+use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault.json";
 const VERSION: u64 = 1;
@@ -97,11 +101,9 @@ impl Note {
 impl Repository {
     /// Publishes the note of a snapshot, which must not have one.
     pub async fn publish_note(&self, snapshot: &str, note: &Note) -> Result<()> {
-        let stored = StoredNote { version: VERSION, note: note.clone() };
-        let text = serde_json::to_vec(&stored).expect("strings, numbers and booleans are JSON");
         let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
         self.storage
-            .create(&name, Bytes::from(text))
+            .create(&name, Bytes::from(encode(note)))
             .await
             .map_err(|error| storage_error(format!("cannot publish the note of snapshot {snapshot}"), error))
     }
@@ -137,35 +139,79 @@ impl Repository {
     }
 
     async fn read_note(&self, object: &ListedObject) -> Result<Note> {
-        let ListedObject { key, meta } = object;
-        let unreadable = || Note {
-            source_problems: vec![format!("the note {} cannot be read", key.name())],
-            ..Note::default()
-        };
-        if meta.size_bytes > NOTE_BYTES_MAX {
-            return Ok(unreadable());
-        }
-        let decode = |text: &[u8]| match serde_json::from_slice::<StoredNote>(text) {
-            Ok(stored) if stored.version == VERSION => Ok(stored.note),
-            _ => Err(FormatError::invalid("this is no note of this version")),
-        };
-        match self.read_listed(key, meta, Trust::Copies, decode).await {
-            Ok(note) => Ok(note.unwrap_or_else(|_| unreadable())),
-            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Note::default()),
+        match self.load_note(object).await {
+            Ok(note) => Ok(note),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Note::default()),
             // The manifest of another user tells what there is to tell; a note keeps no list from being shown.
-            Err(error) if error.kind() == StorageErrorKind::Denied => Ok(unreadable()),
-            Err(error) => Err(storage_error(format!("cannot read {}", key.as_str()), error)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Damaged | ErrorKind::Unsupported | ErrorKind::NotPermitted
+                ) =>
+            {
+                let problem = format!("the note {} cannot be read", object.key.name());
+                Ok(Note { source_problems: vec![problem], ..Note::default() })
+            }
+            Err(error) => Err(error),
         }
+    }
+
+    /// Reads one note; one that cannot be understood is an error.
+    pub(super) async fn load_note(&self, object: &ListedObject) -> Result<Note> {
+        let ListedObject { key, meta } = object;
+        if meta.size_bytes > NOTE_BYTES_MAX {
+            let message = format!("{} has {} bytes, more than any note", key.as_str(), meta.size_bytes);
+            return Err(Error::new(ErrorKind::Damaged, message));
+        }
+        let read = self.read_listed(key, meta, Trust::Copies, decode).await;
+        read.map_err(|error| storage_error(format!("cannot read {}", key.as_str()), error))?
+            .map_err(|error| format_error(format!("cannot use {}", key.as_str()), error))
+    }
+}
+
+/// Returns what stands behind a note that says so: the hash of the text up to there.
+fn ending(text: &[u8]) -> String {
+    format!(",\"sha256\":\"{}\"}}", BlobId::of(text))
+}
+
+fn encode(note: &Note) -> Vec<u8> {
+    let stored = StoredNote { version: VERSION, note: note.clone() };
+    let mut text = serde_json::to_vec(&stored).expect("strings, numbers and booleans are JSON");
+    text.pop();
+    let ending = ending(&text);
+    text.extend_from_slice(ending.as_bytes());
+    text
+}
+
+fn decode(text: &[u8]) -> std::result::Result<Note, FormatError> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u64,
+    }
+    let unusable = |error: serde_json::Error| FormatError::invalid(format!("this is no note: {error}"));
+    let head: Head = serde_json::from_slice(text).map_err(unusable)?;
+    if head.version != VERSION {
+        let message = format!("version {} of the note is not one this program reads", head.version);
+        return Err(FormatError::new(FormatErrorKind::UnsupportedVersion, message));
+    }
+    check_hash(text)?;
+    serde_json::from_slice::<StoredNote>(text).map(|stored| stored.note).map_err(unusable)
+}
+
+/// Checks the hash of a note that has one: no other field is last and a text.
+fn check_hash(text: &[u8]) -> std::result::Result<(), FormatError> {
+    let is_hashed = text.ends_with(b"\"}");
+    let at = text.len().checked_sub(ending(b"").len());
+    let is_whole = at.is_some_and(|at| text[at..] == *ending(&text[..at]).as_bytes());
+    match !is_hashed || is_whole {
+        true => Ok(()),
+        false => Err(FormatError::new(FormatErrorKind::Checksum, "the note is not what its hash says")),
     }
 }
 
 /// Returns the notes of a listing, with the names of their snapshots.
 pub(super) fn notes_among(files: &SnapshotFiles) -> impl Iterator<Item = (&str, &ListedObject)> {
-    files.others.iter().filter_map(|object| {
-        let rest = object.key.as_str().strip_prefix("snapshots/")?;
-        let name = rest.strip_suffix(SUFFIX).filter(|name| !name.contains('/'))?;
-        Some((name, object))
-    })
+    files.beside(SUFFIX)
 }
 
 #[cfg(test)]
@@ -173,12 +219,39 @@ mod tests {
     use std::sync::Arc;
     use std::time::SystemTime;
 
-    use packvault_storage::{Fault, FaultStorage, MemoryStorage, Operation, Storage};
+    use packvault_storage::{
+        ErrorKind as StorageErrorKind, Fault, FaultStorage, MemoryStorage, Operation, Storage,
+    };
 
     use super::*;
     use crate::repo::config;
 
     const FIT: &str = r#"{"version":1,"source_problems":["page 7"]}"#;
+
+    #[test]
+    fn a_note_that_rots_anywhere_says_nothing_else_than_it_said() {
+        let archive = ArchiveIdentity { profile: "sqlite".into(), ..ArchiveIdentity::default() };
+        for note in [
+            Note::default(),
+            Note { warnings: vec!["w".to_owned()], complete: false, ..Note::default() },
+            Note { source_problems: vec!["page 7".into()], archive: Some(archive), ..Note::default() },
+        ] {
+            let text = encode(&note);
+            assert_eq!(decode(&text).unwrap(), note);
+            for at in 0..text.len() {
+                for bit in 0..8 {
+                    let mut rotten = text.clone();
+                    rotten[at] ^= 1 << bit;
+                    assert!(decode(&rotten).is_err(), "{}", String::from_utf8_lossy(&rotten));
+                }
+                assert!(decode(&text[..at]).is_err());
+            }
+            let earlier = serde_json::to_vec(&StoredNote { version: VERSION, note: note.clone() }).unwrap();
+            assert_eq!(decode(&earlier).unwrap(), note, "a note without a hash");
+        }
+        let newer = decode(br#"{"version":2,"of":"another shape"}"#).unwrap_err();
+        assert_eq!(newer.kind(), FormatErrorKind::UnsupportedVersion);
+    }
 
     fn padded(bytes: u64) -> String {
         FIT.to_owned() + &" ".repeat(bytes as usize - FIT.len())

@@ -47,6 +47,18 @@ impl SnapshotFiles {
         self.manifests.iter().map(|(name, _)| name.as_str())
     }
 
+    /// Returns the files beside manifests whose names end like this, with the names of their snapshots.
+    pub(super) fn beside<'a>(
+        &'a self,
+        suffix: &'static str,
+    ) -> impl Iterator<Item = (&'a str, &'a ListedObject)> {
+        self.others.iter().filter_map(move |object| {
+            let rest = object.key.as_str().strip_prefix("snapshots/")?;
+            let name = rest.strip_suffix(suffix).filter(|name| !name.contains('/'))?;
+            Some((name, object))
+        })
+    }
+
     fn position(&self, name: &str) -> Option<usize> {
         self.manifests.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()
     }

@@ -4,6 +4,7 @@
 //! the archive still has can be stored again. Only where none of these is left may a snapshot be given up. What
 //! is merely not for this program to read is never called damaged, and nothing is moved for it.
 
+use super::beside;
 use crate::engine::report::{ProblemKind, VerifyProblem};
 use crate::format::PackId;
 use crate::repo::blobs::BlobStore;
@@ -50,6 +51,11 @@ fn advice(problem: &VerifyProblem, store: &BlobStore, unusable_indexes: &[String
         return Some(format!(
             "{COPY}; only if there is none, move it aside, out of `snapshots/`: this snapshot, and those that \
              build on it, are then given up"
+        ));
+    }
+    if object == beside::NOTE || object == beside::ATTRIBUTES {
+        return Some(format!(
+            "{COPY}; if there is none, move it aside, out of `snapshots/`: nothing else is lost"
         ));
     }
     if index_of(problem).is_some() {
@@ -112,6 +118,9 @@ mod tests {
             (Some("manifest"), false, false, Damaged, &with, "copy of the repository; only if", ""),
             (Some("manifest"), false, false, Newer, &with, "upgrade packvault", "aside"),
             (Some("manifest"), false, false, NotPermitted, &with, "wrong", "aside"),
+            (Some("note"), false, false, Damaged, &with, "another copy", "given up"),
+            (Some("note"), false, false, Newer, &with, "upgrade packvault", "aside"),
+            (Some("attributes"), false, false, Damaged, &with, "nothing else is lost", "given up"),
             (Some("index x"), false, false, Damaged, &with, "another copy", "given up"),
             (Some("index x"), false, false, Newer, &with, "upgrade packvault", "aside"),
             (Some("index x"), false, true, Outranked, &with, "packvault create", "aside"),

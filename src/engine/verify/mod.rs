@@ -6,6 +6,7 @@
 
 mod advice;
 mod attribution;
+mod beside;
 mod checks;
 mod pages;
 mod restorable;
@@ -29,7 +30,7 @@ use crate::format::{Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::repo::snapshots::FoundSnapshot;
+use crate::repo::snapshots::{FoundSnapshot, SnapshotFiles};
 use crate::{Error, ErrorKind, Result};
 
 /// What a verify is asked for.
@@ -72,15 +73,13 @@ async fn run(
 ) -> Result<VerifyReport> {
     let (found, indexes, lengths) = match is_locked {
         // Side by side, for on a long line each costs several times there and back.
-        true => join!(repository.find_snapshots(), repository.find_indexes(), repository.pack_lengths()),
+        true => join!(snapshots_of(repository), repository.find_indexes(), repository.pack_lengths()),
         // What names others is read first, so that all it names is there already.
-        false => (
-            repository.find_snapshots().await,
-            repository.find_indexes().await,
-            repository.pack_lengths().await,
-        ),
+        false => {
+            (snapshots_of(repository).await, repository.find_indexes().await, repository.pack_lengths().await)
+        }
     };
-    let (found, (union, damaged_indexes), lengths) = (found?, indexes?, lengths?);
+    let ((files, found), (union, damaged_indexes), lengths) = (found?, indexes?, lengths?);
     if let Some(index) = damaged_indexes.iter().position(|index| is_fatal(&index.error)) {
         return Err(damaged_indexes.into_iter().nth(index).expect("its position was found").error);
     }
@@ -92,9 +91,19 @@ async fn run(
         ..VerifyProblem::default()
     }));
     let (manifests, selected) = select(found, &selection)?;
+    if !options.quick {
+        problems.extend(beside::check(context, repository, &files, &selected).await?);
+    }
     let union = Arc::new(union.settled(&lengths));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     judge(repository, profile, (manifests, selected), store, problems, options, context).await
+}
+
+/// Returns what the folder of snapshots holds, and its manifests.
+async fn snapshots_of(repository: &Repository) -> Result<(SnapshotFiles, Vec<FoundSnapshot>)> {
+    let files = repository.list_snapshots().await?;
+    let found = repository.read_snapshots(&files).await?;
+    Ok((files, found))
 }
 
 /// Reads everything that a snapshot reaches which is not published yet, past all copies, and returns what is wrong.
