@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError};
 
 use packvault::engine::{self, Context};
 use packvault::format::BlobId;
-use packvault::location::{self, Opening, Purpose};
+use packvault::location::{self, Opening, Purpose, Retries};
 use packvault::repo::{Repository, Storage};
 use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
@@ -32,6 +32,8 @@ pub struct Session {
     settings: Settings,
     renderer: Arc<Renderer>,
     cancel: Cancel,
+    /// What had to be asked of servers again.
+    retried: Arc<Retries>,
     /// Whether what is wrong with the settings was said.
     warned: AtomicBool,
     paused: Paused,
@@ -45,7 +47,8 @@ impl Session {
         let cancel = Cancel::new();
         let paused = Paused::default();
         interrupt::watch(cancel.clone(), Arc::clone(&renderer), Arc::clone(&paused))?;
-        Ok(Self { globals, settings, renderer, cancel, warned: AtomicBool::new(false), paused })
+        let (retried, warned) = (Arc::default(), AtomicBool::new(false));
+        Ok(Self { globals, settings, renderer, cancel, retried, warned, paused })
     }
 
     /// Returns what the user has settled beforehand.
@@ -72,6 +75,7 @@ impl Session {
         let choice = self.settings.repository(self.globals.repo.as_deref(), archive)?;
         self.warn_of_settings();
         let mut opening = self.settings.opening(&choice, purpose, self.cancel.clone(), self.progress())?;
+        opening.retried = Arc::clone(&self.retried);
         let Globals { limit_upload, limit_download, spool, .. } = &self.globals;
         opening.upload_max = limit_upload.map(|size| size.0).or(opening.upload_max);
         opening.download_max = limit_download.map(|size| size.0).or(opening.download_max);
@@ -210,6 +214,7 @@ impl Session {
 
     /// Takes the progress off the screen.
     pub fn close(&self) {
+        self.retried.conclude(self.renderer.as_ref());
         self.renderer.close();
     }
 }

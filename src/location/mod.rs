@@ -33,6 +33,7 @@ pub use packvault_storage::Wire;
 pub use s3::{S3Options, S3Secrets};
 pub use sftp::SftpOptions;
 pub use url::{S3Location, S3Query, SftpLocation, endpoint_refusal};
+pub use watch::Retries;
 use watch::Watch;
 
 /// A step is tried again as long as so many attempts take that time out: three minutes, where a minute is usual.
@@ -93,6 +94,8 @@ pub struct Opening {
     pub cancel: Cancel,
     /// Told of retries, and of what a server does not promise.
     pub progress: Arc<dyn Progress>,
+    /// The retries of this run, which are told of together.
+    pub retried: Arc<Retries>,
 }
 
 impl Opening {
@@ -111,6 +114,7 @@ impl Opening {
             memory: None,
             cancel: Cancel::new(),
             progress: Arc::new(Silent),
+            retried: Arc::default(),
         }
     }
 

@@ -521,6 +521,7 @@ impl Settings {
             memory: Some(self.spool().join("servers")),
             cancel,
             progress,
+            retried: Arc::default(),
         })
     }
 
