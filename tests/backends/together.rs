@@ -58,7 +58,7 @@ pub fn two_creates_at_once_end_in_two_good_snapshots(place: &Place) {
 
 fn start(client: &Place, archive: &Archive) -> Child {
     let home = archive.home();
-    let mut command = client.packvault(&["create", home.to_str().unwrap(), "--json"]);
+    let mut command = client.packvault(&["create", home.to_str().unwrap(), "--adopt", "--json"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 

@@ -110,7 +110,8 @@ pub fn an_unchanged_archive_adds_nothing(place: &Place) {
     let report = create();
     assert_eq!(report.database.pages_changed, 0);
     assert_eq!((raw.names("packs"), raw.names("indexes")), before);
-    assert_eq!(raw.names("snapshots").len(), 3);
+    let manifests = raw.names("snapshots").iter().filter(|name| name.ends_with(".mvmanifest")).count();
+    assert_eq!(manifests, 3);
     raw.assert_no_remains();
 }
 
