@@ -294,7 +294,7 @@ fn odd_names_are_taken_or_named() {
 fn a_repository_is_left_out_whole_and_named() {
     let scratch = Scratch::new();
     application(&scratch);
-    fs::write(scratch.path("app/media/noise"), &noise(1_000_000)).unwrap();
+    fs::write(scratch.path("app/media/noise"), noise(1_000_000)).unwrap();
     fs::rename(scratch.path("repo"), scratch.path("app/backups")).unwrap();
     let restic = scratch.path("app/media/restic");
     for folder in ["data", "index", "keys", "locks", "snapshots"] {

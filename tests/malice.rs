@@ -253,7 +253,9 @@ fn a_depth_that_a_manifest_invents_is_not_built_upon() {
 
 fn newest_manifest(repository: &Path) -> String {
     let entries = fs::read_dir(repository.join("snapshots")).unwrap();
-    let newest = entries.map(|entry| entry.unwrap().path()).max().unwrap();
+    let manifests = entries.map(|entry| entry.unwrap().path());
+    let manifests = manifests.filter(|path| path.extension().is_some_and(|ending| ending == "mvmanifest"));
+    let newest = manifests.max().unwrap();
     fs::read_to_string(newest).unwrap()
 }
 

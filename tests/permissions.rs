@@ -64,7 +64,7 @@ impl Ground {
     fn close(&self, path: &Path) {
         match self.is_root {
             true => chown(path, Some(0), Some(0)).unwrap(),
-            false => std::fs::set_permissions(path, PermissionsExt::from_mode(0)).unwrap(),
+            false => std::fs::set_permissions(path, PermissionsExt::from_mode(0o0)).unwrap(),
         }
     }
 

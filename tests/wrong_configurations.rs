@@ -43,7 +43,8 @@ const SLIP: &str = "[repository.nas]\nlocation = './repo'\nuser = 'ann'\n";
 fn what_is_wrong_with_the_configuration_stops_no_command_that_needs_nothing_of_it() {
     let folder = scene();
     let config = folder.path().join(".config/packvault/config.toml");
-    let spoil: [(&str, fn(&Path)); 4] = [
+    type Spoil = (&'static str, fn(&Path));
+    let spoil: [Spoil; 4] = [
         ("a slip in the syntax", |path| std::fs::write(path, "[repository.nas\n").unwrap()),
         ("an unknown key", |path| std::fs::write(path, SLIP).unwrap()),
         ("no text", |path| std::fs::write(path, b"\xff\xfe").unwrap()),

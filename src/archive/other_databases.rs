@@ -105,6 +105,7 @@ fn spool_error(extra: &FoundExtra, error: std::io::Error) -> Error {
 }
 
 /// No link on the way may have led to another database than the one that was found.
+#[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
 fn check_identity(pinned: &PinnedDatabase, extra: &FoundExtra) -> Result<()> {
     let named = extra.look()?.map(|stat| (stat.st_dev as u64, stat.st_ino as u64));
     let held = std::fs::symlink_metadata(pinned.path()).ok().map(|held| (held.dev(), held.ino()));

@@ -227,6 +227,7 @@ impl SelectedWalk<'_> {
         }
     }
 
+    #[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
     fn enter(&mut self, folder: &OwnedFd, relative: String, entries: Vec<Entry>) -> Result<()> {
         if let Some(what) = recognise(folder, &entries) {
             self.leave(relative, what, false);

@@ -62,6 +62,7 @@ fn now() -> i64 {
     since.as_secs() as i64
 }
 
+#[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
 fn is_at_rest(stat: &Stat, now: i64) -> bool {
     // A time in the future says that one of the clocks is wrong.
     [stat.st_ctime as i64, stat.st_mtime as i64].iter().all(|time| now - time > REST_SECONDS)

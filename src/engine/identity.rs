@@ -243,8 +243,8 @@ mod tests {
     #[test]
     fn containers_with_the_same_paths_are_told_apart_by_their_tables() {
         let django = ["auth_user", "django_migrations", "django_session"];
-        let paper: Vec<&str> = django.into_iter().chain((0..20).map(|n| &PAPER[n % 20][..])).collect();
-        let meals: Vec<&str> = django.into_iter().chain((0..20).map(|n| &MEALS[n % 20][..])).collect();
+        let paper: Vec<&str> = django.into_iter().chain((0..20).map(|n| PAPER[n % 20])).collect();
+        let meals: Vec<&str> = django.into_iter().chain((0..20).map(|n| MEALS[n % 20])).collect();
         let here = recorded(identity(None, "/data/db.sqlite3", &paper));
         let ours = identity(None, "/data/db.sqlite3", &meals);
         assert!(check_place(Some(&here), None, &ours).is_ok());

@@ -229,7 +229,7 @@ impl Target {
         if self.force {
             return Ok(());
         }
-        self.each_database(&plan, |folder, name, shown| in_use::check(folder, name, shown))
+        self.each_database(&plan, in_use::check)
     }
 
     /// Puts everything in place, the database last, and makes it durable. The staging must have been

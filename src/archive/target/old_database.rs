@@ -105,7 +105,7 @@ pub fn open(folder: &OwnedFd, name: &str, shown: &Path) -> Result<Option<(File, 
         Err(errno) => return Err(file_error("open", &shown.with_file_name(name), errno)),
     };
     let metadata = file.metadata().map_err(|error| io_error("stat", shown, error))?;
-    Ok(metadata.is_file().then(|| (file, metadata.len())))
+    Ok(metadata.is_file().then_some((file, metadata.len())))
 }
 
 /// Tells whether a rollback journal is to be played back: it is wiped at its beginning once it is not.

@@ -189,7 +189,7 @@ fn is_sidecar_of(path: &str, database: &str) -> bool {
 
 /// Tells whether a staged file is a SQLite database; few files have its length.
 fn is_database(folder: &OwnedFd, name: &str, new: &Entry, shown: &Path) -> Result<bool> {
-    if new.seen.bytes == 0 || new.seen.bytes % PAGE_BYTES_MIN != 0 {
+    if new.seen.bytes == 0 || !new.seen.bytes.is_multiple_of(PAGE_BYTES_MIN) {
         return Ok(false);
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

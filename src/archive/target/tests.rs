@@ -103,7 +103,7 @@ fn what_is_put_in_place_is_durable_with_the_folders_that_were_made_for_it() {
     let staging = (target.path().join(&target.staging_name), [MERGED, NEW, OLD].map(String::from).to_vec());
     let staging = (std::fs::metadata(&staging.0).unwrap().ino(), staging.1);
     target.sync_staged().unwrap();
-    assert_eq!(SYNCED.take(), [staging.clone()]);
+    assert_eq!(SYNCED.take(), std::slice::from_ref(&staging));
     target.check_merge().unwrap();
     let (inode, staging_name) = (std::fs::metadata(&path).unwrap().ino(), target.staging_name.clone());
     target.publish().unwrap();

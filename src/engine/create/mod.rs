@@ -308,7 +308,6 @@ fn note_of(captured: &Capture) -> Note {
         archive: captured.identity.clone(),
         warnings: captured.findings.sentences(),
         complete: captured.findings.is_complete(),
-        ..Note::default()
     }
 }
 
