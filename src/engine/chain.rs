@@ -3,6 +3,9 @@
 //!
 //! Objects hold no links; the chain is walked through manifests. Both maps share one depth.
 
+mod halves;
+mod known;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
 use std::pin::pin;
@@ -10,6 +13,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 
+pub use self::halves::{RollingHashes, RollingMap};
+pub use self::known::{Half, KnownMaps};
 use super::metadata::MetadataReader;
 use crate::format::{
     BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run, SnapshotId,
@@ -62,18 +67,27 @@ type ChainResult<T> = std::result::Result<T, ChainFailure>;
 pub struct Manifests<'a> {
     repository: &'a Repository,
     loaded: HashMap<String, Manifest>,
+    /// Those that cannot be used, and why.
+    failed: HashMap<String, Error>,
 }
 
 impl<'a> Manifests<'a> {
     /// Makes a lookup over manifests that are loaded already.
     pub fn new(repository: &'a Repository, loaded: impl IntoIterator<Item = Manifest>) -> Self {
         let loaded = loaded.into_iter().map(|manifest| (manifest.snapshot_id.clone(), manifest)).collect();
-        Self { repository, loaded }
+        Self { repository, loaded, failed: HashMap::new() }
     }
 
     async fn get(&mut self, id: &SnapshotId) -> Result<&Manifest> {
+        if let Some(error) = self.failed.get(id.as_str()) {
+            return Err(error.repeated());
+        }
         if !self.loaded.contains_key(id.as_str()) {
-            let manifest = self.repository.load_snapshot(id).await?;
+            let manifest = self.repository.load_snapshot(id).await.inspect_err(|error| {
+                if !error.is_no_finding() {
+                    self.failed.insert(id.to_string(), error.repeated());
+                }
+            })?;
             self.loaded.insert(id.to_string(), manifest);
         }
         Ok(&self.loaded[id.as_str()])
@@ -143,15 +157,47 @@ fn link(manifest: &Manifest) -> std::result::Result<ChainLink, String> {
 
 /// Reads the page-map object of one snapshot.
 pub async fn read_map(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageMapObject> {
-    let object = reader.map(&link.page_map, link.page_count, "page map", PageMapObject::decode).await;
+    let (half, id, known) = (Half::Map, &link.page_map, reader.known_maps());
+    if let Some(failure) = known.failure(half, id) {
+        return Err(ChainFailure::Blob(failure));
+    }
+    let object = reader.map(id, link.page_count, half.word(), PageMapObject::decode).await;
+    known.learn(half, id, object.as_ref().map(|object| object.kind != PageMapKind::Delta));
     object.map_err(ChainFailure::Blob)
 }
 
 /// Reads the page-hash object of one snapshot.
 pub async fn read_hashes(reader: &MetadataReader, link: &ChainLink) -> ChainResult<PageHashObject> {
-    let object =
-        reader.map(&link.page_hashes, link.page_count, "page-hash map", PageHashObject::decode).await;
+    let (half, id, known) = (Half::Hashes, &link.page_hashes, reader.known_maps());
+    if let Some(failure) = known.failure(half, id) {
+        return Err(ChainFailure::Blob(failure));
+    }
+    let object = reader.map(id, link.page_count, half.word(), PageHashObject::decode).await;
+    known.learn(half, id, object.as_ref().map(|object| matches!(object, PageHashObject::Keyframe(_))));
     object.map_err(ChainFailure::Blob)
+}
+
+/// Fails where it is known that the chain cannot be followed, without reading all that is sound in it once more.
+async fn look_ahead(reader: &MetadataReader, half: Half, links: &[ChainLink]) -> ChainResult<()> {
+    let known = reader.known_maps();
+    let Some(bad) = links.iter().position(|link| known.is_bad(half, link)) else { return Ok(()) };
+    for link in &links[..=bad] {
+        if let Some(error) = known.misfit(half, link) {
+            return Err(ChainFailure::Broken(error));
+        }
+        let is_keyframe = match (known.is_keyframe(half, half.object_of(link)), half) {
+            (Some(is_keyframe), _) => is_keyframe,
+            (None, Half::Map) => read_map(reader, link).await?.kind != PageMapKind::Delta,
+            (None, Half::Hashes) => {
+                matches!(read_hashes(reader, link).await?, PageHashObject::Keyframe(_))
+            }
+        };
+        if is_keyframe {
+            // The bad one lies before it, and is not needed.
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// A materialised page map, and what its chain weighs.
@@ -165,6 +211,7 @@ pub struct LoadedMap {
 
 /// Reads the objects of a chain newest first until a keyframe, and applies them oldest first.
 pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
+    look_ahead(reader, Half::Map, links).await?;
     let mut deltas = Vec::new();
     let objects = stream::iter(links).map(async |link| (link, read_map(reader, link).await));
     let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
@@ -174,7 +221,7 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
             deltas.push((link, object));
             continue;
         }
-        let broken = |link: &ChainLink, error| broken_at(&link.page_map, "page map", error);
+        let broken = |link, error| misfit(reader, Half::Map, link, error);
         let mut map = PageMap::from_keyframe(&object).map_err(|error| broken(link, error))?;
         let mut objects = vec![link.page_map];
         for (link, delta) in deltas.into_iter().rev() {
@@ -188,6 +235,7 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
 
 /// The same for page hashes.
 pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
+    look_ahead(reader, Half::Hashes, links).await?;
     let mut deltas = Vec::new();
     let objects = stream::iter(links).map(async |link| (link, read_hashes(reader, link).await));
     let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
@@ -196,9 +244,7 @@ pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainR
             PageHashObject::Delta(delta) => deltas.push((link, delta)),
             PageHashObject::Keyframe(mut hashes) => {
                 for (link, delta) in deltas.into_iter().rev() {
-                    hashes
-                        .apply(&delta)
-                        .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
+                    hashes.apply(&delta).map_err(|error| misfit(reader, Half::Hashes, link, error))?;
                 }
                 return Ok(hashes);
             }
@@ -209,12 +255,24 @@ pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainR
 
 /// Reads both chains of a snapshot.
 pub async fn load_both(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<(PageMap, PageHashes)> {
+    // One that is known to be of no use spares the reading of the other.
+    look_ahead(reader, Half::Map, links).await?;
+    look_ahead(reader, Half::Hashes, links).await?;
     let (map, hashes) = tokio::join!(load_map(reader, links), load_hashes(reader, links));
     Ok((map?.map, hashes?))
 }
 
-fn broken_at(id: &BlobId, what: &str, error: crate::format::FormatError) -> ChainFailure {
-    ChainFailure::Broken(format_error(format!("{what} {id} does not fit its chain"), error))
+/// Makes, and remembers, the failure of an object that does not fit what it builds on.
+fn misfit(
+    reader: &MetadataReader,
+    half: Half,
+    link: &ChainLink,
+    error: crate::format::FormatError,
+) -> ChainFailure {
+    let message = format!("{} {} does not fit its chain", half.word(), half.object_of(link));
+    let error = format_error(message, error);
+    reader.known_maps().learn_misfit(half, link, &error);
+    ChainFailure::Broken(error)
 }
 
 fn no_keyframe(what: &str) -> ChainFailure {
@@ -285,10 +343,10 @@ async fn apply(
     let (map, hashes) = tokio::join!(read_map(reader, link), read_hashes(reader, link));
     let (map, hashes) = (map?, hashes?);
     let (PageMapKind::Delta, PageHashObject::Delta(hashes)) = (map.kind, hashes) else { return Ok(None) };
-    maps.map.apply(&map).map_err(|error| broken_at(&link.page_map, "page map", error))?;
+    maps.map.apply(&map).map_err(|error| misfit(reader, Half::Map, link, error))?;
     Arc::make_mut(&mut maps.hashes)
         .apply(&hashes)
-        .map_err(|error| broken_at(&link.page_hashes, "page-hash map", error))?;
+        .map_err(|error| misfit(reader, Half::Hashes, link, error))?;
     // Before the pages of its runs are counted one by one: a few bytes of a run can claim any number.
     check_geometry(manifest, &maps.map, &maps.hashes).map_err(ChainFailure::Broken)?;
     let mut pages: Vec<u64> = hashes.changes.iter().map(|(page, _)| *page).collect();

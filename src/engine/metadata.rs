@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::chain::KnownMaps;
 use super::pipeline::Pipeline;
 use super::read_ahead::ReadAhead;
 use crate::format::{BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree};
@@ -27,13 +28,19 @@ pub struct MetadataReader {
     store: Arc<BlobStore>,
     pipeline: Pipeline,
     ahead: Arc<ReadAhead>,
+    known_maps: Arc<KnownMaps>,
 }
 
 impl MetadataReader {
     /// Makes a reader over a blob store.
     pub fn new(store: Arc<BlobStore>, pipeline: Pipeline) -> Self {
         let ahead = Arc::new(ReadAhead::new(store.clone(), pipeline.clone()));
-        Self { store, pipeline, ahead }
+        Self { store, pipeline, ahead, known_maps: Arc::default() }
+    }
+
+    /// Returns what is known of the objects of chains that were read.
+    pub fn known_maps(&self) -> &KnownMaps {
+        &self.known_maps
     }
 
     /// Returns the store below.

@@ -1,36 +1,41 @@
-//! Which snapshots suffer from a finding. Runs only when there is one.
+//! Which snapshots suffer from a finding. Runs only when there is one, and reads what the snapshots share once.
 
 use std::collections::{HashMap, HashSet};
 
 use super::checks::{Fault, Finding};
 use super::pages::WrongPage;
-use crate::engine::chain::{self, Manifests};
+use crate::engine::chain::{self, Manifests, RollingHashes, RollingMap};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::report::VerifyProblem;
-use crate::format::{BlobId, Manifest};
-use crate::repo::Repository;
+use crate::format::{BlobId, Manifest, PageHashes, PageMap};
 use crate::{Error, Result};
 
 /// The blobs of one snapshot that have findings, each with what it is to the snapshot.
 type Roles = HashMap<BlobId, &'static str>;
 
 /// Lays findings to the snapshots that need the blobs.
-pub struct Attribution<'a> {
-    repository: &'a Repository,
+pub struct Attribution<'a, 'r> {
+    manifests: &'a mut Manifests<'r>,
+    /// The chains of the snapshot at hand.
+    halves: (RollingMap, RollingHashes),
+    /// Whether a page is wrong, so that what pages hash to matters.
+    knows_wrong_pages: bool,
     reader: &'a MetadataReader,
     findings: HashMap<BlobId, Vec<Finding>>,
     /// For each list and tree, those of its blobs that have findings.
     holdings: HashMap<BlobId, HashSet<BlobId>>,
 }
 
-impl<'a> Attribution<'a> {
+impl<'a, 'r> Attribution<'a, 'r> {
     /// Takes the findings.
-    pub fn new(repository: &'a Repository, reader: &'a MetadataReader, found: Vec<Finding>) -> Self {
+    pub fn new(manifests: &'a mut Manifests<'r>, reader: &'a MetadataReader, found: Vec<Finding>) -> Self {
+        let knows_wrong_pages = found.iter().any(|finding| matches!(finding.fault, Fault::Page(_)));
         let mut findings: HashMap<BlobId, Vec<Finding>> = HashMap::new();
         for finding in found {
             findings.entry(finding.blob).or_default().push(finding);
         }
-        Self { repository, reader, findings, holdings: HashMap::new() }
+        let (halves, holdings) = (Default::default(), HashMap::new());
+        Self { manifests, halves, knows_wrong_pages, reader, findings, holdings }
     }
 
     /// Returns the problems of one snapshot.
@@ -66,7 +71,7 @@ impl<'a> Attribution<'a> {
     }
 
     async fn note_maps(
-        &self,
+        &mut self,
         manifest: &Manifest,
         roles: &mut Roles,
         problems: &mut Vec<VerifyProblem>,
@@ -75,25 +80,43 @@ impl<'a> Attribution<'a> {
             return Ok(());
         }
         // What is wrong with the chain itself has been reported by the survey.
-        let mut manifests = Manifests::new(self.repository, [manifest.clone()]);
-        let Some(links) = known(chain::links(&mut manifests, manifest).await)? else { return Ok(()) };
+        let Some(links) = known(chain::links(self.manifests, manifest).await)? else { return Ok(()) };
         for link in &links {
             self.note(link.page_map, "page map", roles);
             self.note(link.page_hashes, "page-hash map", roles);
         }
-        let Some(loaded) = known(chain::load_map(self.reader, &links).await)? else { return Ok(()) };
-        for blob in loaded.map.blobs() {
-            self.note(*blob, "page blob", roles);
+        // Taken out while they are looked at; each object is read once, for the next snapshot builds on them.
+        let (mut maps, mut hashes) = std::mem::take(&mut self.halves);
+        let map = known(maps.advance(self.reader, manifest, &links).await)?;
+        let hashes_now = match self.knows_wrong_pages {
+            true => known(hashes.advance(self.reader, manifest, &links).await)?,
+            false => None,
+        };
+        if let Some(map) = map {
+            map.blobs().for_each(|blob| self.note(*blob, "page blob", roles));
+            if let Some(hashes) = hashes_now {
+                self.note_pages(manifest, map, hashes, problems);
+            }
         }
-        let Some(hashes) = known(chain::load_hashes(self.reader, &links).await)? else { return Ok(()) };
-        for run in loaded.map.runs() {
-            let found = self.findings.get(&loaded.map.blob_of(run)).into_iter().flatten();
+        self.halves = (maps, hashes);
+        Ok(())
+    }
+
+    fn note_pages(
+        &self,
+        manifest: &Manifest,
+        map: &PageMap,
+        hashes: &PageHashes,
+        problems: &mut Vec<VerifyProblem>,
+    ) {
+        for run in map.runs() {
+            let found = self.findings.get(&map.blob_of(run)).into_iter().flatten();
             let wrong = found.filter_map(|finding| match finding.fault {
                 Fault::Page(wrong) => Some((finding, wrong)),
                 _ => None,
             });
             let mut pages = wrong.filter_map(|(finding, wrong)| {
-                let page = page_at(&wrong, run, loaded.map.page_size())?;
+                let page = page_at(&wrong, run, map.page_size())?;
                 (hashes.get(page) != wrong.found.as_ref()).then_some((finding, page, wrong.found))
             });
             // The first wrong page of a run says enough.
@@ -105,7 +128,6 @@ impl<'a> Attribution<'a> {
                 problems.push(self.problem(manifest, "page blob", finding, detail));
             }
         }
-        Ok(())
     }
 
     fn note(&self, id: BlobId, role: &'static str, roles: &mut Roles) {

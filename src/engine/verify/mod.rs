@@ -21,6 +21,7 @@ use self::attribution::Attribution;
 use self::checks::Checker;
 use self::survey::Survey;
 use super::bulk::BlobVisitor as _;
+use super::chain::Manifests;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{ProblemKind, VerifyProblem, VerifyReport};
@@ -141,7 +142,7 @@ async fn judge(
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
 
     context.progress.begin(Stage::Structure, Unit::Items, Some(selected.len() as u64));
-    let mut survey = Survey::new(repository, &reader, manifests, profile.clone());
+    let mut survey = Survey::new(Manifests::new(repository, manifests), &reader, profile.clone());
     reader.expect(survey::order_of_reading(&selected));
     for manifest in &selected {
         context.cancel.check()?;
@@ -151,7 +152,7 @@ async fn judge(
     context.progress.end(Stage::Structure);
 
     // What the walk kept for the next snapshot goes before the reading begins.
-    let (checks, mut found) = survey.finish();
+    let (checks, mut found, mut manifests) = survey.finish();
     problems.append(&mut found);
     pipeline.set_aside(checks.table_bytes().saturating_add(store.union().table_bytes())).await;
     let checker = Arc::new(Checker::new(checks, context.progress.clone()));
@@ -169,7 +170,7 @@ async fn judge(
 
     let findings = checker.take_findings();
     if !findings.is_empty() {
-        let mut attribution = Attribution::new(repository, &reader, findings);
+        let mut attribution = Attribution::new(&mut manifests, &reader, findings);
         for manifest in &selected {
             context.cancel.check()?;
             problems.extend(attribution.of(manifest).await?);
@@ -187,7 +188,7 @@ async fn judge(
             .collect();
         let paths = options.paths;
         problems.extend(
-            restorable::check(context, &pipeline, repository, &reader, &profile, &sound, paths).await?,
+            restorable::check(context, &pipeline, manifests, &reader, &profile, &sound, paths).await?,
         );
     }
     problems.extend(outranked(&store, &checker));

@@ -22,7 +22,6 @@ use crate::engine::{Context, aside, bulk, content_paths};
 use crate::format::{BlobId, Manifest, Run};
 use crate::profiles;
 use crate::progress::{Stage, Unit};
-use crate::repo::Repository;
 use crate::{Error, ErrorKind, Result};
 
 /// The version from which on attachments may have other paths than usual.
@@ -32,7 +31,7 @@ const NAMESPACED_VERSION: i64 = 2;
 pub async fn check(
     context: &Context,
     pipeline: &Pipeline,
-    repository: &Repository,
+    manifests: Manifests<'_>,
     reader: &MetadataReader,
     profile: &Arc<dyn Profile>,
     selected: &[Manifest],
@@ -47,14 +46,8 @@ pub async fn check(
         return Ok(Vec::new());
     }
     context.progress.begin(Stage::Paths, Unit::Items, Some(wanted.len() as u64));
-    let mut rolling = Rolling {
-        context,
-        pipeline,
-        reader,
-        manifests: Manifests::new(repository, selected.iter().cloned()),
-        maps: RollingMaps::default(),
-        scratch: None,
-    };
+    let mut rolling =
+        Rolling { context, pipeline, reader, manifests, maps: RollingMaps::default(), scratch: None };
     let mut problems = Vec::new();
     for manifest in wanted {
         context.cancel.check()?;

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use super::checks::Checks;
 use super::{problem, unusable};
 use crate::archive::profile::{Profile, database_files};
-use crate::engine::chain::{self, ChainFailure, Manifests, RollingMaps};
+use crate::engine::chain::{self, ChainFailure, Manifests, RollingHashes, RollingMap, RollingMaps};
 use crate::engine::metadata::{BlobResult, MetadataReader};
 use crate::engine::report::{ProblemKind, VerifyProblem};
 use crate::format::{BlobId, Manifest, paths};
 use crate::profiles;
-use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, Result};
 
@@ -34,6 +33,8 @@ pub struct Survey<'a> {
     reader: &'a MetadataReader,
     manifests: Manifests<'a>,
     maps: RollingMaps,
+    /// Where one of the two chains is damaged, the other.
+    halves: (RollingMap, RollingHashes),
     /// The lists of the snapshot walked last, and all they hold.
     population: (Vec<BlobId>, HashSet<BlobId>),
     lists: HashMap<BlobId, Seen<(u64, u64)>>,
@@ -50,17 +51,13 @@ pub struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     /// Makes a survey that has seen nothing.
-    pub fn new(
-        repository: &'a Repository,
-        reader: &'a MetadataReader,
-        manifests: impl IntoIterator<Item = Manifest>,
-        profile: Arc<dyn Profile>,
-    ) -> Self {
+    pub fn new(manifests: Manifests<'a>, reader: &'a MetadataReader, profile: Arc<dyn Profile>) -> Self {
         Self {
             reader,
             profile,
-            manifests: Manifests::new(repository, manifests),
+            manifests,
             maps: RollingMaps::default(),
+            halves: Default::default(),
             population: Default::default(),
             lists: HashMap::new(),
             listed_twice: 0,
@@ -70,9 +67,9 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// Returns what the content of blobs must be, and what was found.
-    pub fn finish(self) -> (Checks, Vec<VerifyProblem>) {
-        (self.checks, self.problems)
+    /// Returns what the content of blobs must be, what was found, and the manifests that were needed for it.
+    pub fn finish(self) -> (Checks, Vec<VerifyProblem>, Manifests<'a>) {
+        (self.checks, self.problems, self.manifests)
     }
 
     /// Looks at one snapshot. Only a failure that says nothing about the repository's content is an error.
@@ -133,11 +130,11 @@ impl<'a> Survey<'a> {
                 return Ok(());
             }
         };
-        match chain::load_map(self.reader, &links).await {
-            Ok(loaded) => loaded.map.blobs().for_each(|blob| self.checks.expect(*blob)),
+        match self.halves.0.advance(self.reader, manifest, &links).await {
+            Ok(map) => map.blobs().for_each(|blob| self.checks.expect(*blob)),
             Err(failure) => self.problems.push(chain_problem(id, failure)?),
         }
-        if let Err(failure) = chain::load_hashes(self.reader, &links).await {
+        if let Err(failure) = self.halves.1.advance(self.reader, manifest, &links).await {
             self.problems.push(chain_problem(id, failure)?);
         }
         Ok(())
@@ -159,6 +156,9 @@ impl<'a> Survey<'a> {
         let known = self.population.0.len();
         let mut whole = true;
         self.listed_twice = 0;
+        for list in &lists[..known] {
+            self.damaged_before(manifest, list);
+        }
         for list in &lists[known..] {
             whole &= self.list(manifest, list).await?;
         }
@@ -175,9 +175,9 @@ impl<'a> Survey<'a> {
                 Some(Seen::Damaged(_)) | None => whole = false,
             }
         }
-        self.population.0 = if whole { lists } else { Vec::new() };
+        // A list that is damaged adds nothing to what they hold, and is not read again.
+        self.population.0 = lists;
         if !whole {
-            self.population.1.clear();
             return Ok(());
         }
         let said = (manifest.attachments.blobs, manifest.attachments.blob_bytes);
@@ -191,11 +191,18 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
+    /// Tells whether the list is known to be damaged, which is then this snapshot's problem too.
+    fn damaged_before(&mut self, manifest: &Manifest, list: &BlobId) -> bool {
+        let Some(Seen::Damaged(found)) = self.lists.get(list) else { return false };
+        let snapshot = Some(manifest.snapshot_id.clone());
+        self.problems.push(VerifyProblem { snapshot, ..(**found).clone() });
+        true
+    }
+
     /// Reads one list on top of those before it; tells whether that went well.
     async fn list(&mut self, manifest: &Manifest, list: &BlobId) -> Result<bool> {
         let id = &manifest.snapshot_id;
-        if let Some(Seen::Damaged(found)) = self.lists.get(list) {
-            self.problems.push(VerifyProblem { snapshot: Some(id.clone()), ..(**found).clone() });
+        if self.damaged_before(manifest, list) {
             return Ok(false);
         }
         let entries = match keep_going(self.reader.attachment_list(list).await)? {
