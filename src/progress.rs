@@ -3,6 +3,10 @@
 //! The library reports through a [`Progress`]; how it looks is the watcher's. Amounts are added by many
 //! workers at once, so implementations must be cheap and must not block.
 
+mod logged;
+
+pub use logged::Logged;
+
 /// A part of an operation that a user can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Stage {

@@ -37,6 +37,16 @@ impl Hook<'_> {
     /// it is not to be stopped, and its start is tried for a while.
     pub fn run(&self, cancel: Option<&Cancel>) -> Result<()> {
         let Some((program, arguments)) = self.words.split_first() else { return Ok(()) };
+        // Its words and its environment may hold secrets, and are not logged.
+        let (hook, begun) = (self.name, Instant::now());
+        tracing::info!(target: "packvault::hook", hook, "begins");
+        let result = self.run_program(program, arguments, cancel);
+        let (milliseconds, is_done) = (begun.elapsed().as_millis() as u64, result.is_ok());
+        tracing::info!(target: "packvault::hook", hook, milliseconds, is_done, "has ended");
+        result
+    }
+
+    fn run_program(&self, program: &str, arguments: &[String], cancel: Option<&Cancel>) -> Result<()> {
         let name = self.name;
         let failed =
             |why: String| Error::new(ErrorKind::Refused, format!("the hook `{name}` ({program}) {why}"));

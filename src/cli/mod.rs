@@ -14,6 +14,7 @@ mod hooks;
 mod init;
 mod interrupt;
 mod list;
+mod log;
 mod man;
 mod memory;
 mod owner;
@@ -92,6 +93,7 @@ Environment:
   PACKVAULT_CONFIG  the configuration file
   PACKVAULT_REPO    the repository where --repo is not given
   MSGVAULT_HOME     the archive where none is given
+  PACKVAULT_LOG     what is logged, such as debug or packvault::lock=debug
 
 Exit codes:
   0  done
@@ -173,6 +175,8 @@ struct Globals {
     /// Print only errors, problems, and what was asked for
     #[arg(long, short, global = true, conflicts_with = "progress", help_heading = "Common options")]
     quiet: bool,
+    #[command(flatten)]
+    log: log::LogFlags,
 }
 
 #[derive(Debug, Subcommand)]
@@ -282,12 +286,14 @@ fn run(cli: Cli) -> Result<Exit> {
     let runtime = threads::start(cli.command.jobs())?;
     file_size::survive_the_limit(&runtime)?;
     packvault::clock::now()?;
+    let log = cli.globals.log.start()?;
     let session = Session::start(cli.globals)?;
     let result = runtime.block_on(cli.command.run(&session));
     if result.is_ok() {
         session.warn_of_settings();
     }
     session.close();
+    let result = log.closed(result);
     // The command is over and has cleaned up; work it gave up must not hold the program.
     runtime.shutdown_background();
     result

@@ -43,7 +43,10 @@ impl Session {
     /// Reads the settings, starts the progress, and listens for Ctrl-C.
     pub fn start(globals: Globals) -> Result<Self> {
         let settings = Settings::load(Environment::read());
-        let renderer = Renderer::start(if globals.quiet { Style::None } else { globals.progress });
+        let renderer = Renderer::start(match globals.quiet {
+            true => Style::None,
+            false => globals.log.style(globals.progress),
+        });
         let cancel = Cancel::new();
         let paused = Paused::default();
         interrupt::watch(cancel.clone(), Arc::clone(&renderer), Arc::clone(&paused))?;

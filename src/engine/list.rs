@@ -3,6 +3,7 @@
 use futures::join;
 use serde_json::value::RawValue;
 
+use super::logged;
 use super::report::{ListRow, ListedArchive, ProblemKind};
 use crate::Result;
 use crate::format::{Manifest, go_json};
@@ -12,6 +13,11 @@ use crate::repo::snapshots::FoundSnapshot;
 
 /// Lists every snapshot; one whose manifest is damaged is a row with its problem.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
+    let span = tracing::info_span!(target: "packvault::operation", "list");
+    logged::operation(span, repository.storage().location(), rows(repository)).await
+}
+
+async fn rows(repository: &Repository) -> Result<Vec<ListRow>> {
     let files = repository.list_snapshots().await?;
     let (found, notes) = join!(repository.read_snapshots(&files), repository.read_notes(&files));
     let mut rows: Vec<ListRow> = found?.into_iter().map(row).collect();

@@ -11,6 +11,7 @@ pub mod create;
 pub mod identity;
 pub mod init;
 pub mod list;
+mod logged;
 mod metadata;
 mod page_writer;
 pub mod pipeline;

@@ -15,6 +15,7 @@ use std::task::{Context as TaskContext, Poll};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
+use tracing::{Instrument as _, Span};
 
 use super::Context;
 use crate::cancel::Cancel;
@@ -93,12 +94,14 @@ impl Pipeline {
         work: impl FnOnce(&mut Worker) -> Result<T> + Send + 'static,
     ) -> Task<T> {
         let shared = self.0.clone();
+        // Work belongs to the operation that starts it, in the log too.
+        let span = Span::current();
         Task(tokio::spawn(async move {
             let permit = shared.running.clone().acquire_owned().await.expect("the semaphore is never closed");
             shared.cancel.check()?;
             let finished = tokio::task::spawn_blocking(move || {
                 let mut worker = shared.worker()?;
-                let result = work(&mut worker);
+                let result = span.in_scope(|| work(&mut worker));
                 shared.workers.lock().expect("no holder of the workers panics").push(worker);
                 // Held until the last step of the work, so that `quiesce` waits for it.
                 drop(permit);
@@ -121,7 +124,7 @@ impl Pipeline {
         &self,
         read: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Task<T> {
-        Task(tokio::spawn(read))
+        Task(tokio::spawn(read.in_current_span()))
     }
 
     /// Waits until so many bytes of the budget are free, and takes them.

@@ -1,7 +1,7 @@
 //! unlock: removes the locks that nobody holds any more, or all of them.
 
-use super::Context;
 use super::report::{LockReport, UnlockReport};
+use super::{Context, logged};
 use crate::Result;
 use crate::process::Fate;
 use crate::repo::Repository;
@@ -9,7 +9,10 @@ use crate::repo::locks::Found;
 
 /// Removes the locks that nobody holds; with `force` those too that somebody may hold. The rest is reported.
 pub async fn unlock(repository: &Repository, force: bool, context: &Context) -> Result<UnlockReport> {
-    let unlocked = repository.unlock(&context.lock_request("unlock", force)).await?;
+    let (context, span) = (context.logged(), tracing::info_span!(target: "packvault::operation", "unlock"));
+    let request = context.lock_request("unlock", force);
+    let work = repository.unlock(&request);
+    let unlocked = logged::operation(span, repository.storage().location(), work).await?;
     Ok(UnlockReport {
         removed: unlocked.removed.iter().map(report).collect(),
         left: unlocked.left.iter().map(report).collect(),

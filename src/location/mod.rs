@@ -17,12 +17,12 @@ mod watch;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::retry::persist;
-use packvault_storage::{Operation, RetryPolicy, RetryStorage, Spool, Storage};
+use packvault_storage::{Operation, RetryPolicy, RetryStorage, Spool, Storage, TraceStorage};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
@@ -187,11 +187,29 @@ impl Location {
     ///
     /// `ErrorKind::NoRepository` where there is none.
     pub async fn open(&self, opening: &Opening) -> Result<Opened> {
+        let (location, begun) = (self.to_string(), Instant::now());
+        tracing::debug!(target: "packvault::storage", location, purpose = ?opening.purpose, "is opened");
+        let opened = self.open_quietly(opening).await;
+        let milliseconds = begun.elapsed().as_millis() as u64;
+        match &opened {
+            Ok(opened) => {
+                let guarantees = opened.storage.guarantees();
+                tracing::info!(target: "packvault::storage", location, milliseconds, ?guarantees, "is open");
+            }
+            Err(error) => {
+                let why = error.chain();
+                tracing::info!(target: "packvault::storage", location, milliseconds, why, "cannot be opened");
+            }
+        }
+        opened
+    }
+
+    async fn open_quietly(&self, opening: &Opening) -> Result<Opened> {
         let wire = Arc::new(Wire::new(opening.upload_max, opening.download_max));
         let (driver, uploads_max): (Arc<dyn Storage>, usize) = match self {
             Self::Local(path) => {
                 let create = opening.purpose == Purpose::Init;
-                let storage = Arc::new(local::open(path, create).await?);
+                let storage = TraceStorage::if_heard(Arc::new(local::open(path, create).await?));
                 return Ok(Opened { storage, wire: None });
             }
             Self::S3(location) => {
@@ -206,13 +224,29 @@ impl Location {
         };
         let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
         let watch = Watch::of(opening);
-        let storage =
-            RetryStorage::new(driver, opening.retries()).watched_by(Arc::new(watch)).through(Arc::new(spool));
+        let storage = RetryStorage::new(TraceStorage::if_heard(driver), opening.retries())
+            .watched_by(Arc::new(watch))
+            .through(Arc::new(spool));
         Ok(Opened { storage: Arc::new(storage), wire: Some(wire) })
     }
 
     /// Asks the server what it promises, whatever is remembered, and remembers the answers.
     pub async fn probe(&self, opening: &Opening) -> Result<Probed> {
+        let probed = self.ask(opening).await?;
+        for finding in &probed.report.findings {
+            let answer = finding.answer.word();
+            tracing::info!(
+                target: "packvault::storage",
+                question = finding.question,
+                answer,
+                note = finding.note,
+                "the server was asked"
+            );
+        }
+        Ok(probed)
+    }
+
+    async fn ask(&self, opening: &Opening) -> Result<Probed> {
         match self {
             Self::Local(path) => {
                 let message =

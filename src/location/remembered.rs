@@ -46,7 +46,14 @@ pub(super) fn recall<F: DeserializeOwned>(folder: Option<&Path>, location: &impl
     let memory: Memory<F> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     let age = Timestamp::now().duration_since(memory.probed_at.parse().ok()?);
     let is_young = !age.is_negative() && age.unsigned_abs() <= AGE_MAX;
-    (memory.version == VERSION && memory.location == location && is_young).then_some(memory.features)
+    let is_usable = memory.version == VERSION && memory.location == location && is_young;
+    tracing::debug!(
+        target: "packvault::storage",
+        probed_at = memory.probed_at,
+        is_usable,
+        "what the server promises is remembered"
+    );
+    is_usable.then_some(memory.features)
 }
 
 /// Remembers what was found just now.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use packvault_storage::{Key, Prefix, Staged};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::{Repository, key, storage_error};
 use crate::format::index::IndexEntry;
@@ -235,7 +236,7 @@ impl PackWriter {
             self.await_oldest_seal().await?;
         }
         self.written.packs.push(pack.id);
-        self.sealing.push_back((pack.id, tokio::spawn(seal(pack))));
+        self.sealing.push_back((pack.id, tokio::spawn(seal(pack).in_current_span())));
         Ok(())
     }
 }

@@ -210,9 +210,26 @@ impl IndexUnion {
             let Some(last) = self.blobs.get_mut(id) else { continue };
             let best = (0..others.len()).rev().max_by_key(|position| (rank(&others[*position]), *position));
             if let Some(best) = best.filter(|best| rank(&others[*best]) > rank(last)) {
+                let (taken, passed) =
+                    (self.claims[others[best].0 as usize].pack, self.claims[last.0 as usize].pack);
+                tracing::trace!(
+                    target: "packvault::decision",
+                    blob = %id,
+                    %taken,
+                    %passed,
+                    "the last index places it in a pack that is gone or not as it says"
+                );
                 std::mem::swap(last, &mut others[best]);
                 self.outranked.insert(*id);
             }
+        }
+        if !self.outranked.is_empty() {
+            let blobs = self.outranked.len();
+            tracing::info!(
+                target: "packvault::decision",
+                blobs,
+                "blobs are read where an earlier index places them: the last one is wrong about its packs"
+            );
         }
         self
     }

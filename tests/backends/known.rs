@@ -116,6 +116,33 @@ pub fn secrets_stay_where_they_are(place: &Place) {
     }
 }
 
+/// Everything that can be logged is, by every command.
+pub fn the_log_of_every_command_holds_no_secret(place: &Place) {
+    let archive = Archive::small();
+    let commands: [&[&str]; 7] = [
+        &["init"],
+        &["create", archive.home().to_str().unwrap()],
+        &["list"],
+        &["verify", "--all"],
+        &["restore", "--target", "restored"],
+        &["unlock"],
+        &["probe"],
+    ];
+    for (number, command) in commands.into_iter().enumerate() {
+        let format = if number % 2 == 0 { "text" } else { "json" };
+        let mut program = place.packvault(&[command, &["--log-format", format]].concat());
+        let output = program.env("PACKVAULT_LOG", "trace").output().unwrap();
+        place.assert_silent_about_secrets(&output);
+        let said = stderr(&output);
+        if command != ["probe"] {
+            assert_eq!(output.status.code(), Some(0), "{command:?}: {said}");
+            assert!(said.contains("packvault::request"), "{command:?}: {said}");
+        }
+        let signed = ["Authorization", "X-Amz-", "x-amz-", "AWS4-HMAC"];
+        assert!(!signed.iter().any(|word| said.contains(word)), "{command:?}: {said}");
+    }
+}
+
 /// Returns the command lines of the process and of those that descend from it.
 fn command_lines(process: u32) -> Vec<String> {
     let mut family = BTreeSet::from([process]);

@@ -54,6 +54,7 @@ macro_rules! suite {
             together::of_ten_that_race_for_the_lock_one_has_it
             known::a_server_is_asked_once_and_its_answers_are_remembered
             known::secrets_stay_where_they_are
+            known::the_log_of_every_command_holds_no_secret
             clocks::locks_are_judged_by_the_clock_of_the_store
         );
     };

@@ -69,9 +69,12 @@ pub enum Operation {
     Now,
 }
 
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Operation {
+    /// Returns the one word for it in a log.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::MakeFolder => "make_folder",
+            Self::Now => "now",
             Self::Open => "open",
             Self::Read => "read",
             Self::Stat => "stat",
@@ -86,8 +89,16 @@ impl fmt::Display for Operation {
             Self::Rename => "rename",
             Self::Remove => "remove",
             Self::Sweep => "sweep",
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Self::MakeFolder => "make the folder",
             Self::Now => "ask the time of",
+            other => other.verb(),
         })
     }
 }

@@ -1,8 +1,9 @@
 //! The storage contract: keys and bytes, nothing of backups.
 //!
 //! A [`Storage`] holds objects under checked [`Key`]s. Each sentence below that makes a promise is one
-//! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording and faults are
-//! wrappers around any storage ([`retry`], [`limit`], [`record`], [`fault`]), never code in a driver.
+//! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording, the log
+//! and faults are wrappers around any storage ([`retry`], [`limit`], [`record`], [`trace`], [`fault`]), never code in
+//! a driver.
 
 mod clock;
 pub mod conformance;
@@ -21,6 +22,7 @@ mod scratch;
 mod spool;
 mod staging_names;
 mod step;
+pub mod trace;
 mod wire;
 
 use std::ops::Range;
@@ -45,6 +47,7 @@ pub use scratch::{clean_scratch, scratch_folder, sweep_scratch};
 pub use spool::Spool;
 pub use staging_names::{numbered, pack_staging_name};
 pub use step::Step;
+pub use trace::TraceStorage;
 pub use wire::{Passed, Wire};
 
 /// What a store knows of one object without reading it.

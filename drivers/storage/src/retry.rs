@@ -147,7 +147,7 @@ async fn again<'a, T>(
 ) -> Result<T> {
     let mut attempts = Attempts::new(policy, watch);
     loop {
-        match attempt(watch, pace, effect, what, step()).await {
+        match attempt(watch, pace, effect, what, attempts.numbered(step())).await {
             Err(error) if error.kind().is_passing() => attempts.pause(error, what).await?,
             result => return result,
         }
@@ -207,7 +207,8 @@ impl Storage for RetryStorage {
         let mut attempts = self.attempts();
         let mut ours = None;
         loop {
-            let created = self.once(Effect::Writes, what, self.inner.create(key, bytes.clone())).await;
+            let created = self.inner.create(key, bytes.clone());
+            let created = self.once(Effect::Writes, what, attempts.numbered(created)).await;
             let Err(error) = created else { return Ok(()) };
             if is_uncertain(&error) {
                 ours.get_or_insert_with(|| Fingerprint::of(&bytes));
@@ -249,7 +250,8 @@ impl Storage for RetryStorage {
         let mut attempts = self.attempts();
         let mut was_uncertain = false;
         loop {
-            let renamed = self.once(Effect::Writes, what, self.inner.rename(from, to)).await;
+            let renamed = attempts.numbered(self.inner.rename(from, to));
+            let renamed = self.once(Effect::Writes, what, renamed).await;
             let Err(error) = renamed else { return Ok(()) };
             was_uncertain |= is_uncertain(&error);
             let is_in_doubt = is_uncertain(&error)
@@ -269,7 +271,8 @@ impl Storage for RetryStorage {
         let mut attempts = self.attempts();
         let mut was_uncertain = false;
         loop {
-            let removed = self.once(Effect::Writes, what, self.inner.remove(key)).await;
+            let removed = attempts.numbered(self.inner.remove(key));
+            let removed = self.once(Effect::Writes, what, removed).await;
             let Err(error) = removed else { return Ok(()) };
             if was_uncertain && error.kind() == ErrorKind::NotFound {
                 return Ok(());

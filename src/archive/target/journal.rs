@@ -68,7 +68,10 @@ impl Journal {
         file.get_ref().sync_all().map_err(|error| io_error("sync", &path, error))?;
         renameat(staging, UNFINISHED, staging, JOURNAL)
             .map_err(|errno| file_error("put in place", &path, errno))?;
-        rustix::fs::fsync(staging).map_err(|errno| file_error("sync", shown, errno))
+        rustix::fs::fsync(staging).map_err(|errno| file_error("sync", shown, errno))?;
+        let steps = self.steps.len();
+        tracing::info!(target: "packvault::restore", steps, commit = self.commit, "the journal is written");
+        Ok(())
     }
 
     /// Reads the journal in a staging folder; `None` if no step was taken.

@@ -38,6 +38,11 @@ pub fn settle(path: &Path, folder: &Arc<OwnedFd>, policy: &TargetPolicy) -> Resu
             remarks.push(error.to_string());
             continue;
         }
+        tracing::info!(
+            target: "packvault::restore",
+            staging = %shown.display(),
+            "an earlier restore has left its staging"
+        );
         if let Some(journal) = Journal::read(&staging, &shown)? {
             let grounds = Grounds::open(path, folder.clone(), staging, &name, ulid)?;
             remarks.append(&mut settle_one(&grounds, &journal, policy)?);

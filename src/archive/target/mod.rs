@@ -261,6 +261,7 @@ impl Target {
         if let Err(error) = done {
             return Err(self.put_back(&journal, error));
         }
+        tracing::info!(target: "packvault::restore", path = %self.path.display(), "all is in place");
         drop(held);
         if let Err(error) = self.clean_up() {
             remarks

@@ -188,6 +188,8 @@ impl Grounds {
                 self.check_folder(split(&step.path).0)?;
             }
             let moved = self.take(number, step)?;
+            let (path, action) = (&step.path, step.action);
+            tracing::debug!(target: "packvault::restore", number, path, ?action, moved, "a step is taken");
             if moved && number >= first_of_databases {
                 let (folder, _) = self.place(&step.path)?;
                 sync_folder(&folder, &self.path.join(&step.path))?;

@@ -32,12 +32,19 @@ pub struct Undone {
 /// Puts everything back. The journal stays until the caller removes it.
 pub fn undo(grounds: &Grounds, journal: &Journal) -> Undone {
     let mut undone = Undone::default();
+    tracing::info!(
+        target: "packvault::restore",
+        steps = journal.steps.len(),
+        "what was put in place is taken back"
+    );
     if let Err(error) = Journal::begin_undo(&grounds.staging, &grounds.staging_path) {
         // Only a restore that was killed right here would be finished and not undone.
         undone.remarks.push(error.chain());
     }
     let mut undoing = Undoing { grounds, journal, settled: BTreeSet::new(), remarks: Vec::new() };
     for (number, step) in journal.steps.iter().enumerate().rev() {
+        let (path, action) = (&step.path, step.action);
+        tracing::debug!(target: "packvault::restore", number, path, ?action, "a step is taken back");
         if let Err(error) = undoing.step(number, step) {
             undone.problems.push(error.chain());
             if let Some(database) = journal.database_of(step) {

@@ -135,6 +135,14 @@ impl DatabaseCapture<'_> {
         context.progress.end(Stage::Freeze);
 
         let geometry = (pinned.page_size(), pinned.page_count());
+        tracing::info!(
+            target: "packvault::decision",
+            attempt = number,
+            reading = ?pinned.reading(),
+            pages = geometry.1,
+            page_size = geometry.0,
+            "the database is at rest"
+        );
         if number == 1 {
             pipeline.set_aside(tables_bytes(geometry.1, sink.known())).await;
         }

@@ -74,6 +74,32 @@ impl ParentState {
         Ok(Self { manifest: Some(parent), maps })
     }
 
+    /// Tells the log what the capture builds on.
+    pub fn tell(&self) {
+        let parent = self.manifest.as_ref().map(|manifest| manifest.snapshot_id.as_str());
+        match (&self.maps, parent) {
+            (Some(maps), parent) => {
+                let depth = maps.depth;
+                tracing::info!(
+                    target: "packvault::decision",
+                    parent,
+                    depth,
+                    "the newest snapshot is built on"
+                );
+            }
+            (None, Some(parent)) => {
+                tracing::info!(
+                    target: "packvault::decision",
+                    parent,
+                    "the newest snapshot is the parent, and its page maps are not built on"
+                );
+            }
+            (None, None) => {
+                tracing::info!(target: "packvault::decision", "there is no snapshot to build on");
+            }
+        }
+    }
+
     /// Returns the parent's manifest.
     pub fn manifest(&self) -> Option<&Manifest> {
         self.manifest.as_ref()
@@ -142,8 +168,14 @@ impl ParentMaps {
     }
 
     /// The rules for a keyframe, in their order; only page-map objects count.
-    fn wants_keyframe(&self, depth: i64) -> bool {
-        depth >= DEPTH_MAX || self.deltas_stored_bytes > self.keyframe_stored_bytes
+    fn wants_keyframe(&self, depth: i64) -> Option<&'static str> {
+        match () {
+            () if depth >= DEPTH_MAX => Some("the chain is as long as it may be"),
+            () if self.deltas_stored_bytes > self.keyframe_stored_bytes => {
+                Some("the deltas take more room than their keyframe")
+            }
+            () => None,
+        }
     }
 }
 
@@ -170,6 +202,10 @@ impl StoredMaps {
     }
 }
 
+fn tell_keyframe(why: &str) {
+    tracing::info!(target: "packvault::decision", why, "the page map is a keyframe");
+}
+
 /// Stores the page map and the page hashes of a scan.
 pub async fn store_maps(
     sink: &mut BlobSink,
@@ -185,8 +221,12 @@ pub async fn store_maps(
         runs: captured.runs.clone(),
     };
     let (map, depth) = match parent.maps_for(page_size) {
-        None => (scan(PageMapKind::Keyframe, &captured), 0),
-        Some(maps) if maps.wants_keyframe(maps.depth + 1) => {
+        None => {
+            tell_keyframe("no page map with pages of this size is there to build on");
+            (scan(PageMapKind::Keyframe, &captured), 0)
+        }
+        Some(maps) if let Some(why) = maps.wants_keyframe(maps.depth + 1) => {
+            tell_keyframe(why);
             let mut map = maps.loaded.map.clone();
             let unusable = |error| format_error("cannot build the page map of the new snapshot", error);
             map.apply(&scan(PageMapKind::Delta, &captured)).map_err(unusable)?;

@@ -58,6 +58,10 @@ impl KnownBlobs {
 
     /// No longer relies on a pack in which this blob could not be read.
     pub fn distrust(&self, failure: &BlobFailure) {
+        if let Some(pack) = failure.pack {
+            let why = "a blob in it could not be read";
+            tracing::info!(target: "packvault::decision", %pack, why, "what the pack holds is stored again");
+        }
         self.unsound.write().expect("no holder of the unsound packs panics").extend(failure.pack);
     }
 

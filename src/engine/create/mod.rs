@@ -38,7 +38,7 @@ use super::identity::{self, Recorded};
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
-use super::{Context, content_paths};
+use super::{Context, content_paths, logged};
 use crate::archive::attributes::attributes_at;
 use crate::archive::findings::Findings;
 use crate::archive::pinned::{PinnedDatabase, Reading};
@@ -121,6 +121,20 @@ pub async fn create(
     options: CreateOptions,
     context: &Context,
 ) -> Result<CreateReport> {
+    let context = &context.logged();
+    let span = tracing::info_span!(target: "packvault::operation", "create");
+    let work = alone(repository, profile, paths, options, context);
+    logged::operation(span, repository.storage().location(), work).await
+}
+
+/// Captures the archive under the lock.
+async fn alone(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    paths: &ArchivePaths,
+    options: CreateOptions,
+    context: &Context,
+) -> Result<CreateReport> {
     check_options(&options)?;
     super::sweep(context);
     let home = paths.home.clone();
@@ -194,12 +208,20 @@ async fn run(
         identity::check_place(recorded.as_ref(), snapshots.last(), ours)?;
     }
     let union = Arc::new(union.settled(&lengths));
+    tracing::info!(
+        target: "packvault::decision",
+        snapshots = snapshots.len(),
+        indexes = union.files().len(),
+        packs = lengths.len(),
+        "what lies in the repository is known"
+    );
     let known = Arc::new(KnownBlobs::check(union.clone(), &lengths, context.progress.as_ref()));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store, pipeline.clone());
     let cache = profile.cache_folder(paths);
     let mut parent =
         ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
+    parent.tell();
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known.clone(), pipeline.clone(), writes_to);
     let captured =
@@ -221,6 +243,13 @@ async fn run(
             return Err(error);
         }
     };
+    tracing::info!(
+        target: "packvault::decision",
+        blobs = added.blobs,
+        bytes = added.bytes,
+        packs = added.written.packs.len(),
+        "what is new is in packs"
+    );
     let manifest = describe(repository, &profile, options, level, &parent, &captured, &added, started)?;
     if let Some(lock) = lock {
         let index = (added.written.entries, captured.geometry.0);
@@ -240,6 +269,12 @@ async fn run(
 async fn keep_for_next_time(repository: &Repository, lock: Option<&Lock>, durable: WrittenPacks) {
     let Some(lock) = lock.filter(|_| !durable.entries.is_empty()) else { return };
     if lock.confirm().await.is_ok() {
+        let packs = durable.packs.len();
+        tracing::info!(
+            target: "packvault::decision",
+            packs,
+            "what is sealed is indexed, and not stored again"
+        );
         let id = IndexId::from_ulid(repository.ulids().next());
         let _ = repository.publish_index(&id, durable.entries).await;
     }

@@ -21,7 +21,7 @@ use self::plan::Plan;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
-use super::{Context, ReadLocking, Selection, bulk};
+use super::{Context, ReadLocking, Selection, bulk, logged};
 use crate::archive::attributes::{Outcome, Owners, RestoredAttributes};
 use crate::archive::profile::Profile;
 use crate::archive::target::{LiveHome, Target, TargetPolicy};
@@ -74,6 +74,19 @@ pub async fn restore(
     options: RestoreOptions,
     context: &Context,
 ) -> Result<RestoreReport> {
+    let context = &context.logged();
+    let span = tracing::info_span!(target: "packvault::operation", "restore");
+    let work = locked(repository, profile, selection, options, context);
+    logged::operation(span, repository.storage().location(), work).await
+}
+
+async fn locked(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    selection: Selection,
+    options: RestoreOptions,
+    context: &Context,
+) -> Result<RestoreReport> {
     super::sweep(context);
     let lock = options.locking.lock(repository, "restore", context).await?;
     let is_locked = lock.is_held();
@@ -108,6 +121,14 @@ async fn run(
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
     let plan = plan::make(repository, &reader, &profile, &files, selection, options.without_auxiliary).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
+    tracing::info!(
+        target: "packvault::decision",
+        snapshot = plan.manifest.snapshot_id,
+        pages = plan.manifest.db.page_count,
+        attachments = plan.listed.len(),
+        extras = plan.extras.len(),
+        "what is restored is known"
+    );
     let mut warnings = Vec::new();
     let recorded = recorded_attributes(repository, &files, &plan, &mut warnings).await?;
     let profile = plan.profile.clone();

@@ -25,7 +25,7 @@ use super::chain::Manifests;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{ProblemKind, VerifyProblem, VerifyReport};
-use super::{Context, ReadLocking, Selection, bulk};
+use super::{Context, ReadLocking, Selection, bulk, logged};
 use crate::archive::profile::Profile;
 use crate::format::{Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
@@ -47,6 +47,19 @@ pub struct VerifyOptions {
 
 /// Verifies the chosen snapshots. Problems are part of the report; an error means that nothing is known.
 pub async fn verify(
+    repository: &Repository,
+    profile: Arc<dyn Profile>,
+    selection: Selection,
+    options: VerifyOptions,
+    context: &Context,
+) -> Result<VerifyReport> {
+    let context = &context.logged();
+    let span = tracing::info_span!(target: "packvault::operation", "verify");
+    let work = locked(repository, profile, selection, options, context);
+    logged::operation(span, repository.storage().location(), work).await
+}
+
+async fn locked(
     repository: &Repository,
     profile: Arc<dyn Profile>,
     selection: Selection,
@@ -95,6 +108,13 @@ async fn run(
     if !options.quick {
         problems.extend(beside::check(context, repository, &files, &selected).await?);
     }
+    tracing::info!(
+        target: "packvault::decision",
+        snapshots = manifests.len(),
+        selected = selected.len(),
+        packs = lengths.len(),
+        "what is verified is known"
+    );
     let union = Arc::new(union.settled(&lengths));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     judge(repository, profile, (manifests, selected), store, problems, options, context).await

@@ -176,7 +176,16 @@ impl<'a> ByListing<'a> {
         let mut left = Vec::new();
         for seen in seen {
             match force || seen.is_stale {
-                true => self.remove(&seen.key).await?,
+                true => {
+                    let lock = seen.key.name();
+                    tracing::info!(
+                        target: "packvault::lock",
+                        lock,
+                        forced = force,
+                        "of somebody else is removed"
+                    );
+                    self.remove(&seen.key).await?;
+                }
                 false => left.push(seen),
             }
         }

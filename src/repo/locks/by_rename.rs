@@ -145,9 +145,16 @@ impl Repository {
     async fn reap(&self, key: &Key, request: &LockRequest) -> Result<bool> {
         let Some(claim) = self.claim(key).await? else { return Ok(true) };
         if request.force || self.is_stale(&claim, request).await? {
+            tracing::info!(
+                target: "packvault::lock",
+                lock = key.name(),
+                forced = request.force,
+                "of somebody else is removed"
+            );
             self.remove_own(&claim).await?;
             return Ok(true);
         }
+        tracing::debug!(target: "packvault::lock", lock = key.name(), "proves to be fresh, and is put back");
         self.put_back(&claim, key).await?;
         Ok(false)
     }

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use super::{Planted, STALE_AFTER};
 
@@ -103,7 +104,7 @@ pub(super) struct Heartbeat {
 impl Heartbeat {
     pub(super) fn start(storage: Arc<dyn Storage>, planted: Planted) -> Self {
         let (stop, stopped) = oneshot::channel();
-        Self { stop: Some(stop), task: tokio::spawn(beat(storage, planted, stopped)) }
+        Self { stop: Some(stop), task: tokio::spawn(beat(storage, planted, stopped).in_current_span()) }
     }
 
     /// Stops at once; a touch under way is cut off.
@@ -145,13 +146,29 @@ async fn beat(storage: Arc<dyn Storage>, planted: Planted, mut stopped: oneshot:
 }
 
 async fn touch(storage: &dyn Storage, planted: &Planted) {
-    let began = Moment::now();
+    let (began, lock) = (Moment::now(), planted.key.name());
     match storage.touch(&planted.key, &planted.body).await {
         Ok(()) => {
             planted.freshness.renew(began);
+            tracing::debug!(target: "packvault::lock", lock, "is renewed");
         }
-        Err(error) if is_tried_again(storage, error.kind()) => {}
-        Err(_) => planted.freshness.lose(),
+        Err(error) if is_tried_again(storage, error.kind()) => {
+            tracing::info!(
+                target: "packvault::lock",
+                lock,
+                why = %error,
+                "could not be renewed, and is tried again"
+            );
+        }
+        Err(error) => {
+            tracing::info!(
+                target: "packvault::lock",
+                lock,
+                why = %error,
+                "could not be renewed, and is lost"
+            );
+            planted.freshness.lose();
+        }
     }
 }
 

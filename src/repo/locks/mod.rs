@@ -99,18 +99,35 @@ pub fn exclusion(guarantees: Guarantees) -> &'static str {
 impl Repository {
     /// Takes the exclusive lock: alone in the repository.
     pub async fn lock_exclusive(&self, request: &LockRequest) -> Result<Lock> {
-        match self.storage.guarantees().rename {
+        let taken = match self.storage.guarantees().rename {
             true => self.exclusive_by_rename(request).await,
             false => self.exclusive_by_listing(request).await,
-        }
+        };
+        self.tell_taken(taken, request)
     }
 
     /// Takes a shared lock: no create runs while it is held.
     pub async fn lock_shared(&self, request: &LockRequest) -> Result<Lock> {
-        match self.storage.guarantees().rename {
+        let taken = match self.storage.guarantees().rename {
             true => self.shared_by_rename(request).await,
             false => self.shared_by_listing(request).await,
+        };
+        self.tell_taken(taken, request)
+    }
+
+    fn tell_taken(&self, taken: Result<Lock>, request: &LockRequest) -> Result<Lock> {
+        let (operation, by) = (request.operation, self.exclusion());
+        match &taken {
+            Ok(lock) => {
+                let (lock, side) = (lock.planted.key.name(), lock.side);
+                tracing::info!(target: "packvault::lock", lock, ?side, operation, by, "is held");
+            }
+            Err(error) => {
+                let why = error.chain();
+                tracing::info!(target: "packvault::lock", operation, by, why, "cannot be taken");
+            }
         }
+        taken
     }
 
     /// Returns, for people, by what the programs that use this repository exclude each other.
@@ -142,6 +159,12 @@ impl Repository {
 
     /// Keeps what was planted fresh from now on.
     fn hold(&self, planted: Planted, side: Side, request: &LockRequest) -> Lock {
+        tracing::debug!(
+            target: "packvault::lock",
+            lock = planted.key.name(),
+            ?side,
+            "is planted; others are looked for"
+        );
         let heartbeat = Heartbeat::start(self.storage.clone(), planted.clone());
         Lock { repository: self.clone(), planted, side, heartbeat, here: request.process.clone() }
     }
@@ -210,7 +233,9 @@ impl Lock {
             return Err(self.planted.taken_over());
         }
         // The looks may have taken as long as they liked.
-        self.planted.expect_fresh()
+        self.planted.expect_fresh()?;
+        tracing::debug!(target: "packvault::lock", lock = self.planted.key.name(), "is still ours");
+        Ok(())
     }
 
     /// Waits for the work and then gives the lock up, however the work ended; its own error comes first.
@@ -233,6 +258,19 @@ impl Lock {
 
     /// Gives the lock up. A lock that is provably someone else's stays.
     pub async fn release(mut self) -> Result<()> {
+        let released = self.give_up().await;
+        let lock = self.planted.key.name();
+        match &released {
+            Ok(()) => tracing::info!(target: "packvault::lock", lock, "is given back"),
+            Err(error) => {
+                let why = error.chain();
+                tracing::info!(target: "packvault::lock", lock, why, "cannot be given back");
+            }
+        }
+        released
+    }
+
+    async fn give_up(&mut self) -> Result<()> {
         if self.is_by_rename() {
             self.heartbeat.abort();
             return self.repository.release_by_rename(&self.planted, self.side).await;
@@ -297,6 +335,7 @@ impl Planted {
     fn taken_over(&self) -> Error {
         self.freshness.lose();
         let name = self.key.name();
+        tracing::info!(target: "packvault::lock", lock = name, "is lost");
         let message = format!("the lock {name} was taken over by another process, or not renewed in time");
         Error::new(ErrorKind::Locked, message)
     }

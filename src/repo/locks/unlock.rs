@@ -30,6 +30,12 @@ impl Repository {
         for key in self.lock_files().await? {
             request.cancel.check()?;
             let Some(found) = self.look_at_lock(&key, request).await? else { continue };
+            tracing::info!(
+                target: "packvault::lock",
+                lock = found.describe(),
+                forced = request.force,
+                "is looked at"
+            );
             match may_go(&found, request) && self.remove_lock(&key, request).await? {
                 true => unlocked.removed.push(found),
                 false => unlocked.left.push(found),

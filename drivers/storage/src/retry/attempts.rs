@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::watch::{RetryWatch, stopped};
-use crate::{Error, Operation};
+use crate::{Error, Operation, trace};
 
 /// The bounds of the retries of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,11 @@ impl<'a> Attempts<'a> {
         Self { policy, watch, begun: Instant::now(), failed: 0 }
     }
 
+    /// Does the step as the next attempt, for whoever tells what is asked of the store.
+    pub(super) async fn numbered<T>(&self, step: impl Future<Output = T>) -> T {
+        trace::numbered(self.failed + 1, step).await
+    }
+
     /// Waits before another attempt; returns the error at once when there may be none, and one that says
     /// so when the user stops the operation meanwhile.
     pub(super) async fn pause(
@@ -60,6 +65,16 @@ impl<'a> Attempts<'a> {
         if spent || !error.kind().is_passing() {
             return Err(error);
         }
+        let milliseconds = pause.as_millis() as u64;
+        tracing::info!(
+            target: "packvault::retry",
+            verb = operation.verb(),
+            key = object,
+            failed = self.failed,
+            milliseconds,
+            why = %error,
+            "trying again after a pause"
+        );
         self.watch.retrying(&error, self.failed, pause);
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),

@@ -66,7 +66,8 @@ impl SpooledStaged {
         let mut was_uncertain = false;
         loop {
             // Cut off, it leaves nothing visible or the whole object, so a stop need not wait for it.
-            let Err(error) = self.storage.once(Effect::Reads, what, self.upload()).await else {
+            let upload = attempts.numbered(self.upload());
+            let Err(error) = self.storage.once(Effect::Reads, what, upload).await else {
                 return Ok(());
             };
             was_uncertain |= is_uncertain(&error);
