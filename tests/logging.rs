@@ -183,23 +183,32 @@ fn a_log_that_cannot_be_written_stops_no_backup_and_is_told() {
         "{}",
         stderr(&output)
     );
-    assert_eq!(scratch.json(&["list", "--repo", "./repo"])["snapshots"].as_array().unwrap().len(), 1);
+    assert_eq!(scratch.json(&["list", "--repo", "./repo"]).as_array().unwrap().len(), 1);
 }
 
 #[test]
 fn a_name_in_the_log_is_not_obeyed_by_a_terminal_and_makes_no_line_of_its_own() {
     let scratch = scene();
-    let name = "./r\u{1b}[31m\n2026-01-01T00:00:00Z  INFO forged\u{9b}\u{202e}x";
-    assert_eq!(scratch.run(&["init", "--repo", name]).status.code(), Some(0));
-    let mut create = CREATE;
-    create[2] = name;
+    let forged = "\u{1b}[31m\n2026-01-01T00:00:00Z  INFO forged\u{9b}\u{202e}";
+    fs::write(scratch.path(&format!("app/a{forged}.txt")), "x").unwrap();
+    assert_eq!(scratch.run(&CREATE).status.code(), Some(0));
     for format in ["text", "json"] {
-        let output = run_logged(&scratch, "trace", &[&create[..], &["--log-format", format]].concat());
+        let target = format!("{format}{forged}");
+        let restore = ["restore", "--repo", "./repo", "--target", &target, "--quiet", "--log-format", format];
+        let output = run_logged(&scratch, "trace", &restore);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         let said = stderr(&output);
         assert!(said.contains("forged"), "{said}");
         assert!(!said.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{said:?}");
         assert!(!said.lines().any(|line| line.starts_with("2026-01-01T")), "{said:?}");
+        if format == "json" {
+            let steps = said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let mut paths = steps.filter_map(|step| Some(step["fields"]["path"].as_str()?.to_owned()));
+            assert!(
+                paths.any(|path| path == format!("a{forged}.txt")),
+                "what is escaped is the same name: {said}"
+            );
+        }
     }
 }
 

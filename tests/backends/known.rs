@@ -119,9 +119,10 @@ pub fn secrets_stay_where_they_are(place: &Place) {
 /// Everything that can be logged is, by every command.
 pub fn the_log_of_every_command_holds_no_secret(place: &Place) {
     let archive = Archive::small();
+    let home = archive.home();
     let commands: [&[&str]; 7] = [
         &["init"],
-        &["create", archive.home().to_str().unwrap()],
+        &["create", home.to_str().unwrap()],
         &["list"],
         &["verify", "--all"],
         &["restore", "--target", "restored"],

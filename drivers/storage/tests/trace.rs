@@ -89,7 +89,7 @@ async fn each_attempt_is_told_with_its_number_its_bytes_and_how_it_ended() {
         "write pack 1 done 6",
         "seal pack 1 done 6",
         "rename new -> moved 1 done 0",
-        "list  1 done 0",
+        "list / 1 done 0",
         "remove none 1 NotFound",
         "sweep  1 done 0",
     ];
