@@ -305,7 +305,7 @@ async fn a_claim_that_cannot_be_put_back_is_not_thrown_away() {
         let [claim] = &scene.names()[..1] else { panic!("no lock is left") };
         match kind {
             StorageErrorKind::Denied => {
-                assert_eq!(taken.unwrap_err().kind(), ErrorKind::Io);
+                assert_eq!(taken.unwrap_err().kind(), ErrorKind::NotPermitted);
                 assert_eq!(scene.body(claim).unwrap(), FOREIGN, "its holder still counts on it");
             }
             // It was gone: the name is free.
@@ -400,7 +400,7 @@ async fn a_release_without_a_lock_is_none_the_worse_and_an_unreadable_one_stays(
     for _ in 0..2 {
         faulty.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
     }
-    assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(held.release().await.unwrap_err().kind(), ErrorKind::NotPermitted);
     assert_eq!(scene.names(), [EXCLUSIVE]);
 }
 

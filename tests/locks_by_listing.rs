@@ -243,7 +243,7 @@ async fn who_cannot_look_withdraws_what_it_planted() {
         plant(&storage, "locks/shared-1.json", Duration::ZERO).await;
         let skipped = if asked == Operation::List { 1 } else { 0 };
         faulty.at_match(skipped, Fault::Before(StorageErrorKind::Denied), move |other, _| asked == other);
-        assert_eq!(repository.lock_exclusive(&request()).await.unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(repository.lock_exclusive(&request()).await.unwrap_err().kind(), ErrorKind::NotPermitted);
         assert_eq!(names(&storage), ["locks/shared-1.json"]);
     }
 }

@@ -117,9 +117,9 @@ fn judge(place_number: usize, trap: Trap) {
     }
 }
 
-/// Tells whether nothing that a snapshot consists of lies at the place.
+/// Tells whether nothing that a snapshot cannot do without lies at the place.
 fn is_no_part(place: &str) -> bool {
-    place.starts_with("staging/") || place.ends_with(".packvault.json") || place.starts_with("locks/")
+    place.starts_with("staging/") || place.contains(".packvault") || place.starts_with("locks/")
 }
 
 fn everywhere(traps: &[Trap]) {

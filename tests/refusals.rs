@@ -283,7 +283,7 @@ fn a_database_that_is_missing_or_none_is_refused_and_nothing_is_made() {
 fn a_home_that_does_not_exist_is_not_made() {
     let case = Case::new();
     fs::remove_dir_all(&case.home).unwrap();
-    case.assert_refused(&[], 1, &["no archive home"]);
+    case.assert_refused(&[], 1, &["no archive is called home", "nor is there a folder of that name"]);
     assert!(!case.home.exists());
 }
 

@@ -355,11 +355,13 @@ fn a_snapshot_that_contradicts_itself_is_refused_before_anything_visible_changes
             _ => manifest.db.page_count -= 1,
         });
         let case = Case { id: id.to_string(), ..case };
-        case.assert_refused(&case.scratch.path("target"), false, ErrorKind::Damaged, words);
+        // Every page is as it was captured: it is what was recorded of the source that is wrong.
+        let kind = if what == "stats" { ErrorKind::Source } else { ErrorKind::Damaged };
+        case.assert_refused(&case.scratch.path("target"), false, kind, words);
         let occupied = case.scratch.path("occupied");
         fs::create_dir(&occupied).unwrap();
         fs::write(occupied.join("msgvault.db"), "an older one").unwrap();
-        case.assert_refused(&occupied, true, ErrorKind::Damaged, words);
+        case.assert_refused(&occupied, true, kind, words);
     }
 }
 

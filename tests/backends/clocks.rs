@@ -125,7 +125,7 @@ fn pause_a_holder(backend: Backend) {
     let archives = [Archive::small(), Archive::small()];
     add_attachment(&archives[0].home(), &noise(150_000));
     let home = archives[0].home();
-    let arguments = ["create", home.to_str().unwrap(), "--limit-upload", "40KiB"];
+    let arguments = ["create", home.to_str().unwrap(), "--adopt", "--limit-upload", "40KiB"];
     let mut command = place.packvault(&arguments);
     let holder = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let raw = place.raw();
