@@ -64,6 +64,9 @@ fn a_location_of_another_tool_makes_no_folder_and_is_answered_with_what_is_meant
         ("C:\\backup", "Windows"),
         ("~/backup", "did you mean"),
         ("$HOME/backup", "write out"),
+        ("/mnt/$USER/backup", "write out"),
+        ("\"./backup\"", "quotes"),
+        ("./borg::mail", "did you mean ./borg?"),
         (" /mnt/nas", "white space"),
         ("", "empty"),
         ("nass", "did you mean nas?"),
@@ -174,6 +177,9 @@ fn no_message_repeats_a_secret_of_a_refused_location() {
         "rest:https://ann:hunter2@nas/",
         "webdav://ann:hunter2@nas/b",
         "file:///b?password=hunter2",
+        "s3://b?endpoint=https://127.0.0.1:hunter2",
+        "s3://b?region=ann:hunter2@127.0.0.1",
+        "sftp://ann;hunter2@nas/b",
     ];
     for text in texts {
         let option = format!("--repo={text}");

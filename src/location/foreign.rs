@@ -16,6 +16,10 @@ enum Shape {
     Variable,
     Windows,
     Share,
+    /// A text in quotes that nobody took away.
+    Quoted,
+    /// A path with a name behind `::`, as Borg writes an archive of a repository.
+    Archive,
     /// Something with a colon before the first slash, or a user before a host.
     Tool,
 }
@@ -42,6 +46,19 @@ pub(super) fn refusal(text: &str) -> Option<String> {
              /mnt/nas/backup"
                 .to_owned(),
         ),
+        Shape::Quoted => Some(
+            "the quotes are part of the text here, for no shell has taken them away (an env file of Docker \
+             keeps them); leave them out"
+                .to_owned(),
+        ),
+        Shape::Archive => {
+            let folder = text.split("::").next().unwrap_or_default();
+            Some(format!(
+                "`::` parts a repository of Borg from a name in it, and packvault has no such names: did you \
+                 mean {}?",
+                shown(folder, "/folder")
+            ))
+        }
         Shape::Tool => Some(tool(text)),
     }
 }
@@ -64,14 +81,18 @@ fn shape(text: &str) -> Shape {
     if starts(&["//", "\\\\"]) {
         return Shape::Share;
     }
+    if starts(&["\"", "'"]) {
+        return Shape::Quoted;
+    }
+    // `./$x` is the way to name a folder that is called so.
+    if !starts(&["./", "../"]) && text.split('/').any(|part| part.starts_with('$')) {
+        return Shape::Variable;
+    }
     if starts(&["/", "./", "../"]) || matches!(text, "." | "..") {
-        return Shape::Path;
+        return if text.contains("::") { Shape::Archive } else { Shape::Path };
     }
     if text.starts_with('~') {
         return Shape::Tilde;
-    }
-    if text.starts_with('$') {
-        return Shape::Variable;
     }
     if is_windows(text) {
         return Shape::Windows;
@@ -239,7 +260,9 @@ mod tests {
     }
 
     /// Each text, and what is said to be meant.
-    const MEANT: [(&str, &str); 36] = [
+    const MEANT: [(&str, &str); 38] = [
+        ("/mnt/borg::mail", "did you mean /mnt/borg?"),
+        ("./borg::mail-{now}", "did you mean ./borg?"),
         ("nas", "did you mean ./nas?"),
         ("a word", "did you mean ./folder?"),
         ("%41", "did you mean ./folder?"),
@@ -306,8 +329,13 @@ mod tests {
 
     #[test]
     fn what_a_shell_would_have_expanded_is_refused() {
-        for text in ["~", "~/backup", "~ann/backup", "$HOME/backup", "${HOME}/backup"] {
+        for text in
+            ["~", "~/backup", "~ann/backup", "$HOME/backup", "${HOME}/backup", "/mnt/$USER/mail", "/mnt/${X}"]
+        {
             assert!(refused(text).contains("here; write"), "{text}");
+        }
+        for text in ["\"/mnt/nas\"", "'/mnt/nas'", "\"nas\"", "'s3://b/x'"] {
+            assert!(refused(text).contains("quotes"), "{text}");
         }
         for text in [" /mnt/nas", "/mnt/nas ", "/mnt/nas\n", "\t", " "] {
             assert!(refused(text).contains("white space"), "{text:?}");
@@ -336,11 +364,19 @@ mod tests {
             "s3://b?endpoint=https://nas/?token=hunter2",
             "s3://b?endpoint=https://nas/%3Ftoken=hunter2",
             "s3://b?endpoint=hunter2",
+            "s3://b?endpoint=https://nas:hunter2",
+            "s3://b?endpoint=https://nas:hunter2/x",
+            "s3://b?endpoint=https://[::1]:hunter2",
             "s3://b?hunter2=x",
+            "s3://b?region=ann:hunter2@nas",
             "s3://ann:hunter2@b/x",
             "sftp://ann:hunter2@nas/b",
             "sftp://ann%3ahunter2@nas/b",
             "sftp://nas/b?password=hunter2",
+            "sftp://ann;hunter2@nas/b",
+            "sftp://ann;x-password=hunter2@nas/b",
+            "sftp://nas;hunter2/b",
+            "sftp://nas:hunter2/b",
             "file:///b?password=hunter2",
             "rest:https://ann:hunter2@nas:8000/",
             "b2:hunter2@b:x",
@@ -353,6 +389,8 @@ mod tests {
             "smb://ann:hunter2@nas/share",
             " sftp://ann:hunter2@nas/b",
             "$X:hunter2",
+            "/mnt/hunter2=x::mail",
+            "'s3://ann:hunter2@b/x'",
             "hunter2=x",
         ] {
             assert!(!refused(text).contains("hunter2"), "{text}: {}", refused(text));

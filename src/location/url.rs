@@ -102,8 +102,15 @@ pub fn endpoint_refusal(value: &str) -> Option<&'static str> {
         return Some("has a query, which has no place there");
     }
     let rest = value.split_once("://").filter(|(scheme, _)| matches!(*scheme, "http" | "https"));
-    let is_url = rest.is_some_and(|(_, rest)| !rest.is_empty() && !rest.starts_with('/'));
-    (!is_url).then_some("is no URL; write it like https://host:9000")
+    let authority = rest.map(|(_, rest)| rest.split('/').next().unwrap_or_default());
+    match authority.filter(|authority| !authority.is_empty()) {
+        None => Some("is no URL; write it like https://host:9000"),
+        // A password whose user went astray stands where a port does.
+        Some(authority) if host_and_port(authority).is_none() => {
+            Some("has something else than a port behind the host; write it like https://host:9000")
+        }
+        Some(_) => None,
+    }
 }
 
 /// Splits `scheme://rest`; a text whose part before `://` is no scheme is a path.
@@ -169,7 +176,7 @@ fn s3_query(text: &str) -> Result<S3Query> {
         let value = value.ok_or_else(|| usage("the query of the S3 location is not plain text"))?;
         match name {
             "endpoint" => query.endpoint = Some(endpoint(value)?),
-            "region" => query.region = Some(value),
+            "region" => query.region = Some(region(value)?),
             "profile" => query.profile = Some(value),
             "path_style" => query.path_style = Some(truth(name, &value)?),
             "allow_http" => query.allow_http = Some(truth(name, &value)?),
@@ -186,6 +193,12 @@ fn s3_query(text: &str) -> Result<S3Query> {
         }
     }
     Ok(query)
+}
+
+/// Refuses what is no name of a region, for the location is shown: a key may stand there by mistake.
+fn region(value: String) -> Result<String> {
+    let is_name = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    is_name.then_some(value).ok_or_else(|| usage("the region of a location is letters, digits and dashes"))
 }
 
 pub(super) fn truth(name: &str, value: &str) -> Result<bool> {
@@ -215,9 +228,7 @@ fn sftp(rest: &str) -> Result<SftpLocation> {
     let user = user.map(|user| decode(user).ok_or_else(wrong)).transpose()?;
     let (host, port) = host_and_port(host).ok_or_else(wrong)?;
     // What begins with a dash would be an option of ssh.
-    let is_name = |name: &str| {
-        !name.is_empty() && !name.starts_with('-') && !name.contains(|c: char| c.is_control() || c == ' ')
-    };
+    let is_name = |name: &str| !name.is_empty() && !name.starts_with('-') && !name.contains(is_for_a_shell);
     let is_user = |user: &str| is_name(user) && !user.contains(['/', '@', ':']);
     let is_host = |host: &str| is_name(host) && !host.contains(['[', ']']);
     if !is_host(host) || !user.as_deref().is_none_or(is_user) {
@@ -234,6 +245,11 @@ fn sftp(rest: &str) -> Result<SftpLocation> {
         return Err(wrong());
     }
     Ok(SftpLocation { user, host: host.to_owned(), port, path })
+}
+
+/// Tells what no name of a user or host holds: what may be a password behind it is not to be shown.
+fn is_for_a_shell(c: char) -> bool {
+    c.is_control() || c.is_whitespace() || ";&|<>()$`\"'*?{}!#=".contains(c)
 }
 
 /// Splits `host:port`, `[v6]:port` and their kin without a port.

@@ -35,7 +35,10 @@ impl Place {
         }
         let region = config.region.clone().or(chain_region).unwrap_or_else(|| REGION.to_owned());
         if region.is_empty() || !region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(refused(format!("{region:?} is no name of a region")));
+            // It is not shown: what stands there instead may be a key.
+            let detail =
+                "the region is no name of one, which is letters, digits and dashes, as in eu-central-1";
+            return Err(refused(detail.to_owned()));
         }
         let (origin, base) = reach(config, &region).map_err(refused)?;
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
@@ -208,7 +211,8 @@ mod tests {
         refusal(|config| config.bucket = "a/b".into());
         refusal(|config| config.bucket = "..".into());
         refusal(|config| config.prefix = "a/../b".into());
-        refusal(|config| config.region = Some("eu west".into()));
+        let region = refusal(|config| config.region = Some("hush/west".into()));
+        assert!(region.contains("no name of one") && !region.contains("hush"), "{region}");
         refusal(|config| config.endpoint = Some("ftp://nas".into()));
         refusal(|config| config.endpoint = Some("https://nas/?x=y".into()));
     }
