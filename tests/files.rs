@@ -171,10 +171,19 @@ fn no_secret_reaches_a_plain_repository_however_its_folder_is_named() {
         command.env("PACKVAULT_CONFIG", &config).output().unwrap()
     };
     let before = names(&scratch.path("repo"));
-    for secrets in ["keys", "keys/", "./keys", "./keys/", "keys/*", "keys/**", "**/keys", "**/*.pem", "k*"] {
+    for secrets in [
+        "keys", "keys/", "./keys", "./keys/", "keys/*", "keys/**", "**/keys", "**/*.pem", "k*", "*.pem",
+        "old",
+    ] {
         let refused = run(secrets);
         assert_eq!(refused.status.code(), Some(2), "{secrets}: {}", stderr(&refused));
         assert!(stderr(&refused).contains("server.pem holds secrets"), "{secrets}: {}", stderr(&refused));
+        assert_eq!(names(&scratch.path("repo")), before, "{secrets}");
+    }
+    for secrets in ["app.db", "./app.db", "*.db"] {
+        let refused = run(secrets);
+        assert_eq!(refused.status.code(), Some(2), "{secrets}: {}", stderr(&refused));
+        assert!(stderr(&refused).contains("the database \"app.db\" holds secrets"), "{}", stderr(&refused));
         assert_eq!(names(&scratch.path("repo")), before, "{secrets}");
     }
     let said = run("Keys/**");
@@ -315,8 +324,33 @@ fn a_repository_is_left_out_whole_and_named() {
     for _ in 0..3 {
         assert_eq!(run()["bytes_added"].as_u64().unwrap() / 100_000, 0, "nothing is new");
     }
-    let flags = ["create", "--repo", "app/backups", "--database", "app/app.db", "--files", "backups/**"];
-    assert_eq!(scratch.run(&flags).status.code(), Some(5), "it was asked for");
+    for (asked, why) in [
+        ("backups/**", "backups is left out: it is a repository of packvault"),
+        ("backups/config.toml", "backups is left out: it is a repository of packvault"),
+        ("media/restic", "media/restic is left out: it is a repository of restic"),
+    ] {
+        let flags = ["create", "--repo", "app/backups", "--database", "app/app.db", "-q", "--files", asked];
+        let output = scratch.run(&flags);
+        assert_eq!(output.status.code(), Some(5), "{asked} was asked for");
+        assert!(stderr(&output).contains(why), "{asked}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_repository_that_is_itself_the_home_does_not_store_itself() {
+    let scratch = Scratch::new();
+    application(&scratch);
+    fs::copy(scratch.path("app/app.db"), scratch.path("repo/app.db")).unwrap();
+    let flags = ["create", "--repo", "./repo", "--database", "repo/app.db", "--files", "**", "--json"];
+    for _ in 0..2 {
+        let output = scratch.run(&flags);
+        assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+        let said = "\".\" is not in the snapshot: it is a repository of packvault";
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+        let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(result["extras"], 0);
+    }
+    assert!(restored(&scratch).is_empty(), "the database is there, and nothing else");
 }
 
 #[test]

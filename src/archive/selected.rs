@@ -145,7 +145,15 @@ pub fn find_selected(place: &SelectedFolder, rule: &dyn Selection, found: &mut F
     let seen = Seen::new(rule.patterns().len());
     let mut walk =
         SelectedWalk { root: root.clone(), home, database, database_is_below, own, rule, seen, found };
-    walk.below(&root.held, "", entries(&root.held, &place.folder)?)?;
+    let entries = entries(&root.held, &place.folder)?;
+    if let Some(what) = recognise(&root.held, &entries) {
+        let reason = format!(
+            "{what}, and which files in it are not its own cannot be told; make another folder the archive's home"
+        );
+        walk.leave(".".to_owned(), &reason, true);
+        return Ok(());
+    }
+    walk.below(&root.held, "", entries)?;
     walk.say_what_is_idle()
 }
 

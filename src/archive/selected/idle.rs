@@ -74,12 +74,25 @@ impl SelectedWalk<'_> {
             }
             known = next;
         }
+        if let Some(left) = self.left_out_at(&known) {
+            return left;
+        }
         let folder = self.root.path.join(&known);
         let is_empty = folder.read_dir().is_ok_and(|mut entries| entries.next().is_none());
         match is_empty {
             true => format!("the folder {} is empty (is a disk to be mounted there?)", folder.display()),
             false => format!("nothing in {} is a file that it could take", folder.display()),
         }
+    }
+
+    /// Returns what was left out whole at the path, above it, or as the first thing below it.
+    fn left_out_at(&self, path: &str) -> Option<String> {
+        let reaches = |one: &str, other: &str| {
+            other.strip_prefix(one).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let mut left_out = self.found.left_out.iter();
+        let left = left_out.find(|left| reaches(&left.path, path) || reaches(path, &left.path));
+        left.filter(|_| !path.is_empty()).map(|left| format!("{} is left out: {}", left.path, left.reason))
     }
 
     /// Returns what lies at a path below the folder; no link on the way is followed.

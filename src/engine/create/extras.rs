@@ -74,16 +74,23 @@ pub struct CapturedExtras {
 /// Finds the extra files, and refuses what may not or cannot be part of a snapshot.
 pub fn look(sources: &[ExtrasSource], (profile, allowed): Secrets) -> Result<FoundExtras> {
     let found = find(sources, &database_files(&profile.database_name()))?;
-    let secret = found.extras.iter().find(|extra| profile.is_secret(extra.recorded()));
-    if let Some(secret) = secret.filter(|_| !allowed) {
-        let message = format!(
-            "{} holds secrets, and the repository is not encrypted: storing it takes \
-             --allow-plaintext-secrets",
-            secret.path().display()
-        );
-        return Err(Error::new(ErrorKind::Usage, message));
+    if allowed {
+        return Ok(found);
     }
-    Ok(found)
+    // The database is no extra file, but it is stored as every one of them is.
+    let database = profile.database_name();
+    let named = profile.is_secret(&database).then(|| format!("the database {database:?}"));
+    let secret = found.extras.iter().find(|extra| profile.is_secret(extra.recorded()));
+    match secret.map(|secret| secret.path().display().to_string()).or(named) {
+        None => Ok(found),
+        Some(secret) => {
+            let message = format!(
+                "{secret} holds secrets, and the repository is not encrypted: storing it takes \
+                 --allow-plaintext-secrets"
+            );
+            Err(Error::new(ErrorKind::Usage, message))
+        }
+    }
 }
 
 /// Reads and stores every extra file; `checks` tells whether a database of a length is checked.

@@ -3,7 +3,8 @@
 //! `*` and `?` stay within one component, `**` goes across, `[ab]` and `{a,b}` choose. A pattern without any
 //! of them is a full name: of a file, which must be there, or of a folder, and then of everything below it.
 //! A slash at the end says that a folder is meant. `exclude` wins over `files`; in `exclude` and `secrets`
-//! any pattern that names a folder names what is below it, but for an `exclude` that ends in a bare `*`.
+//! any pattern that names a folder names what is below it, but for an `exclude` that ends in a bare `*`; in
+//! `secrets` one without a slash protects every file and folder of that name, wherever it lies.
 
 mod pattern;
 
@@ -257,6 +258,11 @@ mod tests {
         for path in ["keys/a", "keys/deep/b", "private/x", "a/b/private/c/d", "private", "key/x"] {
             assert!(secrets.is_secret(path), "{path}");
         }
+        let names = FileSelection::new(&owned(&["**"]), &[], &owned(&["*.pem", "id_rsa", "tls/"])).unwrap();
+        for path in ["a.pem", "x/y/a.pem", "id_rsa", "home/ann/id_rsa", "id_rsa/x", "tls/a", "etc/tls/a/b"] {
+            assert!(names.is_secret(path), "{path}");
+        }
+        assert!(!names.is_secret("x/a.pem.txt") && !names.is_secret("x/tls"));
         let exclude = selection(&["**"], &["**/node_modules", "media/*", "*.tmp/"]);
         for path in ["node_modules/a/b", "x/node_modules/c", "media/a", "a.tmp/x"] {
             assert!(!takes(&exclude, path), "{path}");

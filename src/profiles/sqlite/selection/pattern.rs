@@ -54,6 +54,15 @@ impl Pattern {
 
     /// Returns the globs that match what is meant.
     pub fn globs(&self) -> Vec<String> {
+        let mut globs = self.globs_where_it_points();
+        if self.is_at_any_depth() {
+            let deeper: Vec<String> = globs.iter().map(|glob| format!("**/{glob}")).collect();
+            globs.extend(deeper);
+        }
+        globs
+    }
+
+    fn globs_where_it_points(&self) -> Vec<String> {
         let below = format!("{}/**", self.text);
         if self.is_folder {
             return vec![below];
@@ -66,6 +75,11 @@ impl Pattern {
             globs.push(below);
         }
         globs
+    }
+
+    /// `*.pem` in `secrets` is every such file: who writes it thinks of the keys, not of the folder they are in.
+    fn is_at_any_depth(&self) -> bool {
+        self.kind == PatternUse::Secrets && !self.text.contains('/')
     }
 
     /// Returns the globs of the folders of which nothing is left when the pattern excludes.
