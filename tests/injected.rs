@@ -189,6 +189,25 @@ fn archive(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// Returns what a restore that is done left in its target. A staging that the system refused to remove is told
+/// of, keeps nobody from the archive, and goes with the next restore.
+fn settled(ground: &Ground, ended: &Ended, case: &str) -> BTreeMap<String, String> {
+    let out = ground.path("out");
+    let now = archive(&out);
+    if !now.keys().any(|path| path.starts_with(".packvault-restore-")) {
+        return now;
+    }
+    assert!(ended.stderr.contains("not removed yet"), "{case}: nobody is told of what is left: {now:?}");
+    let again = ["restore", "--repo", "./second", "--target", "out", "--overwrite"];
+    let again = ground.plain(&again);
+    assert_eq!(again.code, Some(0), "{case}: {}\nthen: {}", ended.stderr, again.stderr);
+    let after = archive(&out);
+    let mut visible = now;
+    visible.retain(|path, _| !path.starts_with(".packvault-restore-"));
+    assert_eq!(visible, after, "{case}");
+    after
+}
+
 /// Makes failures one after the other and has each looked at; returns how many were tried.
 fn for_each_failure(
     ground: &Ground,
@@ -293,7 +312,7 @@ fn a_failing_call_of_a_restore_leaves_all_or_nothing() {
         },
         |ended, case| {
             if ended.is_done() {
-                assert_eq!(archive(&ground.path("out")), archive(&ground.path("app")), "{case}");
+                assert_eq!(settled(&ground, ended, case), archive(&ground.path("app")), "{case}");
             } else {
                 let left =
                     if ground.path("out").exists() { contents(&ground.path("out")) } else { BTreeMap::new() };
@@ -315,11 +334,10 @@ fn a_failing_call_of_a_restore_over_an_archive_leaves_the_old_one_or_the_new_one
         &["restore", "--jobs", "2", "--repo", "./second", "--target", "out", "--overwrite"],
         || ground.reset("out", "old"),
         |ended, case| {
-            let now = archive(&ground.path("out"));
-            let mut visible = now.clone();
+            let mut visible = archive(&ground.path("out"));
             visible.retain(|path, _| !path.starts_with(".packvault-restore-"));
             if ended.is_done() {
-                assert_eq!(now, new, "{case}");
+                assert_eq!(settled(&ground, ended, case), new, "{case}");
             } else if visible != old && visible != new {
                 // Not undone in time: the next restore does it, whatever becomes of itself.
                 let again = ["restore", "--repo", "./second", "--target", "out", "--overwrite"];

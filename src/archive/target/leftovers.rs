@@ -57,14 +57,9 @@ pub fn settle(path: &Path, folder: &Arc<OwnedFd>, policy: &TargetPolicy) -> Resu
 
 /// Finishes a restore whose database is in place; undoes any other.
 fn settle_one(grounds: &Grounds, journal: &Journal, policy: &TargetPolicy) -> Result<Vec<String>> {
-    let commit = &journal.steps[journal.commit];
-    let shown = grounds.path.join(&commit.path);
-    let is_committed = match grounds.staged(&commit.path) {
-        Ok((staged, name)) => Entry::find(&staged, name, &shown)?.is_none(),
-        Err(_) => false,
-    };
+    let is_committed = is_committed(grounds, journal)?;
     let path = grounds.path.display();
-    if is_committed && !Journal::is_being_undone(&grounds.staging) {
+    if is_committed {
         sync_below(grounds.target.root(), &grounds.path)?;
         return Ok(vec![format!(
             "an earlier restore into {path} was stopped at its very end, and is complete now"
@@ -90,6 +85,16 @@ fn settle_one(grounds: &Grounds, journal: &Journal, policy: &TargetPolicy) -> Re
     )];
     remarks.extend(undone.remarks);
     Ok(remarks)
+}
+
+/// Tells whether the database is in place, which comes last, and nobody had begun to take it back.
+fn is_committed(grounds: &Grounds, journal: &Journal) -> Result<bool> {
+    let commit = &journal.steps[journal.commit];
+    let is_moved = match grounds.staged(&commit.path) {
+        Ok((staged, name)) => Entry::find(&staged, name, &grounds.path.join(&commit.path))?.is_none(),
+        Err(_) => false,
+    };
+    Ok(is_moved && !Journal::is_being_undone(&grounds.staging))
 }
 
 /// Whoever may write to the target could leave there a journal of his own making: only that of this user, of the
@@ -158,19 +163,30 @@ pub fn is_temporary_database(name: &str, database_name: &str) -> bool {
     ulid.is_some_and(|ulid| ulid.len() == 26 && ulid.bytes().all(|byte| byte.is_ascii_alphanumeric()))
 }
 
-/// Returns the staging of a restore that was stopped after it had begun to move things in this folder: what
-/// lies there is neither the old archive nor the new one.
+/// Returns the staging of a restore that was stopped after it had begun to move things in this folder and
+/// before its database was in place: what lies there is neither the old archive nor the new one.
 pub fn find_unfinished(path: &Path) -> Result<Option<PathBuf>> {
-    let folder = open_folder(path)?;
+    let folder = Arc::new(open_folder(path)?);
     for name in names(&folder, path)? {
         if name.starts_with(STAGING_PREFIX)
             && let Ok(Some(staging)) = folder_at(&folder, &name, path)
             && Journal::is_there(&staging)
+            && !is_complete(path, &folder, staging, &name)
         {
             return Ok(Some(path.join(name)));
         }
     }
     Ok(None)
+}
+
+/// Tells whether a restore came to its end and could only not remove its staging; in doubt it did not.
+fn is_complete(path: &Path, folder: &Arc<OwnedFd>, staging: OwnedFd, name: &str) -> bool {
+    let shown = path.join(name);
+    let Some(ulid) = name.strip_prefix(STAGING_PREFIX) else { return false };
+    let is_ours = check_trusted(folder, &staging, &shown).is_ok();
+    let Ok(Some(journal)) = Journal::read(&staging, &shown) else { return false };
+    let grounds = Grounds::open(path, folder.clone(), staging, name, ulid);
+    is_ours && grounds.is_ok_and(|grounds| is_committed(&grounds, &journal).unwrap_or(false))
 }
 
 /// Refuses to take what lies in a folder for an archive while a restore into it is half done.

@@ -34,7 +34,7 @@ use self::in_use::Held;
 use self::journal::{Journal, NEW};
 pub use self::leftovers::{check_finished, is_staging};
 use self::moves::Grounds;
-use self::opening::{cleaned, open_or_make, own, remove_made};
+use self::opening::{check_not_live, cleaned, open_or_make, own, remove_made};
 use self::steps::Plan;
 use super::attributes::{self, Outcome, RestoredAttributes};
 use super::beneath::{file_error, io_error, open_folder};
@@ -132,6 +132,10 @@ impl Target {
                 return Err(refused(&path, "another restore into it is running"));
             }
             Err(errno) => return Err(file_error("lock", &path, errno)),
+        }
+        // Before anything is undone, too: what a running application lives on is not moved.
+        if policy.overwrite || leftovers::find_unfinished(&path)?.is_some() {
+            check_not_live(&path, &folder, policy)?;
         }
         let mut remarks = leftovers::settle(&path, &folder, policy)?;
         // First, for taking the locks of an application may make their files.

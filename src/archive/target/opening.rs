@@ -70,6 +70,20 @@ fn open_existing(path: &Path, named: &Stat) -> Result<OwnedFd> {
 
 /// Takes the locks of every application that lives in this folder; refuses while one runs.
 pub fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Ownership> {
+    own_some(path, folder, policy, |_| true)
+}
+
+/// Refuses while an application that lives in this folder runs; makes no lock file.
+pub fn check_not_live(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<()> {
+    own_some(path, folder, policy, Path::exists).map(drop)
+}
+
+fn own_some(
+    path: &Path,
+    folder: &OwnedFd,
+    policy: &TargetPolicy,
+    wanted: impl Fn(&Path) -> bool,
+) -> Result<Ownership> {
     let live = |error: Error| {
         let message = format!("cannot restore into the live archive at {}", path.display());
         Error::caused(error.kind(), message, error)
@@ -82,6 +96,7 @@ pub fn own(path: &Path, folder: &OwnedFd, policy: &TargetPolicy) -> Result<Owner
     let names = &policy.ownership_names;
     let files: Vec<PathBuf> =
         owners.iter().flat_map(|owner| names.iter().map(|name| owner.join(name))).collect();
+    let files: Vec<PathBuf> = files.into_iter().filter(|file| wanted(file)).collect();
     Ownership::take(&files).map_err(live)
 }
 
