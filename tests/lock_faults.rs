@@ -124,7 +124,7 @@ async fn a_call_that_is_denied_neither_takes_nor_confirms_nor_gives_back_a_lock(
             let expected = ends.iter().filter(|end| **end < call).count();
             match steps.pop().unwrap().0 {
                 Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::Io, "{case}: {error:?}");
+                    assert_eq!(error.kind(), ErrorKind::NotPermitted, "{case}: {error:?}");
                     assert_eq!(steps.len(), expected, "{case}: {error:?}");
                 }
                 // Only a release may do without an answer, if nothing stays behind.
