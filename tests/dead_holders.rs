@@ -285,6 +285,25 @@ async fn a_lock_that_comes_to_life_while_unlock_claims_it_is_put_back() {
     assert_eq!(scene.names(), [scene.exclusive]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_unlock_whose_store_gives_no_answer_says_so_and_names_no_holder() {
+    // A clock of this machine that is days ahead would make a lock stale that somebody holds.
+    let days_ago = SystemTime::now() - 10 * STALE_AFTER;
+    for guarantees in PROTOCOLS {
+        for asked in [Operation::Stat, Operation::Now, Operation::Read] {
+            let scene = Scene::new(guarantees).await;
+            scene.storage.set_clock(days_ago);
+            scene.storage.put_raw(&key(scene.exclusive), FOREIGN, days_ago);
+            scene.faults.at_match(0, Fault::Before(StorageErrorKind::Timeout), move |operation, _| {
+                operation == asked
+            });
+            let error = unlock(&scene.repository, false, &context()).await.unwrap_err();
+            assert!(error.is_inconclusive(), "{guarantees:?}, {asked:?}: {error:?}");
+            assert_eq!(scene.names(), [scene.exclusive], "{guarantees:?}, {asked:?}");
+        }
+    }
+}
+
 /// Lets no step write, and forgets nothing of what lies there.
 fn forbid_writing(scene: &Scene, kind: StorageErrorKind) {
     for _ in 0..20 {

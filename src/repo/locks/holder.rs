@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use packvault_storage::{ErrorKind as StorageErrorKind, Key, ObjectMeta, Storage};
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, ObjectMeta, Storage};
 
 use super::{LockRequest, STALE_AFTER, lock_error};
 use crate::format::{Holder, LockRecord};
@@ -97,15 +97,29 @@ pub(super) async fn is_stale(
 }
 
 /// Looks at a lock, for a person; `None` if it is gone.
+///
+/// A store that gives no answer says nothing of a lock, neither how old it is nor whose.
 pub(super) async fn look(storage: &dyn Storage, key: &Key, here: Option<&Identity>) -> Result<Option<Found>> {
     let meta = match storage.stat(key).await {
         Ok(meta) => meta,
         Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(lock_error(key, error)),
     };
-    // Where nothing can be written, the store's clock cannot be asked, and this machine's must do.
-    let now = storage.now().await.unwrap_or_else(|_| SystemTime::now());
-    Ok(Some(look_at(storage, (key, &meta), now, here).await))
+    let now = match storage.now().await {
+        Ok(now) => now,
+        Err(error) if is_no_answer(&error) => return Err(lock_error(key, error)),
+        // Where nothing can be written, the store's clock cannot be asked, and this machine's must do.
+        Err(_) => SystemTime::now(),
+    };
+    let record = match try_read(storage, key, &meta).await {
+        Err(error) if is_no_answer(&error) => return Err(lock_error(key, error)),
+        record => record.ok().flatten(),
+    };
+    Ok(Some(Found::new(key, &meta, now, record, here)))
+}
+
+fn is_no_answer(error: &StorageError) -> bool {
+    error.kind().is_passing() || error.kind() == StorageErrorKind::Interrupted
 }
 
 /// The same of a lock that is listed.
@@ -115,9 +129,7 @@ pub(super) async fn look_at(
     now: SystemTime,
     here: Option<&Identity>,
 ) -> Found {
-    let record = read(storage, key, meta).await;
-    let fate = record.as_ref().map_or(Fate::Unknown, |record| fate(record, here));
-    Found { key: key.clone(), record, age: Some(Age::of(meta.modified, now)), fate }
+    Found::new(key, meta, now, read(storage, key, meta).await, here)
 }
 
 /// Makes the error of a lock in the way.
@@ -141,6 +153,17 @@ pub(super) async fn holder(storage: &dyn Storage, key: &Key, here: Option<&Ident
 }
 
 impl Found {
+    fn new(
+        key: &Key,
+        meta: &ObjectMeta,
+        now: SystemTime,
+        record: Option<LockRecord>,
+        here: Option<&Identity>,
+    ) -> Self {
+        let fate = record.as_ref().map_or(Fate::Unknown, |record| fate(record, here));
+        Self { key: key.clone(), record, age: Some(Age::of(meta.modified, now)), fate }
+    }
+
     /// Tells whether it counts no more.
     pub fn is_stale(&self) -> bool {
         match self.age {
@@ -190,10 +213,19 @@ impl Found {
 
 /// Returns what a lock says; `None` where it cannot be read, or is no record.
 async fn read(storage: &dyn Storage, key: &Key, meta: &ObjectMeta) -> Option<LockRecord> {
+    try_read(storage, key, meta).await.ok().flatten()
+}
+
+/// The same, where it matters why it cannot be read.
+async fn try_read(
+    storage: &dyn Storage,
+    key: &Key,
+    meta: &ObjectMeta,
+) -> packvault_storage::Result<Option<LockRecord>> {
     if meta.size_bytes > RECORD_BYTES_MAX {
-        return None;
+        return Ok(None);
     }
-    LockRecord::decode(&storage.read(key).await.ok()?).ok()
+    storage.read(key).await.map(|bytes| LockRecord::decode(&bytes).ok())
 }
 
 fn fate(record: &LockRecord, here: Option<&Identity>) -> Fate {
