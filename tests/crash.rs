@@ -81,13 +81,28 @@ async fn die_at(
     scene.sow(&plot.storage).await;
     let faulty = FaultStorage::new(plot.storage.clone());
     faulty.at_call(number, death);
-    let outcome = scene.run(line(Arc::new(faulty.clone()))).await;
+    let outcome = scene.run_and_listen(line(Arc::new(faulty.clone())), &context()).await;
     let died_at = faulty.calls().get(number as usize - 1).cloned();
     let case = format!("{:?}: {death:?} at call {number} of {calls}, {died_at:?}", scene.act);
-    if faulty.is_stopped() {
-        assert!(outcome.is_err(), "{case}: nobody is told");
+    if let Ok(warnings) = outcome {
+        if faulty.is_stopped() {
+            expect_told_of_the_lock(&faulty.calls(), number, &warnings, &case);
+        }
+        scene.expect_whole(&plot, &case).await;
     }
     scene.expect_order(&plot, &case).await;
+}
+
+/// Expects that nothing but giving the lock back has failed, from that call on, and that a warning says so.
+fn expect_told_of_the_lock(calls: &[(Operation, String)], number: u64, warnings: &[String], case: &str) {
+    let (done, failed) = calls.split_at(number as usize - 1);
+    let is_of_a_lock = |(_, object): &(Operation, String)| object.starts_with("locks/");
+    // The lock is taken at calls on locks as well, but before the work.
+    let has_worked = done.iter().any(|call| is_of_a_lock(call))
+        && done.iter().any(|(_, object)| object.starts_with("snapshots/"));
+    assert!(has_worked && failed.iter().all(is_of_a_lock), "{case}: nobody is told: {failed:?}");
+    let is_told = warnings.iter().any(|text| text.starts_with("the lock of this command stays behind; "));
+    assert!(is_told, "{case}: nobody is told of the lock: {warnings:?}");
 }
 
 /// The same on a real server, below the retries and the spool that production has: one way to die at each
@@ -155,6 +170,14 @@ fn a_death_at_any_call_of_a_restore_leaves_the_target_untouched_or_whole() {
 }
 
 #[test]
+fn a_death_at_any_call_of_an_unlock_leaves_locks_that_the_next_one_can_do_without() {
+    runtime().block_on(async {
+        die_everywhere(in_memory(), Act::Unlock, 1).await;
+        die_everywhere(in_lesser_memory(), Act::Unlock, 1).await;
+    });
+}
+
+#[test]
 fn a_death_at_any_call_leaves_order_on_a_store_without_renames_too() {
     runtime().block_on(async {
         die_everywhere(in_lesser_memory(), Act::Init, 1).await;
@@ -205,6 +228,8 @@ fn a_death_during_anything_else_on_a_real_sftp_server_leaves_order() {
 async fn fail_for_good(act: Act, kind: StorageErrorKind) {
     let scene = Scene::new(act).await;
     let calls = scene.calls_on(&in_memory(), |storage| storage).await.len() as u64;
+    // Whoever may not do something is told so, and not that the storage is broken.
+    let told = if kind == StorageErrorKind::Denied { ErrorKind::NotPermitted } else { ErrorKind::Io };
     let is_write = |asked: Operation| {
         use Operation::{Create, Replace, Seal, Stage, Write};
         matches!(asked, Create | Stage | Write | Seal | Replace)
@@ -217,15 +242,20 @@ async fn fail_for_good(act: Act, kind: StorageErrorKind) {
                 kind != StorageErrorKind::Full || is_write(asked)
             });
         }
-        let outcome = scene.run(Arc::new(faulty.clone())).await;
+        let outcome = scene.run_and_listen(Arc::new(faulty.clone()), &context()).await;
         let case = format!("{act:?}: {kind:?} after {skipped} calls that went well");
-        let Err(error) = outcome else {
-            assert!(kind == StorageErrorKind::Full, "{case}: must fail");
-            break;
-        };
-        let text = error.chain();
-        assert_eq!(error.kind(), ErrorKind::Io, "{case}: {text}");
-        assert!(text.contains("a test lets it fail") && !text.contains('\n'), "{case}: {text}");
+        match outcome {
+            Ok(_) if kind == StorageErrorKind::Full => break,
+            Ok(warnings) => {
+                expect_told_of_the_lock(&faulty.calls(), skipped + 1, &warnings, &case);
+                scene.expect_whole(&Plot::of(&storage), &case).await;
+            }
+            Err(error) => {
+                let text = error.chain();
+                assert_eq!(error.kind(), told, "{case}: {text}");
+                assert!(text.contains("a test lets it fail") && !text.contains('\n'), "{case}: {text}");
+            }
+        }
         let repository = Repository::open(shared(&storage)).await.unwrap();
         let rows = list(&repository).await.unwrap();
         assert!(rows.len() - scene.made.len() <= 1, "{case}");

@@ -158,3 +158,26 @@ fn a_restore_that_is_killed_at_any_instant_leaves_a_target_that_the_next_one_com
     }
     case.expect_order("after all the kills");
 }
+
+#[test]
+fn an_unlock_that_is_killed_at_any_instant_leaves_the_rest_to_the_next_one() {
+    let mut case = Case::new();
+    case.expect_done(&["create", "home"], "the first");
+    let usual = case.expect_done(&["unlock"], "without a lock");
+    let snapshots = snapshot_files(&case.repository);
+    let locks = case.repository.join("locks");
+    for _ in 0..kills() {
+        fs::create_dir_all(&locks).unwrap();
+        let left = (0..20).map(|number| format!("shared-{number}.json"));
+        for name in left.chain(["exclusive.json".to_owned(), "releasing-1.json".to_owned()]) {
+            let holder =
+                r#"{"hostname":"nas","pid":4711,"operation":"create","acquired_at":"2026-11-23T20:37:31Z"}"#;
+            fs::write(locks.join(name), holder).unwrap();
+        }
+        let (_, told) = case.kill(&["unlock", "--force"], usual * 2);
+        assert_eq!(snapshot_files(&case.repository), snapshots, "{told}");
+        case.expect_done(&["unlock", "--force"], &told);
+        assert!(names(&locks).is_empty(), "{told}: {:?}", names(&locks));
+    }
+    case.expect_order("after all the kills");
+}

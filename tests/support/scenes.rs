@@ -19,8 +19,11 @@ use packvault::engine::create::CreateOptions;
 use packvault::engine::list::list;
 use packvault::engine::report::ListRow;
 use packvault::engine::restore::RestoreOptions;
+use packvault::engine::unlock::unlock;
 use packvault::engine::verify::{VerifyOptions, verify};
 use packvault::engine::{Context, Selection, init};
+use packvault::format::{Holder, LockRecord};
+use packvault::process::Identity;
 use packvault::profiles::msgvault::Msgvault;
 use packvault::repo::Repository;
 use packvault::repo::locks::STALE_AFTER;
@@ -57,10 +60,12 @@ pub enum Act {
     Restore,
     /// Brings a snapshot back over an older archive.
     RestoreOver,
+    /// Removes the locks that a dead process of this machine has left.
+    Unlock,
 }
 
 /// Everything that is done with a repository.
-pub const ACTS: [Act; 11] = [
+pub const ACTS: [Act; 12] = [
     Act::Init,
     Act::InitAgain,
     Act::FirstCreate,
@@ -72,6 +77,7 @@ pub const ACTS: [Act; 11] = [
     Act::QuickVerify,
     Act::Restore,
     Act::RestoreOver,
+    Act::Unlock,
 ];
 
 /// Returns the acts that are a `create`, or all others.
@@ -79,12 +85,18 @@ pub fn acts(are_creates: bool) -> Vec<Act> {
     ACTS.into_iter().filter(|act| (act.operation() == "create") == are_creates).collect()
 }
 
-/// Public modules of the engine that are no operations.
-pub const NO_OPERATIONS: [&str; 2] = ["pipeline", "report"];
+/// Public modules of the engine that are no operations: who an archive is, how work is spread, what is reported.
+pub const NO_OPERATIONS: [&str; 3] = ["identity", "pipeline", "report"];
 
-/// Commands that do nothing with a user's repository: one prints text, one runs the operations above in a
+/// Commands that do nothing with a user's repository: three print text, one runs the operations above in a
 /// folder of its own, one asks a server on scratch objects.
-pub const NO_REPOSITORY: [&str; 3] = ["archive", "demo", "probe"];
+pub const NO_REPOSITORY: [&str; 5] = ["archive", "completions", "demo", "man", "probe"];
+
+/// The locks that an unlock finds: of a backup, and of a reader.
+const LEFT: [&str; 2] = ["locks/exclusive.json", "locks/shared-01arz3ndektsv4rrffq69g5fav.json"];
+
+/// No process has this number.
+const NOBODY: i64 = i32::MAX as i64;
 
 impl Act {
     /// Returns the operation's name: its module in the engine, and its command.
@@ -95,6 +107,7 @@ impl Act {
             Self::List => "list",
             Self::Verify | Self::QuickVerify => "verify",
             Self::Restore | Self::RestoreOver => "restore",
+            Self::Unlock => "unlock",
         }
     }
 
@@ -257,6 +270,9 @@ impl Scene {
         if matches!(act, Act::LaterCreate | Act::DryRun) {
             archive.change();
         }
+        if act == Act::Unlock {
+            LEFT.iter().for_each(|name| before.put_raw(&key(name), lock_of_the_dead(), SystemTime::now()));
+        }
         Self { act, before, archive, made }
     }
 
@@ -274,10 +290,15 @@ impl Scene {
 
     /// Does the act in the surroundings; what it brings back is compared, what it refuses must be untouched.
     pub async fn run_within(&self, storage: Arc<dyn Storage>, context: &Context) -> Result<()> {
+        self.run_and_listen(storage, context).await.map(drop)
+    }
+
+    /// The same; returns the warnings of the report.
+    pub async fn run_and_listen(&self, storage: Arc<dyn Storage>, context: &Context) -> Result<Vec<String>> {
         match self.act {
-            Act::Init => init::init(storage.as_ref()).await.map(drop),
+            Act::Init => init::init(storage.as_ref()).await.map(|_| Vec::new()),
             Act::InitAgain => match init::init(storage.as_ref()).await {
-                Err(error) if error.kind() == ErrorKind::Refused => Ok(()),
+                Err(error) if error.kind() == ErrorKind::Refused => Ok(Vec::new()),
                 Err(error) => Err(error),
                 Ok(_) => panic!("a second repository was made over the first"),
             },
@@ -290,12 +311,17 @@ impl Scene {
             }
             Act::List => {
                 let rows = list(&Repository::open(storage).await?).await?;
-                told(rows.iter().filter_map(|row| row.problem.clone()).collect())
+                told(rows.iter().filter_map(|row| row.problem.clone()).collect()).map(|()| Vec::new())
             }
             Act::Verify => self.verify(storage, false, context).await,
             Act::QuickVerify => self.verify(storage, true, context).await,
             Act::Restore => self.restore(storage, false, context).await,
             Act::RestoreOver => self.restore(storage, true, context).await,
+            Act::Unlock => {
+                let repository = Repository::open(storage).await?;
+                let report = unlock(&repository, false, context).await?;
+                told(report.left.into_iter().map(|lock| lock.detail).collect()).map(|()| Vec::new())
+            }
         }
     }
 
@@ -304,25 +330,25 @@ impl Scene {
         storage: Arc<dyn Storage>,
         options: CreateOptions,
         context: &Context,
-    ) -> Result<()> {
+    ) -> Result<Vec<String>> {
         let options = CreateOptions { writer_version: "test".into(), ..options };
         let repository = Repository::open(storage).await?;
         let paths = self.archive.paths();
         let created =
             packvault::engine::create::create(&repository, Arc::new(Msgvault), &paths, options, context);
-        created.await.map(drop)
+        created.await.map(|report| report.warnings)
     }
 
-    async fn verify(&self, storage: Arc<dyn Storage>, quick: bool, context: &Context) -> Result<()> {
+    async fn verify(&self, storage: Arc<dyn Storage>, quick: bool, context: &Context) -> Result<Vec<String>> {
         let repository = Repository::open(storage).await?;
         let options = VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() };
         let report = verify(&repository, Arc::new(Msgvault), Selection::All, options, context).await?;
         let problems: Vec<String> = report.problems.iter().map(|problem| format!("{problem:?}")).collect();
         assert_eq!(report.ok, problems.is_empty());
-        told(problems)
+        told(problems).map(|()| report.warnings)
     }
 
-    async fn restore(&self, storage: Arc<dyn Storage>, over: bool, context: &Context) -> Result<()> {
+    async fn restore(&self, storage: Arc<dyn Storage>, over: bool, context: &Context) -> Result<Vec<String>> {
         let folder = scratch();
         let target = folder.path().join("target");
         if over {
@@ -353,7 +379,7 @@ impl Scene {
         if restored.is_err() && !over && after == before {
             assert!(!target.exists(), "an empty folder stays behind");
         }
-        restored.map(drop)
+        restored.map(|report| report.warnings)
     }
 
     /// Returns the storage calls of the act on such ground when all goes well, below what `line` puts above it.
@@ -394,6 +420,17 @@ impl Scene {
         self.made.iter().cloned().chain(new).collect()
     }
 
+    /// Expects of an act that reported success that all of its work is there.
+    pub async fn expect_whole(&self, plot: &Plot, case: &str) {
+        let known = self.reopen(plot, case).await;
+        let expected = self.made.len() + usize::from(self.act.creates());
+        assert_eq!(known.len(), expected, "{case}: a snapshot was promised");
+        if self.act == Act::Unlock {
+            let left = locks(&plot.storage).await;
+            assert!(left.is_empty(), "{case}: {left:?}");
+        }
+    }
+
     /// Expects everything to be in order on the plot, and the next create to need no repair.
     pub async fn expect_order(&self, plot: &Plot, case: &str) {
         let storage = &plot.storage;
@@ -424,6 +461,21 @@ impl Scene {
         }
         assert!(locks.is_empty(), "{case}: {locks:?}");
     }
+}
+
+/// Returns the lock of a process of this machine that has ended.
+fn lock_of_the_dead() -> Vec<u8> {
+    let here = Identity::of_this_process().expect("this system tells");
+    let Identity { hostname, boot, pid_namespace, time_namespace, started } = here;
+    let id = "of-the-dead".to_owned();
+    let record = LockRecord {
+        hostname,
+        pid: NOBODY,
+        operation: "create".into(),
+        acquired_at: "2026-11-23T20:37:31Z".into(),
+        holder: Some(Holder { id, boot, pid_namespace, time_namespace, started }),
+    };
+    record.encode()
 }
 
 /// Returns the lock files that lie on the storage.
