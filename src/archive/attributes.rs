@@ -60,6 +60,8 @@ pub struct RestoredAttributes {
 pub struct Outcome {
     /// What could not be set: how often, and the first of it.
     pub failures: Option<(u64, String)>,
+    /// The user and group that the database was given to, if that is somebody else than who runs this.
+    pub given_to: Option<(u32, u32)>,
 }
 
 /// Returns what the file system knows of a file.
@@ -184,7 +186,12 @@ impl Pass<'_> {
                 AtFlags::SYMLINK_NOFOLLOW,
             );
             match given {
-                Ok(()) => {}
+                Ok(()) => {
+                    let is_other = user != rustix::process::geteuid().as_raw();
+                    if is_other && path == self.wanted.database_name {
+                        self.outcome.given_to = Some((user, group));
+                    }
+                }
                 Err(errno) if matches!(self.wanted.owners, Owners::Given { .. }) => {
                     return Err(file_error("set the owner of", &self.shown.join(path), errno));
                 }

@@ -147,6 +147,9 @@ pub fn restore(report: &RestoreReport) -> String {
     for name in &report.left_out {
         part(&mut text, "left out", &escape(name));
     }
+    if let Some(owner) = &report.owner {
+        part(&mut text, "owner", &format!("{owner} (the database; each file as recorded, or as asked for)"));
+    }
     restore_proof(&mut text, report);
     text
 }
@@ -218,6 +221,7 @@ mod tests {
             proof: Proof { pages: 152_345, blobs: 4_313, integrity_check: Check::Ok, stats: Check::Ok },
             left_out: vec![],
             warnings: vec![],
+            owner: None,
         }
     }
 

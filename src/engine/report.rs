@@ -269,6 +269,8 @@ pub struct RestoreReport {
     pub left_out: Vec<String>,
     /// What the user should know although everything is in place.
     pub warnings: Vec<String>,
+    /// The user and group that the database belongs to now, as `4001:5000`; `null` if to whoever ran the restore.
+    pub owner: Option<String>,
 }
 
 /// The database of a [`RestoreReport`].
@@ -405,13 +407,14 @@ mod tests {
             proof: Proof { pages: 6, blobs: 7, integrity_check: Check::Skipped, stats: Check::Ok },
             left_out: vec![],
             warnings: vec![],
+            owner: None,
         };
         assert_eq!(
             json(&restore),
             concat!(
                 r#"{"id":"s","target":"/t","database":{"bytes":1,"pages":2,"identical":true},"#,
                 r#""attachments":{"files":3,"bytes":4},"extras":5,"proof":{"pages":6,"blobs":7,"#,
-                r#""integrity_check":"skipped","stats":"ok"},"left_out":[],"warnings":[]}"#
+                r#""integrity_check":"skipped","stats":"ok"},"left_out":[],"warnings":[],"owner":null}"#
             )
         );
     }

@@ -219,6 +219,11 @@ async fn run(
         },
         left_out: plan.left_out,
         warnings,
+        owner: staged
+            .settled
+            .iter()
+            .find_map(|outcome| outcome.given_to)
+            .map(|(user, group)| format!("{user}:{group}")),
     })
 }
 
