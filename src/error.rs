@@ -77,20 +77,21 @@ impl Error {
         Self { lacks_room: true, ..self }
     }
 
-    /// Remembers that a store gave no answer, however often it was asked.
+    /// Remembers that nothing was learnt of what is stored: a store gave no answer, however often it was asked, or
+    /// this machine had no place to work on it.
     pub(crate) fn unanswered(self) -> Self {
         Self { is_unanswered: true, ..self }
     }
 
     /// Tells whether nothing can be said about what is stored: the user stopped the operation, the store did not
-    /// answer, or this machine had no memory for the answer. Who goes on past damage ends here, and calls nothing
+    /// answer, or this machine had no memory, no descriptor or no place for the answer. Who goes on past damage ends here, and calls nothing
     /// damaged.
     pub fn is_inconclusive(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
             let of_ours = error.downcast_ref::<Self>();
             if of_ours.is_some_and(|error| error.is_unanswered || error.kind == ErrorKind::Interrupted)
-                || is_lack_of_memory(error)
+                || is_lack_of_means(error)
             {
                 return true;
             }
@@ -162,10 +163,16 @@ impl Error {
     }
 }
 
-fn is_lack_of_memory(error: &(dyn std::error::Error + 'static)) -> bool {
+fn is_lack_of_means(error: &(dyn std::error::Error + 'static)) -> bool {
     let of_system = error.downcast_ref::<std::io::Error>();
     error.is::<std::collections::TryReserveError>()
-        || of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory)
+        || of_system.is_some_and(|error| {
+            let too_many_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+            error.kind() == std::io::ErrorKind::OutOfMemory
+                || error
+                    .raw_os_error()
+                    .is_some_and(|code| too_many_files.map(|no| no.raw_os_error()).contains(&code))
+        })
 }
 
 impl fmt::Display for Error {

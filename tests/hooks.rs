@@ -294,3 +294,26 @@ fn after_runs_where_nobody_reads_standard_error_any_more() {
     child.wait().unwrap();
     assert!(!case.is_paused(), "{:?}", case.told());
 }
+
+#[test]
+fn an_after_that_hangs_keeps_nobody_from_the_repository_once_the_backup_was_stopped() {
+    let case = Case::new(&[("AFTER", "echo $$ > HOME/hangs; exec sleep 600;")]);
+    let hangs = case.scratch.path("hangs");
+    let wait_until = |what: &str, is: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let mut child = case.start("--default-signal");
+    let pid = || fs::read_to_string(&hangs).ok()?.trim().parse().ok().and_then(Pid::from_raw);
+    wait_until("after runs", &|| pid().is_some());
+    let locks = || fs::read_dir(case.repository.join("locks")).unwrap().count();
+    assert_eq!(locks(), 1);
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    wait_until("the lock is given back", &|| locks() == 0);
+    assert_eq!(child.try_wait().unwrap(), None, "it waits for after");
+    kill_process(pid().unwrap(), Signal::KILL).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}

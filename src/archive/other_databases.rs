@@ -128,7 +128,8 @@ impl ImageFile {
     /// Makes one in a folder of packvault's own; `checked` tells whether SQLite will look at it.
     pub fn new(folder: &Path, checked: bool) -> Result<Self> {
         let failed = |error| {
-            let message = format!("cannot make a spool file in {}", folder.display());
+            let message =
+                format!("cannot make a spool file in {}; --spool names another folder", folder.display());
             Error::caused(ErrorKind::Io, message, error)
         };
         let made = std::fs::create_dir_all(folder).and_then(|()| tempfile::NamedTempFile::new_in(folder));

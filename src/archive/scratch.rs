@@ -91,11 +91,8 @@ impl Scratch {
 
 /// Makes an empty file, opens it, and removes its name.
 fn nameless(folder: &Path) -> Result<(File, Vec<Connection>)> {
-    let place = tempfile::Builder::new()
-        .prefix(PREFIX)
-        .tempdir_in(folder)
-        .map_err(|error| io_error("make a temporary folder in", folder, error))?;
-    let path = place.path().join(NAME);
+    let place = Place::make(folder)?;
+    let path = place.0.join(NAME);
     let mut options = OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
     let file = file.map_err(|error| io_error("make", &path, error))?;
@@ -104,8 +101,35 @@ fn nameless(folder: &Path) -> Result<(File, Vec<Connection>)> {
     let open = || Connection::open_with_flags(uri(&path, "nolock=1"), flags);
     let connections: rusqlite::Result<Vec<Connection>> = (0..CONNECTIONS).map(|_| open()).collect();
     let connections = connections.map_err(|error| database_error("open", &path, error))?;
-    place.close().map_err(|error| io_error("remove the temporary folder", &path, error))?;
+    place.remove().map_err(|error| io_error("remove the temporary folder", &path, error))?;
     Ok((file, connections))
+}
+
+/// A folder for one file, both removed by their names: that takes no descriptor, and so succeeds where the lack of
+/// one has just kept a database from being opened.
+struct Place(PathBuf);
+
+impl Place {
+    fn make(folder: &Path) -> Result<Self> {
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(folder);
+        made.map(|place| Self(place.keep()))
+            .map_err(|error| io_error("make a temporary folder in", folder, error))
+    }
+
+    fn remove(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(self.0.join(NAME)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::remove_dir(&self.0)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Gone already, unless something failed before; that is what the user hears of.
+        let _ = self.remove();
+    }
 }
 
 /// Removes what killed programs have left in a folder: folders of ours that hold nothing but a database. One

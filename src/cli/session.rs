@@ -161,8 +161,8 @@ impl Session {
         opening: &Opening,
         repository: &Repository,
     ) -> Option<Arc<dyn Storage>> {
-        let folder = self.settings.spool();
-        if self.globals.no_cache || location.is_local() || folder == std::env::temp_dir() {
+        let folder = self.settings.cache()?;
+        if self.globals.no_cache || location.is_local() {
             return None;
         }
         // Without the cache the command asks the store for more, and that is all.

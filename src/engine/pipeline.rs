@@ -119,6 +119,19 @@ impl Pipeline {
         self.start(work).await
     }
 
+    /// Runs work of which nobody knows how long it takes. Once the operation is cancelled it is not waited for, by
+    /// `quiesce` neither; it goes on.
+    pub async fn run_while_wanted(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let permit = self.0.running.acquire().await;
+        let _permit = permit.expect("the semaphore is never closed");
+        self.0.cancel.check()?;
+        let work = tokio::task::spawn_blocking(work);
+        tokio::select! {
+            done = work => done.map_err(ended_early),
+            () = self.0.cancel.cancelled() => self.0.cancel.check(),
+        }
+    }
+
     /// Starts reading; it goes on whether or not its result is asked for.
     pub fn fetch<T: Send + 'static>(
         &self,

@@ -7,6 +7,7 @@
 
 pub mod given;
 mod mistake;
+mod places;
 mod repository;
 mod salvage;
 mod secret;
@@ -367,7 +368,11 @@ impl Settings {
         section: Option<(String, ArchiveSection)>,
     ) -> Result<Archive> {
         let (name, section) = section.unzip();
-        let sqlite = SqliteArchive::new(&home, parts, self.spool().join("page-hashes"))?;
+        let sqlite = SqliteArchive::new(
+            &home,
+            parts,
+            self.cache().unwrap_or_else(|| self.spool()).join("page-hashes"),
+        )?;
         let config = MsgvaultConfig::default();
         let locations = Locations {
             config_file: home.join(CONFIG_FILE),
@@ -518,18 +523,24 @@ impl Settings {
             download_max: section.limit_download.map(|size| size.0),
             spool,
             spool_bytes_max: section.spool_size.map_or(SPOOL_BYTES_MAX, |size| size.0),
-            memory: Some(self.spool().join("servers")),
+            memory: self.cache().map(|cache| cache.join("servers")),
             cancel,
             progress,
             retried: Arc::default(),
         })
     }
 
-    /// Returns the folder for bytes that do not fit in memory while a command runs.
-    pub fn spool(&self) -> PathBuf {
+    /// Returns packvault's own cache folder, which may not be there; none where this user has no home.
+    pub fn cache(&self) -> Option<PathBuf> {
         let home_cache = || self.environment.home.as_ref().map(|home| home.join(".cache"));
         let cache = self.environment.cache_home.clone().or_else(home_cache);
-        cache.map_or_else(std::env::temp_dir, |cache| cache.join("packvault"))
+        cache.map(|cache| cache.join("packvault"))
+    }
+
+    /// Returns the folder for bytes that do not fit in memory while a command runs: the cache, or where nothing
+    /// can be made there one for temporary files.
+    pub fn spool(&self) -> PathBuf {
+        places::first_usable(self.cache(), places::temporary())
     }
 
     fn msgvault_repository(&self, archive: Option<&Archive>) -> Result<Option<Location>> {

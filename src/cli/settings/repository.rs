@@ -9,8 +9,8 @@ use packvault::{Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
 use super::super::text::ByteSize;
-use super::Environment;
 use super::secret::SecretSource;
+use super::{Environment, places};
 
 /// What a user may wait for a server: not so short that no server answers, nor so long that a night is over.
 const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=3600;
@@ -192,7 +192,7 @@ impl RepositorySection {
             ssh_program: self.ssh_program.clone(),
             ssh_options: self.ssh_options.clone().unwrap_or_default(),
             connections_max: self.connections,
-            temporary: Some(std::env::temp_dir()),
+            temporary: Some(places::first_usable(None, places::temporary())),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use super::CreateOptions;
 use crate::archive::freeze;
 use crate::archive::profile::ArchivePaths;
-use crate::engine::pipeline::{Pipeline, Worker};
+use crate::engine::pipeline::Pipeline;
 use crate::{ErrorKind, Result};
 
 /// Holds an application still while its archive is captured.
@@ -45,13 +45,8 @@ pub(super) fn unless_made_later(looked: Result<()>, options: &CreateOptions) -> 
 /// Says that the application is no longer needed to be still.
 pub(super) async fn let_go(pipeline: &Pipeline, options: &CreateOptions) -> Result<()> {
     match options.application.clone().filter(|_| !options.dry_run) {
-        Some(application) => {
-            let say = move |_: &mut Worker| {
-                application.captured();
-                Ok(())
-            };
-            pipeline.run(say).await
-        }
+        // Where this was stopped meanwhile, who called the create waits for it, and others may have the repository.
+        Some(application) => pipeline.run_while_wanted(move || application.captured()).await,
         None => Ok(()),
     }
 }

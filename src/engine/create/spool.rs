@@ -87,7 +87,10 @@ impl Spool {
     fn new(worker: &Worker, raw_bytes: u64) -> Result<Self> {
         let file = std::fs::create_dir_all(&worker.spool).and_then(|()| tempfile::tempfile_in(&worker.spool));
         let file = file.map_err(|error| {
-            let message = format!("cannot make a spool file in {}", worker.spool.display());
+            let message = format!(
+                "cannot make a spool file in {}; --spool names another folder",
+                worker.spool.display()
+            );
             Error::caused(ErrorKind::Io, message, error)
         })?;
         let folder = worker.spool.clone();

@@ -56,8 +56,10 @@ pub async fn check(
                 let id = &manifest.snapshot_id;
                 problems.extend(found.iter().map(|detail| problem(id, "attachment paths", detail)));
             }
-            // A disk of ours without room says nothing about the snapshot.
-            Err(error) if super::is_fatal(&error) || error.is_full() => return Err(error),
+            // A disk of ours without room, or one that cannot be written to, says nothing about the snapshot.
+            Err(error) if super::is_fatal(&error) || error.is_full() || error.is_too_large() => {
+                return Err(error);
+            }
             // Damage was reported by the passes before; a database that cannot be built or asked is new.
             Err(error) => {
                 problems.push(problem(&manifest.snapshot_id, "attachment paths", &error.chain()));
@@ -91,7 +93,8 @@ impl Rolling<'_> {
         let paths_max = content_paths::most(manifest);
         let asked = aside::run(&bounds, "read the paths of attachments", move |bounds| {
             let mut scratch = scratch;
-            let (mut connection, shown) = (scratch.connection()?, scratch.shown());
+            let (connection, shown) = (scratch.connection(), scratch.shown());
+            let mut connection = connection.map_err(Error::unanswered)?;
             let expected = bounds
                 .within(&mut connection, |connection| profile.content_paths(connection, &shown, paths_max));
             Ok((scratch, expected))
@@ -109,7 +112,7 @@ impl Rolling<'_> {
         }
         self.maps.reset();
         let place = self.context.spool.clone();
-        self.pipeline.run(move |_| Scratch::new(&place)).await
+        self.pipeline.run(move |_| Scratch::new(&place).map_err(Error::unanswered)).await
     }
 
     async fn listed(&self, manifest: &Manifest) -> Result<HashMap<BlobId, u64>> {
@@ -129,7 +132,7 @@ impl Rolling<'_> {
     async fn build(&mut self, manifest: &Manifest, scratch: &Scratch) -> Result<()> {
         let maps = self.maps.advance(&mut self.manifests, self.reader, manifest).await?;
         chain::check_geometry(manifest, &maps.map, &maps.hashes)?;
-        let failed = |error| io_error("write", &scratch.shown(), error);
+        let failed = |error| io_error("write", &scratch.shown(), error).unanswered();
         let file = scratch.writer()?;
         file.set_len(manifest.database_bytes()).map_err(failed)?;
         let every_run: Vec<Run>;
