@@ -98,8 +98,8 @@ fn expect_told_of_the_lock(calls: &[(Operation, String)], number: u64, warnings:
     let (done, failed) = calls.split_at(number as usize - 1);
     let is_of_a_lock = |(_, object): &(Operation, String)| object.starts_with("locks/");
     // The lock is taken at calls on locks as well, but before the work.
-    let has_worked = done.iter().any(|call| is_of_a_lock(call))
-        && done.iter().any(|(_, object)| object.starts_with("snapshots/"));
+    let has_worked =
+        done.iter().any(is_of_a_lock) && done.iter().any(|(_, object)| object.starts_with("snapshots/"));
     assert!(has_worked && failed.iter().all(is_of_a_lock), "{case}: nobody is told: {failed:?}");
     let is_told = warnings.iter().any(|text| text.starts_with("the lock of this command stays behind; "));
     assert!(is_told, "{case}: nobody is told of the lock: {warnings:?}");

@@ -123,7 +123,8 @@ pub async fn create(
 ) -> Result<CreateReport> {
     let context = &context.logged();
     let span = tracing::info_span!(target: "packvault::operation", "create");
-    let work = alone(repository, profile, paths, options, context);
+    // On the heap: what an operation keeps would fill much of a small stack.
+    let work = Box::pin(alone(repository, profile, paths, options, context));
     logged::operation(span, repository.storage().location(), work).await
 }
 
@@ -144,11 +145,11 @@ async fn alone(
     let looked = Pipeline::new(context, 0).run(move |_| extras::look(&sources, secrets)).await;
     application::unless_made_later(looked.map(drop), &options)?;
     if options.dry_run {
-        return run(repository, profile, paths, &options, context, None).await;
+        return Box::pin(run(repository, profile, paths, &options, context, None)).await;
     }
     let request = context.lock_request("create", options.force_unlock);
     let lock = repository.lock_exclusive(&request).await?;
-    let work = run(repository, profile, paths, &options, context, Some(&lock));
+    let work = Box::pin(run(repository, profile, paths, &options, context, Some(&lock)));
     // A defect must not leave the lock behind.
     let result = AssertUnwindSafe(work).catch_unwind().await;
     match result {
@@ -224,9 +225,17 @@ async fn run(
     parent.tell();
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known.clone(), pipeline.clone(), writes_to);
-    let captured =
-        capture(context, &pipeline, &reader, &mut sink, &profile, paths, options, (&mut parent, recorded))
-            .await;
+    let captured = Box::pin(capture(
+        context,
+        &pipeline,
+        &reader,
+        &mut sink,
+        &profile,
+        paths,
+        options,
+        (&mut parent, recorded),
+    ))
+    .await;
     let finished = match captured {
         Ok(captured) => {
             context.progress.begin(Stage::Seal, Unit::Steps, None);

@@ -76,7 +76,8 @@ pub async fn restore(
 ) -> Result<RestoreReport> {
     let context = &context.logged();
     let span = tracing::info_span!(target: "packvault::operation", "restore");
-    let work = locked(repository, profile, selection, options, context);
+    // On the heap: what an operation keeps would fill much of a small stack.
+    let work = Box::pin(locked(repository, profile, selection, options, context));
     logged::operation(span, repository.storage().location(), work).await
 }
 
@@ -91,7 +92,7 @@ async fn locked(
     let lock = options.locking.lock(repository, "restore", context).await?;
     let is_locked = lock.is_held();
     let (mut report, warnings) =
-        lock.during(run(repository, profile, selection, options, context, is_locked)).await?;
+        lock.during(Box::pin(run(repository, profile, selection, options, context, is_locked))).await?;
     report.warnings.extend(warnings);
     Ok(report)
 }
@@ -168,7 +169,8 @@ async fn run(
         owners: options.owners,
         database_name: profile.database_name(),
     });
-    let staged = stage(context, &pipeline, &store, &profile, &plan, &target, &wanted, &options).await;
+    let staged =
+        Box::pin(stage(context, &pipeline, &store, &profile, &plan, &target, &wanted, &options)).await;
     pipeline.quiesce().await;
     let mut staged = match staged {
         Ok(staged) => staged,

@@ -55,7 +55,8 @@ pub async fn verify(
 ) -> Result<VerifyReport> {
     let context = &context.logged();
     let span = tracing::info_span!(target: "packvault::operation", "verify");
-    let work = locked(repository, profile, selection, options, context);
+    // On the heap: what an operation keeps would fill much of a small stack.
+    let work = Box::pin(locked(repository, profile, selection, options, context));
     logged::operation(span, repository.storage().location(), work).await
 }
 
@@ -72,7 +73,7 @@ async fn locked(
     let lock = options.locking.lock(&repository, "verify", context).await?;
     let is_locked = lock.is_held();
     let (mut report, warnings) =
-        lock.during(run(&repository, profile, selection, options, context, is_locked)).await?;
+        lock.during(Box::pin(run(&repository, profile, selection, options, context, is_locked))).await?;
     report.warnings.extend(warnings);
     Ok(report)
 }
