@@ -3,7 +3,7 @@
 //! Files that SQLite makes belong to the user who runs it. A log made by another user than the application's
 //! locks the application out of its own database, and one left by a killed process does so for good. So a
 //! lock of ours comes first, under which no log comes or goes by SQLite's hand; then what lies there decides
-//! how the database is opened ([`Means`]). How pages are read is decided by what the pin proves:
+//! how the database is opened (`Means`). How pages are read is decided by what the pin proves:
 //!
 //! - Rollback journal: the pin is a SHARED lock on the file, and nobody writes to the file without an
 //!   EXCLUSIVE one. The file is read directly; writers wait as long as the scan takes.

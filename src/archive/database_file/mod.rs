@@ -9,7 +9,7 @@
 //! until SQLite has closed it, and never through a path.
 //!
 //! To ask whether an application has a database open, which this process has not: open it, ask
-//! [`lock_shown`], and for what holds no lock just now [`openers`]; then close it.
+//! [`lock_shown`], and for what holds no lock just now [`openers()`]; then close it.
 
 mod facts;
 mod log_place;

@@ -43,7 +43,7 @@ pub struct ShownLock {
 /// Returns a lock of SQLite that another process holds on the main file of a database.
 ///
 /// That says that an application has it open, if it is in WAL mode; in rollback-journal mode only that it
-/// is reading or writing just now, for an idle one holds nothing (see [`super::openers`]). Locks of this
+/// is reading or writing just now, for an idle one holds nothing (see [`super::openers()`]). Locks of this
 /// process are not shown.
 ///
 /// `main` is an open handle of the database. If this process may have the database open through SQLite, the
