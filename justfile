@@ -9,7 +9,7 @@ check:
 
 # Run the tests
 test *arguments:
-    cargo test --workspace {{ arguments }}
+    cargo test --locked --workspace {{ arguments }}
 
 # See packvault at work on an archive it invents
 demo *arguments:
@@ -18,6 +18,14 @@ demo *arguments:
 # Measure the commands beside their unavoidable parts (see `just bench --help`)
 bench *arguments:
     cargo bench --bench commands -- {{ arguments }}
+
+# Measure packvault beside restic, rustic, Borg and Kopia, those of them that are installed
+peers *arguments:
+    cargo bench --bench peers -- {{ arguments }}
+
+# Make the files of a release: a Debian package, an archive, their checksums
+release *arguments:
+    packaging/release {{ arguments }}
 
 # Use packvault for a long time beside a live application, under faults (see `just soak --help`)
 soak *arguments:

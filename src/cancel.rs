@@ -1,7 +1,7 @@
 //! A cancellation that many tasks and threads watch: set once, never taken back.
 //!
 //! Blocking code asks [`Cancel::check`] between two pieces of work, async code selects on
-//! [`Cancel::cancelled`]. Who sets it, and why, is the caller's: the command line does so on Ctrl-C.
+//! [`Cancel::cancelled`]. The caller decides when it is set: the command line does so on Ctrl-C.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use rustix::io::Errno;
+
 /// What callers may match on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -13,12 +15,18 @@ pub enum ErrorKind {
     Usage,
     /// No repository lies at the location.
     NoRepository,
+    /// A repository lies there, and its `config.toml` does not.
+    ConfigLost,
     /// Another process holds the repository's lock.
     Locked,
     /// The archive is in use, by its application or by another backup.
     InUse,
-    /// The key does not open the repository.
+    /// The repository is encrypted, and no key was given.
+    NoKey,
+    /// The key that was given is not the repository's; a plain repository has none.
     WrongKey,
+    /// The repository is not the one it must be: another id, another key, or not encrypted.
+    NotTheSame,
     /// The user stopped the operation.
     Interrupted,
     /// What was asked for is not there: a snapshot, a file.
@@ -43,9 +51,46 @@ pub enum ErrorKind {
 pub struct Error {
     kind: ErrorKind,
     message: String,
-    lacks_room: bool,
+    obstacle: Option<Obstacle>,
     is_unanswered: bool,
+    left: Option<String>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// What of this machine, or of a store, was in the way, and is nobody's damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// A disk, a quota or a store has no room left.
+    NoRoom,
+    /// A file would have become larger than this process, or the file system, allows.
+    FileSize,
+    /// This process, or the machine, has too many files open for another one.
+    OpenFiles,
+    /// The file system can only be read.
+    ReadOnly,
+}
+
+impl Obstacle {
+    /// Reads it from one error, without that error's causes.
+    fn of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        if let Some(error) = error.downcast_ref::<rusqlite::Error>() {
+            return (error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull))
+                .then_some(Self::NoRoom);
+        }
+        let error = error.downcast_ref::<std::io::Error>()?;
+        match error.kind() {
+            StorageFull | QuotaExceeded => Some(Self::NoRoom),
+            FileTooLarge => Some(Self::FileSize),
+            ReadOnlyFilesystem => Some(Self::ReadOnly),
+            _ => is_of_open_files(error).then_some(Self::OpenFiles),
+        }
+    }
+}
+
+fn is_of_open_files(error: &std::io::Error) -> bool {
+    let errnos = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| errnos.contains(&code))
 }
 
 /// The result of every fallible function above `format`.
@@ -54,7 +99,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// Makes an error without a cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), lacks_room: false, is_unanswered: false, source: None }
+        Self { kind, message: message.into(), obstacle: None, is_unanswered: false, left: None, source: None }
     }
 
     /// Makes an error that keeps its cause.
@@ -64,7 +109,7 @@ impl Error {
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         let source = Some(source.into());
-        Self { kind, message: message.into(), lacks_room: false, is_unanswered: false, source }
+        Self { kind, message: message.into(), obstacle: None, is_unanswered: false, left: None, source }
     }
 
     /// Returns what callers may match on.
@@ -74,7 +119,7 @@ impl Error {
 
     /// Remembers that a store said so: what its own errors mean is known where they are lifted.
     pub(crate) fn lacking_room(self) -> Self {
-        Self { lacks_room: true, ..self }
+        Self { obstacle: Some(Obstacle::NoRoom), ..self }
     }
 
     /// Remembers that nothing was learnt of what is stored: a store gave no answer, however often it was asked, or
@@ -83,9 +128,27 @@ impl Error {
         Self { is_unanswered: true, ..self }
     }
 
-    /// Tells whether nothing can be said about what is stored: the user stopped the operation, the store did not
-    /// answer, or this machine had no memory, no descriptor or no place for the answer. Who goes on past damage ends here, and calls nothing
-    /// damaged.
+    /// Adds a sentence about what the operation could not clear away when it failed. It is no cause of the error.
+    pub(crate) fn leaving(self, what: String) -> Self {
+        Self { left: Some(what), ..self }
+    }
+
+    /// Returns the sentence about what the operation could not clear away, however deep in the causes it was added.
+    pub fn left_behind(&self) -> Option<&str> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(left) = error.downcast_ref::<Self>().and_then(|error| error.left.as_deref()) {
+                return Some(left);
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// Tells whether nothing was learnt about what is stored: the user stopped the operation, the store did not
+    /// answer, or this machine had no memory, no descriptor or no place for the answer.
+    ///
+    /// An operation that goes on after damage must stop at such an error, and must not call anything damaged.
     pub fn is_inconclusive(&self) -> bool {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
@@ -108,35 +171,20 @@ impl Error {
 
     /// Tells whether a disk or a store has no room left, whatever else went wrong because of that.
     pub fn is_full(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = cause {
-            let of_system = error.downcast_ref::<std::io::Error>();
-            let of_ours = error.downcast_ref::<Self>();
-            let of_sqlite =
-                error.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
-            if of_system.is_some_and(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
-                || of_ours.is_some_and(|error| error.lacks_room)
-                || of_sqlite == Some(rusqlite::ErrorCode::DiskFull)
-            {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
+        self.obstacle() == Some(Obstacle::NoRoom)
     }
 
-    /// Tells whether a file would have become larger than this process, or the file system, allows.
-    pub fn is_too_large(&self) -> bool {
+    /// Returns what of this machine or of the store was in the way, however deep in the causes it is named.
+    pub fn obstacle(&self) -> Option<Obstacle> {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = cause {
-            let of_system = error.downcast_ref::<std::io::Error>();
-            if of_system.is_some_and(|error| error.kind() == std::io::ErrorKind::FileTooLarge) {
-                return true;
+            let of_ours = error.downcast_ref::<Self>().and_then(|error| error.obstacle);
+            if let Some(obstacle) = of_ours.or_else(|| Obstacle::of(error)) {
+                return Some(obstacle);
             }
             cause = error.source();
         }
-        false
+        None
     }
 
     /// Returns an error that says and means the same, for another who waited for the same thing.
@@ -144,8 +192,9 @@ impl Error {
         Self {
             kind: self.kind,
             message: self.chain(),
-            lacks_room: self.is_full(),
+            obstacle: self.obstacle(),
             is_unanswered: self.kind != ErrorKind::Interrupted && self.is_inconclusive(),
+            left: self.left_behind().map(str::to_owned),
             source: None,
         }
     }
@@ -166,13 +215,8 @@ impl Error {
 fn is_lack_of_means(error: &(dyn std::error::Error + 'static)) -> bool {
     let of_system = error.downcast_ref::<std::io::Error>();
     error.is::<std::collections::TryReserveError>()
-        || of_system.is_some_and(|error| {
-            let too_many_files = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
-            error.kind() == std::io::ErrorKind::OutOfMemory
-                || error
-                    .raw_os_error()
-                    .is_some_and(|code| too_many_files.map(|no| no.raw_os_error()).contains(&code))
-        })
+        || of_system
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory || is_of_open_files(error))
 }
 
 impl fmt::Display for Error {
@@ -190,5 +234,31 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_repeated_for_another_who_waited_keeps_what_was_in_the_way() {
+        let errnos = [
+            (Errno::NOSPC, Obstacle::NoRoom),
+            (Errno::DQUOT, Obstacle::NoRoom),
+            (Errno::FBIG, Obstacle::FileSize),
+            (Errno::MFILE, Obstacle::OpenFiles),
+            (Errno::NFILE, Obstacle::OpenFiles),
+            (Errno::ROFS, Obstacle::ReadOnly),
+        ];
+        for (errno, obstacle) in errnos {
+            let error = Error::caused(ErrorKind::Io, "cannot read pack 01kw", std::io::Error::from(errno));
+            let error = Error::caused(ErrorKind::Io, "cannot read blob 00", error);
+            assert_eq!(error.obstacle(), Some(obstacle), "{errno}");
+            assert_eq!(error.repeated().obstacle(), Some(obstacle), "{errno}");
+            assert_eq!(error.repeated().is_inconclusive(), error.is_inconclusive(), "{errno}");
+        }
+        let other = Error::caused(ErrorKind::Io, "cannot read", std::io::Error::from(Errno::IO));
+        assert_eq!(other.repeated().obstacle(), None);
     }
 }

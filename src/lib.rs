@@ -8,8 +8,8 @@
 //! - [`archive`]: the live data, and the target of a restore; [`profiles`] fill in what is special about
 //!   one application.
 //! - [`mod@format`]: pure codecs of everything that a repository holds.
+//! - [`ledger`]: what was done on this machine, and when; history, on which nothing depends.
 //! - [`location`]: a path or URL to a storage; the only module that names drivers.
-//! - [`sample`]: synthetic archives, for the demo, the tests and the benchmark.
 
 pub mod archive;
 pub mod cancel;
@@ -17,13 +17,14 @@ pub mod clock;
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod ledger;
 pub mod location;
+pub mod plain_file;
 pub mod process;
 pub mod profiles;
 pub mod progress;
 pub mod repo;
-pub mod sample;
 
 pub use cancel::Cancel;
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Obstacle, Result};
 pub use location::Location;

@@ -4,10 +4,14 @@
 //! and numbers are used again. So a process is known by the name and the start of the machine, the namespace its
 //! number counts in, and its own start. Where any of these cannot be had, nothing is said about anybody.
 
+mod family;
+
 use std::fs;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
+
+pub use family::Family;
 
 /// What tells a process from every other one that had or has its number.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +44,8 @@ pub enum Fate {
 pub(crate) struct Stat {
     /// Its state, as one letter.
     pub state: char,
+    /// The number of the process that started it, or that took it over.
+    pub parent: u32,
     /// How many threads of it are left.
     pub threads: u64,
     /// Its start, in ticks since the machine's.
@@ -99,6 +105,7 @@ impl Stat {
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         Some(Self {
             state: fields.first()?.chars().next()?,
+            parent: fields.get(1)?.parse().ok()?,
             threads: fields.get(17)?.parse().ok()?,
             started: fields.get(19)?.parse().ok()?,
         })
@@ -163,8 +170,8 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_and_spaces_hides_nothing() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        let stat = Stat { state: 'S', threads: 17, started: 4711 };
+        let rest = "S 77 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        let stat = Stat { state: 'S', parent: 77, threads: 17, started: 4711 };
         assert_eq!(Stat::parse(&format!("12 (a) R (b) {rest}")), Some(stat));
         assert_eq!(Stat::parse("12 (a) S 1 2"), None);
         assert!(Stat { state: 'Z', threads: 1, ..stat }.has_ended());

@@ -5,6 +5,8 @@
 
 mod logged;
 
+use std::sync::{Mutex, PoisonError};
+
 pub use logged::Logged;
 
 /// A part of an operation that a user can name.
@@ -24,7 +26,13 @@ pub enum Stage {
     Health,
     /// create: packs, index and manifest are made durable.
     Seal,
-    /// verify: snapshots, chains and lists are read.
+    /// forget: snapshots are marked, and manifests removed.
+    Forget,
+    /// prune: what is needed of packs that go is copied into new ones, and read back.
+    Repack,
+    /// prune: packs that no index names are removed.
+    Remove,
+    /// verify and prune: snapshots, chains and lists are read.
     Structure,
     /// verify: stored blobs are read and checked.
     Blobs,
@@ -57,6 +65,9 @@ impl Stage {
             Self::Blobs => "blobs",
             Self::Paths => "paths",
             Self::Database => "database",
+            Self::Forget => "forget",
+            Self::Repack => "repack",
+            Self::Remove => "remove",
             Self::Proof => "proof",
             Self::Publish => "publish",
             Self::Sent => "sent",
@@ -90,6 +101,27 @@ pub trait Progress: Send + Sync {
     fn end(&self, stage: Stage);
     /// Something a user should know now: what the operation waits for, what it works around.
     fn remark(&self, text: &str);
+}
+
+/// A watcher that keeps what is remarked, for whoever looks at it later.
+#[derive(Debug, Default)]
+pub struct Heard(Mutex<Vec<String>>);
+
+impl Heard {
+    /// Returns what was remarked so far.
+    pub fn remarks(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Progress for Heard {
+    fn begin(&self, _: Stage, _: Unit, _: Option<u64>) {}
+    fn advance(&self, _: Stage, _: u64) {}
+    fn step(&self, _: Stage, _: &str) {}
+    fn end(&self, _: Stage) {}
+    fn remark(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
 }
 
 /// A watcher that looks away.

@@ -17,19 +17,24 @@ use crate::support::process::{self, Usage};
 pub const NAMES: [&str; 5] =
     ["first create", "unchanged create", "verify --all", "restore", "restore + check"];
 
+/// A key pair of age that everybody may know: it opens nothing but what is measured here.
+const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33";
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
+
 /// What each command of one round used, in the order of [`NAMES`].
 pub type Round = [Usage; NAMES.len()];
 
 /// Runs one round.
-pub fn measure(archive: &Path, work: &Path, jobs: u32) -> Result<Round> {
+pub fn measure(archive: &Path, work: &Path, jobs: u32, encrypted: bool) -> Result<Round> {
     let life = Life {
         archive,
+        identity: encrypted.then(|| work.join("identity.txt")),
         repository: work.join("repository"),
         output: work.join("output.txt"),
         jobs: jobs.to_string(),
     };
     fs::create_dir(work).with_context(|| format!("cannot make {}", work.display()))?;
-    life.run(life.packvault("init"))?;
+    life.run(life.init()?)?;
     let round = [
         life.run(life.create())?,
         life.run(life.create())?,
@@ -43,6 +48,8 @@ pub fn measure(archive: &Path, work: &Path, jobs: u32) -> Result<Round> {
 /// The folders of a round.
 struct Life<'a> {
     archive: &'a Path,
+    /// The way in to an encrypted repository.
+    identity: Option<PathBuf>,
     repository: PathBuf,
     output: PathBuf,
     jobs: String,
@@ -56,7 +63,20 @@ impl Life<'_> {
             command.arg(self.archive);
         }
         command.arg("--repo").arg(&self.repository);
+        if let Some(identity) = &self.identity {
+            command.env("PACKVAULT_IDENTITY", identity);
+        }
         command
+    }
+
+    fn init(&self) -> Result<Command> {
+        let mut command = self.packvault("init");
+        if let Some(identity) = &self.identity {
+            fs::write(identity, format!("{IDENTITY}\n"))
+                .with_context(|| format!("cannot write {}", identity.display()))?;
+            command.args(["--encrypt", "--recipient", RECIPIENT]);
+        }
+        Ok(command)
     }
 
     fn create(&self) -> Command {

@@ -45,8 +45,12 @@ struct Arguments {
     /// Measure twice the size as well, and compare the memory
     #[arg(long)]
     double: bool,
-    /// Leave the commands out
+    /// Measure an encrypted repository as well, in turn with the plain one, and compare both; a way in that costs nothing
+    /// opens it, so that what is measured is the sealing
     #[arg(long)]
+    encrypted: bool,
+    /// Leave the commands out
+    #[arg(long, conflicts_with = "encrypted")]
     parts_only: bool,
     /// Given by `cargo bench`; without it (as in `cargo test --benches`) nothing is measured
     #[arg(long, hide = true)]
@@ -54,14 +58,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("benchmark failed: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    support::end(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -89,7 +86,7 @@ fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>
         .with_context(|| format!("cannot make a working folder in {}", arguments.work_dir.display()))?;
     let archive = work.path().join("archive");
     make_apart(&archive, megabytes, arguments.archive.noise)?;
-    let (mut part_rounds, mut command_rounds) = (Vec::new(), Vec::new());
+    let (mut part_rounds, mut command_rounds, mut encrypted_rounds) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=arguments.rounds {
         eprintln!("{megabytes} MB, round {round} of {}", arguments.rounds);
         part_rounds.push(walks::measure(
@@ -97,16 +94,20 @@ fn measure(arguments: &Arguments, megabytes: u64) -> Result<Vec<commands::Round>
             &work.path().join(format!("parts-{round}")),
             arguments.level,
         )?);
+        let run = |name: &str, encrypted: bool| {
+            let work = work.path().join(format!("{name}-{round}"));
+            commands::measure(&archive, &work, arguments.jobs, encrypted)
+        };
         if !arguments.parts_only {
-            command_rounds.push(commands::measure(
-                &archive,
-                &work.path().join(format!("round-{round}")),
-                arguments.jobs,
-            )?);
+            command_rounds.push(run("plain", false)?);
+        }
+        if arguments.encrypted {
+            encrypted_rounds.push(run("encrypted", true)?);
         }
     }
     let parts = parts::Parts::median(&part_rounds);
     report::print_parts(megabytes, &parts);
     report::print_commands(&command_rounds, &parts, arguments.jobs);
+    report::print_sealing(&command_rounds, &encrypted_rounds);
     Ok(command_rounds)
 }

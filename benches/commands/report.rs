@@ -60,6 +60,33 @@ pub fn print_commands(rounds: &[Round], parts: &Parts, jobs: u32) {
     }
 }
 
+/// Prints what sealing and opening cost: the CPU time of each command beside that of the same in a plain repository, round
+/// by round, so that a machine whose speed changes changes both.
+pub fn print_sealing(plain: &[Round], encrypted: &[Round]) {
+    if encrypted.is_empty() {
+        return;
+    }
+    println!(
+        "\n{:<18} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "encrypted", "CPU s", "plain", "ratio", "wall s", "peak MiB"
+    );
+    for (place, name) in NAMES.iter().enumerate() {
+        let cost = |rounds: &[Round]| median_cost(rounds.iter().map(|round| round[place].cost));
+        let pairs = plain.iter().zip(encrypted);
+        let ratio =
+            median(pairs.map(|(plain, sealed)| {
+                sealed[place].cost.cpu_seconds / plain[place].cost.cpu_seconds.max(1e-9)
+            }));
+        println!(
+            "{name:<18} {:>9.2} {:>9.2} {ratio:>9.2} {:>9.2} {:>9.0}",
+            cost(encrypted).cpu_seconds,
+            cost(plain).cpu_seconds,
+            cost(encrypted).wall_seconds,
+            peak_mebibytes(encrypted, place),
+        );
+    }
+}
+
 /// Prints how the peak memory of each command grows when the archive doubles.
 pub fn print_growth(single: &[Round], double: &[Round]) {
     if single.is_empty() {

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use packvault::sample::{self, ContentKind, SampleOptions};
+use packvault_sample::{self as sample, ContentKind, SampleOptions};
 
 /// Part of the archive's bytes that lies in its database.
 const DATABASE_PART: f64 = 0.62;

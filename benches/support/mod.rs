@@ -5,3 +5,16 @@
 pub mod archive;
 pub mod median;
 pub mod process;
+
+use std::process::ExitCode;
+
+/// Says why a benchmark failed, if it did, and returns how the program ends.
+pub fn end(measured: anyhow::Result<()>) -> ExitCode {
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("benchmark failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

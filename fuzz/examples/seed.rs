@@ -1,5 +1,7 @@
 //! Writes the seeds of every target into `fuzz/corpus/`, where fuzzing begins and keeps what it finds.
 
+#![allow(clippy::print_stdout, reason = "it says what it has written")]
+
 use std::path::Path;
 
 use packvault::format::BlobId;

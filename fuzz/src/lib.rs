@@ -1,6 +1,6 @@
 //! The fuzz targets, each a function that takes bytes, and panics where a promise is broken.
 //!
-//! They lie apart from libFuzzer so that the tests of the project run them too (`tests/fuzz_targets.rs`), on
+//! They lie apart from libFuzzer so that the tests of the project run them too (`tests/it/fuzz_targets.rs`), on
 //! the seeds and on what fuzzing has found.
 
 pub mod attachment_list;
@@ -10,6 +10,7 @@ pub mod frame;
 pub mod go_json;
 pub mod index;
 pub mod input;
+pub mod key_file;
 pub mod local_names;
 pub mod location;
 pub mod lock_record;
@@ -24,6 +25,7 @@ pub mod paths;
 pub mod repo_config;
 pub mod repository;
 pub mod scratch;
+pub mod sealed_item;
 pub mod sealed_pack;
 pub mod seeds;
 #[cfg(not(test))]
@@ -33,13 +35,14 @@ pub mod settings;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// The targets that know only the library; `settings` also takes in files of the program.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 21] = [
     ("attachment_list", attachment_list::run),
     ("daemon_record", daemon_record::run),
     ("extras_tree", extras_tree::run),
     ("frame", frame::run),
     ("go_json", go_json::run),
     ("index", index::run),
+    ("key_file", key_file::run),
     ("local_names", local_names::run),
     ("location", location::run),
     ("lock_record", lock_record::run),
@@ -52,5 +55,6 @@ pub const TARGETS: [Target; 19] = [
     ("paths", paths::run),
     ("repo_config", repo_config::run),
     ("repository", repository::run),
+    ("sealed_item", sealed_item::run),
     ("sealed_pack", sealed_pack::run),
 ];

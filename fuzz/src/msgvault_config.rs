@@ -1,6 +1,6 @@
 //! msgvault's configuration file. Input: the file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use packvault::profiles::msgvault::config::{MsgvaultConfig, Secret};
 
@@ -8,7 +8,7 @@ use super::input::valid_text;
 
 /// Reads the configuration.
 pub fn run(data: &[u8]) {
-    let (home, user_home) = (Path::new("/srv/msgvault"), Path::new("/home/ann"));
+    let home = Path::new("/srv/msgvault");
     let config = match MsgvaultConfig::parse(valid_text(data)) {
         Ok(config) => config,
         Err(error) => {
@@ -17,10 +17,9 @@ pub fn run(data: &[u8]) {
             return;
         }
     };
-    for user_home in [None, Some(user_home)] {
-        let _ = config.locations(home, user_home);
-        let _ = config.repository(home, user_home);
-    }
+    let expand = |text: &str| Ok(PathBuf::from(text.replacen('~', "/home/ann", 1)));
+    let _ = config.locations(home, &expand);
+    let _ = config.repository(home, &expand);
     assert!(config.backup_zstd_level.is_none_or(|level| (1..=19).contains(&level)));
     let secrets = [&config.server_api_key, &config.database_url].into_iter().flatten();
     for secret in secrets.map(Secret::expose).filter(|secret| secret.len() > 16) {

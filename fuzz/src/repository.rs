@@ -10,20 +10,22 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures::FutureExt;
 use packvault::archive::profile::ArchivePaths;
 use packvault::engine::create::{CreateOptions, create};
 use packvault::engine::list::list;
 use packvault::engine::report::VerifyReport;
 use packvault::engine::restore::{RestoreOptions, restore};
-use packvault::engine::verify::{VerifyOptions, verify};
+use packvault::engine::verify::{Depth, VerifyOptions, verify};
 use packvault::engine::{Context, Selection, init};
-use packvault::format::SnapshotId;
+use packvault::format::{RepositoryKey, SnapshotId};
 use packvault::profiles::msgvault::Msgvault;
 use packvault::progress::Silent;
 use packvault::repo::Repository;
+use packvault::repo::config::NewKey;
 use packvault::repo::locks::STALE_AFTER;
-use packvault::sample::{self, Change, SampleOptions};
 use packvault::{Cancel, Result};
+use packvault_sample::{self as sample, Change, SampleOptions};
 use packvault_storage::{ErrorKind, Fault, FaultStorage, MemoryStorage, Storage};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -58,7 +60,8 @@ type Files = BTreeMap<String, Vec<u8>>;
 pub fn run(data: &[u8]) {
     RUNTIME.block_on(async {
         let mut input = Input::new(data);
-        let mut world = World::new().await;
+        // The bytes stay what they mean, whichever kind of repository they are played on.
+        let mut world = World::new(data.len() % 2 == 1).await;
         for _ in 0..STEPS_MAX {
             if input.is_empty() {
                 break;
@@ -67,6 +70,15 @@ pub fn run(data: &[u8]) {
         }
         world.check_all().await;
     });
+}
+
+fn repository_key() -> RepositoryKey {
+    RepositoryKey::from_bytes([7; RepositoryKey::BYTES])
+}
+
+/// Opens the repository, with its key if it has one.
+async fn open_any(storage: Arc<dyn Storage>) -> Result<Repository> {
+    Repository::open_with(storage, async |config| Ok(config.is_encrypted().then(repository_key))).await
 }
 
 /// A repository, its archive, and what is known of its snapshots.
@@ -86,11 +98,14 @@ enum Action {
 }
 
 impl World {
-    async fn new() -> Self {
+    async fn new(is_encrypted: bool) -> Self {
         let folder = super::scratch::folder();
         copy_below(&SAMPLE.path().join("home"), &folder.path().join("home"));
         let storage = MemoryStorage::new();
-        init::init(&storage).await.expect("a repository can be made");
+        let key = repository_key();
+        let keep = |_| async { Ok(()) }.boxed();
+        let key = is_encrypted.then(|| NewKey { key: &key, keep: Box::new(keep) });
+        init::init_with(&storage, false, key).await.expect("a repository can be made");
         Self { storage, folder, made: BTreeMap::new(), is_damaged: false }
     }
 
@@ -151,7 +166,7 @@ impl World {
             home,
         };
         let options = CreateOptions { writer_version: "test".into(), ..CreateOptions::default() };
-        let repository = Repository::open(storage).await?;
+        let repository = open_any(storage).await?;
         let report = create(&repository, Arc::new(Msgvault), &paths, options, &self.context()).await?;
         self.made.insert(report.id.expect("a create that is no dry run makes a snapshot"), self.expected());
         Ok(())
@@ -167,8 +182,9 @@ impl World {
     }
 
     async fn try_verify(&self, storage: Arc<dyn Storage>, quick: bool) -> Result<VerifyReport> {
-        let repository = Repository::open(storage).await?;
-        let options = VerifyOptions { quick, paths: !quick, ..VerifyOptions::default() };
+        let repository = open_any(storage).await?;
+        let depth = if quick { Depth::Footers } else { Depth::Content };
+        let options = VerifyOptions { depth, paths: !quick, ..VerifyOptions::default() };
         verify(&repository, Arc::new(Msgvault), Selection::All, options, &self.context()).await
     }
 
@@ -189,7 +205,7 @@ impl World {
         let options = RestoreOptions { target: folder.path().join("target"), ..RestoreOptions::default() };
         let target = options.target.clone();
         let selection = Selection::One(SnapshotId::parse(id).expect("create returns ids"));
-        let repository = Repository::open(storage).await?;
+        let repository = open_any(storage).await?;
         let restored = restore(&repository, Arc::new(Msgvault), selection, options, &self.context()).await;
         // After a success the lock may be all that could not be given back.
         if restored.is_ok() || target.exists() {
@@ -219,7 +235,7 @@ impl World {
 
     /// Takes note of a snapshot that became visible although its create failed.
     async fn adopt(&mut self) {
-        let Ok(repository) = Repository::open(self.shared()).await else {
+        let Ok(repository) = open_any(self.shared()).await else {
             assert!(self.is_damaged, "a whole repository can be opened");
             return;
         };
@@ -270,7 +286,7 @@ impl World {
     async fn check_all(&self) {
         let verified = self.verify(false).await;
         let is_sound = !self.is_damaged || verified.is_ok_and(|report| report.ok);
-        let listed = match Repository::open(self.shared()).await {
+        let listed = match open_any(self.shared()).await {
             Ok(repository) => list(&repository).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         };

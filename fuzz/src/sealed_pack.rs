@@ -4,11 +4,10 @@
 
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
-use packvault::format::pack::encrypted::{
-    NONCE_BYTES, OVERHEAD_BYTES, PackKey, Trailer, open_footer, open_frame, seal_footer, seal_frame,
-};
+use packvault::format::pack::encrypted::{Trailer, open_footer, open_frame, seal_footer, seal_frame};
 use packvault::format::pack::{Entry, encode_header};
-use packvault::format::{BlobFlags, BlobId, Decompressor, PackId, crc32c};
+use packvault::format::sealed::{NONCE_BYTES, OVERHEAD_BYTES};
+use packvault::format::{BlobFlags, BlobId, Decompressor, PackId, RepositoryKey, crc32c};
 
 use super::input::Input;
 
@@ -34,7 +33,7 @@ fn read_footer(region: &[u8], frames: &[u8], is_sealed: bool) {
     let file = [&start[..], &footer, &offset, &bytes, b"KPVM"].concat();
     let trailer = Trailer::parse(&file, file.len() as u64).expect("the trailer was made right");
     let sealed = &file[trailer.footer_offset() as usize..][..trailer.region_bytes() as usize];
-    let opened = open_footer(sealed, &trailer, &PackKey::from_bytes(KEY), PACK);
+    let opened = open_footer(sealed, &trailer, &RepositoryKey::from_bytes(KEY), PACK);
     assert!(is_sealed || opened.is_err(), "nothing opens that was not sealed");
     let _ = Trailer::parse(frames, frames.len() as u64);
     for entry in opened.iter().flat_map(|footer| footer.entries()) {
@@ -44,11 +43,12 @@ fn read_footer(region: &[u8], frames: &[u8], is_sealed: bool) {
 
 fn read_frame(frame: &[u8], flags: u8) {
     let Ok(flags) = BlobFlags::parse(flags % 4) else { return };
-    let key = PackKey::from_bytes(KEY);
+    let key = RepositoryKey::from_bytes(KEY);
     let id = BlobId::of(frame);
     let stored = seal_frame(&key, NONCE, &id, frame);
     let entry = entry(id, &stored, frame.len() as u64, flags);
-    let Ok((inner, opened)) = open_frame(&key, &entry, &stored) else {
+    let mut opened = Vec::new();
+    let Ok(inner) = open_frame(&key, &entry, &stored, &mut opened) else {
         assert!(!flags.encrypted());
         return;
     };
@@ -56,12 +56,12 @@ fn read_frame(frame: &[u8], flags: u8) {
     let decoded = Decompressor::new().decode(&inner, &opened).map(<[u8]>::to_vec);
     assert!(flags.compressed() || decoded.is_ok_and(|raw| raw == frame));
     let unsealed = Entry { stored_bytes: frame.len() as u64, crc32c: crc32c(frame), ..entry };
-    assert!(open_frame(&key, &unsealed, frame).is_err(), "nothing opens that was not sealed");
+    assert!(open_frame(&key, &unsealed, frame, &mut opened).is_err(), "nothing opens that was not sealed");
 }
 
 /// What is sealed opens under its name and no other.
 fn write(blobs: &[&[u8]]) {
-    let key = PackKey::from_bytes(KEY);
+    let key = RepositoryKey::from_bytes(KEY);
     let mut file = encode_header(true).to_vec();
     let mut entries: Vec<Entry> = Vec::new();
     for raw in blobs {

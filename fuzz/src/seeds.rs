@@ -28,6 +28,7 @@ impl Seeds {
                 seeds.add_repository(&repository);
             }
         }
+        seeds.add_keys(&fixtures.join("encrypted"));
         seeds.add_texts();
         seeds.add_choices();
         seeds
@@ -43,6 +44,22 @@ impl Seeds {
         if seed.len() <= SEED_BYTES_MAX && seeds.len() < SEEDS_MAX && !seeds.contains(&seed) {
             seeds.push(seed);
         }
+    }
+
+    fn add_keys(&mut self, fixture: &Path) {
+        for folder in ["identities", "repository/keys"] {
+            for file in entries(&fixture.join(folder)) {
+                self.add("key_file", read(&file));
+            }
+        }
+        let page = "packvault recovery key 1\nrepository 5d61e8af-fa85-4c85-a408-d2e53ac0ed20\n1  0001 0203 0405 0607  \
+                    0000\n";
+        self.add("key_file", page.as_bytes().to_vec());
+        let payload = format!(
+            "packvault repository key 1\n5d61e8af-fa85-4c85-a408-d2e53ac0ed20\n{}\n",
+            "a7".repeat(32)
+        );
+        self.add("key_file", payload.into_bytes());
     }
 
     fn add_repository(&mut self, repository: &Path) {
@@ -139,6 +156,7 @@ impl Seeds {
             (
                 "settings",
                 &[
+                    "encryption = 'required'\n[repository.nas]\nlocation = '/x'\npassphrase = { env = 'A' }\nidentity = ['/a']\nencryption = 'required'\n",
                     "default_repository = 'nas'\n[repository.nas]\nlocation = '/mnt/nas'\n[archive.mail]\nhome = '~/m'\nrepository = 'nas'\nzstd_level = 3\nmax_wal_growth = '1.5GB'\nbefore = ['a']\n",
                     "[archive.mail]\nprofile = 'sqlite'\nhome = '/m'\ndatabase = 'a.db'\nfiles = ['**/*.x']\nexclude = ['y']\nsecrets = ['z']\nstats = { n = 'SELECT 1' }\n",
                 ],
@@ -170,6 +188,12 @@ impl Seeds {
             push_piece(&mut names, name.as_bytes());
         }
         self.add("local_names", names);
+        for what in 0..6 {
+            let mut item = vec![what, 16, 0, 30, 0, 1];
+            push_piece(&mut item, b"01kwvve8k3wz72j3vhy0dphk55");
+            item.extend_from_slice(&[b'x'; 100]);
+            self.add("sealed_item", item);
+        }
         self.add("page_map", vec![1, 0, 1, 9, 3, 0, 4, 0, 0, 0, 0, 9, 1, 2, 12, 2, 1, 3, 0, 5, 0]);
         self.add("repository", vec![0, 1, 1, 1, 0, 1, 0, 0, 0, 3, 0, 4, 1]);
         self.add("repository", vec![0, 2, 1, 7, 9, 5, 0, 20, 0, 0, 5, 1, 30, 0, 0]);

@@ -2,19 +2,29 @@
 //!
 //! The program's files are taken in as they are: the library does not know them.
 
-#![allow(dead_code, reason = "the program uses the rest")]
+#![allow(dead_code, unused_imports, reason = "the program uses the rest")]
 
 use std::path::Path;
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
+#[path = "../../src/cli/application.rs"]
+mod application;
+#[path = "../../src/cli/awaited.rs"]
+mod awaited;
+#[path = "../../src/cli/guard.rs"]
+mod guard;
 #[path = "../../src/cli/hooks.rs"]
 mod hooks;
+#[path = "../../src/cli/keep.rs"]
+mod keep;
+#[path = "../../src/cli/ping.rs"]
+mod ping;
 #[path = "../../src/cli/settings/mod.rs"]
 mod program;
-#[path = "../../src/cli/sqlite_archive.rs"]
-mod sqlite_archive;
+#[path = "../../src/cli/sample.rs"]
+mod sample;
 #[path = "../../src/cli/text.rs"]
 mod text;
 
@@ -32,13 +42,18 @@ pub fn run(data: &[u8]) {
         config_file: Some(file),
         ..program::Environment::default()
     };
-    let Ok(settings) = program::Settings::load(environment) else { return };
+    let settings = program::Settings::load(environment);
     let archive = settings.archive(Some(Path::new("mail"))).ok();
     let _ = settings.repository(None, archive.as_ref());
     let _ = settings.repository(Some("nas"), archive.as_ref());
     let _ = (settings.known_homes(), settings.spool());
     if let Some(archive) = &archive {
-        let _ = (archive.hooks(), archive.check_source(), archive.max_wal_growth(), archive.paths());
+        let _ = (
+            archive.hooks("mail".to_owned()),
+            archive.check_source(),
+            archive.max_wal_growth(),
+            archive.paths(),
+        );
     }
 }
 

@@ -1,10 +1,10 @@
 //! Owners, modes and times: taken from the file system at a capture, given back to what a restore has staged.
 //!
-//! The first of these that is known decides, for each file and folder by itself: what the snapshot recorded; what
-//! the file has that is about to be replaced; who owns the archive's home. A mode that is recorded here may come
-//! from a hostile repository: setuid never comes back, and a folder stays usable by whoever owns it.
+//! For each file and folder, the first of these that is known decides: what the snapshot recorded; what the file has
+//! that is about to be replaced; the owner of the archive's home. A recorded mode may come from a hostile repository:
+//! setuid never comes back, and a folder stays usable by its owner.
 //!
-//! Only root can give files away. Anybody else restores modes and times and keeps what he writes.
+//! Only root can give files to another user. For everybody else, modes and times come back and the owner does not.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Opening files below a held folder, one component at a time, without following a link.
+//! Opening files below an open folder, one component at a time, without following a link.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,7 +32,7 @@ pub fn folder_at(folder: impl AsFd, relative: &str, shown: &Path) -> Result<Opti
     Ok(Some(held))
 }
 
-/// Opens a regular file below a held folder; no component may be a link. `None` when it does not exist.
+/// Opens a regular file below an open folder; no component may be a link. `None` when it does not exist.
 ///
 /// A fifo or device is opened without waiting and refused by its type before anything is read from it.
 pub fn file_at(folder: impl AsFd, relative: &str, shown: &Path) -> Result<Option<(File, Stat)>> {

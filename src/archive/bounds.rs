@@ -1,19 +1,18 @@
 //! What SQLite may take for a piece of work on a database: time, memory and temporary disk.
 //!
-//! A database may come from a repository that is hostile, and its schema is a program: views, generated
-//! columns, constraints and expressions of indexes run whenever they are looked at. So what is done with one
-//! ends in bounded time, and when the user says so. SQLite asks on the way whether it should go on, and a
-//! thread beside it interrupts what does not ask. What hears neither - one call of one function over a long
-//! text - is given up by `engine/aside.rs`.
+//! A database may come from a hostile repository, and its schema is a program: views, generated columns, constraints
+//! and expressions of indexes run whenever they are read. So work on a database ends in bounded time, and when the user
+//! stops it. SQLite asks on the way whether it should go on, and a thread beside it interrupts calls that do not ask.
+//! One kind of call hears neither: a single function over a long text. `engine/aside.rs` gives that up.
 //!
-//! Memory is bounded for the whole process, for SQLite counts it so. Nothing goes to temporary files.
+//! Memory is bounded for the whole process, because SQLite counts it so. Nothing goes to temporary files.
 
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::deadline::interrupting;
 use super::sqlite::database_error;
@@ -136,7 +135,7 @@ pub fn grant_memory(bytes: u64) {
     let limit = i64::try_from(*granted).unwrap_or(i64::MAX);
     // SAFETY: it takes a number and keeps nothing; SQLite guards it by a mutex of its own.
     unsafe {
-        rusqlite::ffi::sqlite3_hard_heap_limit64(limit);
+        ffi::sqlite3_hard_heap_limit64(limit);
     }
 }
 
@@ -163,6 +162,19 @@ pub fn is_too_much(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::OutOfMemory | ErrorCode::TooBig))
 }
 
+/// Tells whether the system gave SQLite no answer, or not the one it needs: nothing is known of what lies there.
+/// A file that is too short for its pages is no such case.
+pub fn is_unread(error: &rusqlite::Error) -> bool {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else { return false };
+    is_unread_code(failure.extended_code)
+}
+
+/// Tells the same of a code.
+pub fn is_unread_code(code: i32) -> bool {
+    let is_of_system = matches!(code & 0xff, ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN | ffi::SQLITE_NOLFS);
+    is_of_system && code != ffi::SQLITE_IOERR_SHORT_READ
+}
+
 /// Makes the error of a failed step on a database that nobody trusts.
 pub fn bounded_error(operation: &str, path: &Path, error: rusqlite::Error) -> Error {
     if is_too_much(&error) {
@@ -173,6 +185,10 @@ pub fn bounded_error(operation: &str, path: &Path, error: rusqlite::Error) -> Er
             path.display()
         );
         return Error::caused(ErrorKind::Refused, message, error);
+    }
+    if is_unread(&error) {
+        let message = format!("cannot {operation} the database {}", path.display());
+        return Error::caused(ErrorKind::Io, message, error);
     }
     database_error(operation, path, error)
 }

@@ -1,9 +1,8 @@
 //! Which of the files found can be in one snapshot together (section 5.2).
 //!
-//! Two paths that are one on some file system cannot both be restored everywhere, and no reader accepts them.
-//! One of them is taken, so that two such names do not keep the rest from being backed up: the first by its
-//! bytes. A file whose name others need as a folder gives way to them, and the database has its names for
-//! itself.
+//! Two paths that are one path on some file system cannot both be restored everywhere, and no reader accepts both.
+//! Only the first by its bytes is taken, so that the other files can still be backed up. If a file has the name of a
+//! folder that other files need, the file is left out. The names of the database are for the database alone.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

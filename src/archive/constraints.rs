@@ -1,9 +1,8 @@
 //! `CHECK` constraints of a database that is opened for reading only.
 //!
-//! SQLite does not even parse them there, since they matter to writers alone, and so its check does not look
-//! at them. Here the rows of each table that has some are shown, one after the other, to a temporary table of
-//! the same definition, which refuses what the constraints refuse and forgets what it takes. It lies in
-//! memory, and holds one row at a time.
+//! SQLite does not even parse them on such a connection, because only writers need them. So its check does not include
+//! them. Here each table with constraints gets a temporary table of the same definition, in memory. Each row is
+//! inserted there, which fails if a constraint does not hold, and removed again: it holds one row at a time.
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, ffi};

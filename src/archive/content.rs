@@ -25,6 +25,11 @@ pub struct ContentRef {
 pub trait ContentStore: std::fmt::Debug + Send + Sync {
     /// Opens the attachment where it lies now.
     fn open(&self, reference: &ContentRef) -> Result<Content>;
+
+    /// Returns how much memory it keeps for finding attachments, at most, beside what the database told it.
+    fn table_bytes_max(&self) -> u64 {
+        0
+    }
 }
 
 enum Source {
@@ -118,5 +123,16 @@ impl Content {
     fn changed(&self) -> Error {
         let path = self.path.display();
         Error::new(ErrorKind::Source, format!("the attachment {path} changed while it was read"))
+    }
+}
+
+/// The attachments of an application that keeps files under their own names, not under hashes: they travel as extra
+/// files.
+#[derive(Debug)]
+pub struct NoContent;
+
+impl ContentStore for NoContent {
+    fn open(&self, reference: &ContentRef) -> Result<Content> {
+        Err(Error::new(ErrorKind::Source, format!("the archive has no attachment {}", reference.id)))
     }
 }

@@ -1,8 +1,8 @@
 //! A deadline for what SQLite does in one call.
 //!
-//! A checkpoint writes back the whole WAL before it returns, and looks at nothing but SQLite's own interrupt
-//! on the way. Only another thread can set that, so one stands beside the call: it does no work, it watches
-//! the clock and the cancellation.
+//! A checkpoint writes back the whole WAL before it returns. On the way it only checks SQLite's own interrupt, which
+//! another thread must set. So a thread runs beside the call: it does no work, and watches the clock and the
+//! cancellation.
 
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ use rusqlite::{Connection, InterruptHandle};
 use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
 
+/// A deadline that does not come: a century.
+const UNHURRIED: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// The pause between two looks at the clock.
 const WATCH_PAUSE: Duration = Duration::from_millis(100);
 
@@ -23,6 +25,16 @@ pub fn interrupted_at<T>(
     work: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
     interrupting(deadline, cancel, connection.get_interrupt_handle(), work)
+}
+
+/// Runs `work`, and once the token is cancelled interrupts what the connection does in it.
+pub fn unless_cancelled<T>(
+    cancel: &Cancel,
+    connection: &Connection,
+    work: impl FnOnce() -> rusqlite::Result<T>,
+) -> Result<rusqlite::Result<T>> {
+    let never = Instant::now() + UNHURRIED;
+    interrupting(never, cancel, connection.get_interrupt_handle(), || Ok(work()))
 }
 
 /// The same for the connection of a handle, which `work` may have for itself.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::beneath::{file_at, file_error, folder_at, open_folder};
 use super::collisions::separate;
+use super::repositories::Recognised;
 use super::selected::{SelectedFolder, Selection, find_selected};
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
@@ -67,6 +68,17 @@ pub struct FoundExtras {
     pub left_out: Vec<LeftFile>,
     /// A sentence for every pattern that was of no use.
     pub idle: Vec<String>,
+    /// The repositories among what is not taken.
+    pub repositories: Vec<FoundRepository>,
+}
+
+/// A repository of a backup program that lies in a selection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRepository {
+    /// Its path below the archive's home.
+    pub path: String,
+    /// What it is.
+    pub is: Recognised,
 }
 
 /// Something that was found and is not taken.

@@ -1,7 +1,7 @@
 //! What a capture has to say besides its result: in whole sentences, for people.
 //!
-//! Everything here is told to the user whatever he asked not to hear, stands in the result for programs, and
-//! is kept in the note of the snapshot.
+//! The user sees all of it, even with `--quiet`. It is in the result for programs too, and is kept in the snapshot's
+//! note.
 
 /// What was found on the way that does not stop the capture.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

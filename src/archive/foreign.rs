@@ -1,9 +1,9 @@
 //! Pinning another application's database without writing anything: no page, no checkpoint, no file.
 //!
 //! Files that SQLite makes belong to the user who runs it. A log made by another user than the application's
-//! locks the application out of its own database, and one left by a killed process does so for good. So a
-//! lock of ours comes first, under which no log comes or goes by SQLite's hand; then what lies there decides
-//! how the database is opened (`Means`). How pages are read is decided by what the pin proves:
+//! locks the application out of its own database, and one left by a killed process does so for good. So we
+//! first take a lock under which SQLite neither makes nor removes a log. Then what lies there decides how the database
+//! is opened (`Means`). What the pin proves decides how pages are read:
 //!
 //! - Rollback journal: the pin is a SHARED lock on the file, and nobody writes to the file without an
 //!   EXCLUSIVE one. The file is read directly; writers wait as long as the scan takes.
@@ -14,11 +14,11 @@
 //! - WAL with content: pages are read through the transaction. A checkpoint may write to the file meanwhile.
 //! - No WAL, or an empty one without its index: nobody has the database open. The file is read directly, and
 //!   SQLite's locks keep nobody from coming and writing to it.
-//! - WAL with content whose index is missing or not for us: SQLite makes one in memory. The pages are read
+//! - WAL with content whose index is missing, or which we may not write to: SQLite makes one in memory. The pages are read
 //!   through the transaction, and nothing keeps the file and the log as they are either.
 //!
-//! Wherever the reading rests on files that must not change, a [`Watch`] finds out whether they did,
-//! whoever promised that they would not: locks do not work everywhere.
+//! Wherever files must not change while they are read, a [`Watch`] checks whether they did: locks do not work
+//! everywhere.
 //!
 //! The scan handle is opened before SQLite and closed after it (T2), whichever way pages are read.
 
@@ -37,6 +37,7 @@ use super::database_file::{
 use super::freeze::{check_length, check_scan_handle, geometry, open_for_scan, resolve};
 use super::pinned::{PinnedDatabase, Reading};
 use super::sqlite::{BUSY_TIMEOUT, database_error, open_foreign, open_foreign_file, open_foreign_log};
+use crate::archive::deadline::unless_cancelled;
 use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
 
@@ -128,8 +129,8 @@ fn rests(means: Means, reading: Reading) -> (Rests, bool) {
 }
 
 impl Source<'_> {
-    /// Takes our lock and begins a view under it. Whoever has the database for himself is waited for without
-    /// the lock: he may be waiting for it.
+    /// Takes our lock and begins a view under it. If a program has the database for itself, we wait for it without
+    /// the lock: it may be waiting for that lock.
     fn locked_view(&self, place: &LogPlace) -> Result<(Option<SharedLock>, View)> {
         let deadline = Instant::now() + self.window;
         loop {
@@ -142,7 +143,7 @@ impl Source<'_> {
                     match self.view()? {
                         Ok(view) => return Ok((lock, view)),
                         Err(error) if is_busy(&error) => Some(error),
-                        Err(error) => return Err(unreadable(self.path, error)),
+                        Err(error) => return Err(self.unreadable(error)),
                     }
                 }
             };
@@ -204,6 +205,22 @@ impl Source<'_> {
         })
     }
 
+    fn unreadable(&self, error: rusqlite::Error) -> Error {
+        let path = self.path;
+        let known = match error.sqlite_error_code() {
+            Some(ErrorCode::ReadOnly) if has_journal(path).unwrap_or(true) => half_written(path),
+            Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) if self.may_have_log() => unusable_log(path),
+            _ => return database_error("pin", path, error),
+        };
+        Error::caused(known.kind(), known.to_string(), error)
+    }
+
+    /// Tells whether the database has a log, or nobody can say.
+    fn may_have_log(&self) -> bool {
+        let says_wal = Facts::of(self.scan).map_or(true, |facts| facts.says_wal());
+        says_wal || sidecar_bytes(self.path, Sidecar::Wal).map_or(true, |log| log.is_some())
+    }
+
     /// Begins a view of the database, by the first means that is open to us.
     fn view(&self) -> Result<rusqlite::Result<View>> {
         let means = self.means()?;
@@ -239,8 +256,24 @@ impl Source<'_> {
             Means::LogAlone => open_foreign_log,
         };
         let mut problems = Vec::new();
-        let begun = begin(open, self.path, &mut problems);
+        let begun = self.begin(open, &mut problems)?;
         Ok(begun.map(|connection| View { connection, means, before, problems }))
+    }
+
+    /// Opens the database and begins the read transaction. A schema of very many objects takes SQLite minutes, in
+    /// which it hears nothing but an interruption.
+    fn begin(
+        &self,
+        open: fn(&Path) -> rusqlite::Result<Connection>,
+        problems: &mut Vec<String>,
+    ) -> Result<rusqlite::Result<Connection>> {
+        let connection = match open(self.path) {
+            Ok(connection) => connection,
+            Err(error) => return Ok(Err(error)),
+        };
+        let begun = unless_cancelled(self.cancel, &connection, || begin(&connection, self.path, problems))?;
+        self.cancel.check()?;
+        Ok(begun.map(|()| connection))
     }
 
     /// Returns how the pages of a view are read.
@@ -259,14 +292,9 @@ impl Source<'_> {
 }
 
 /// Begins the read transaction. Waits for nobody: that is done without our lock.
-fn begin(
-    open: fn(&Path) -> rusqlite::Result<Connection>,
-    path: &Path,
-    problems: &mut Vec<String>,
-) -> rusqlite::Result<Connection> {
-    let connection = open(path)?;
+fn begin(connection: &Connection, path: &Path, problems: &mut Vec<String>) -> rusqlite::Result<()> {
     connection.busy_timeout(Duration::ZERO)?;
-    let begun = begin_reading(&connection);
+    let begun = begin_reading(connection);
     if let Err(error) = begun {
         if error.sqlite_error_code() != Some(ErrorCode::DatabaseCorrupt) {
             return Err(error);
@@ -277,10 +305,9 @@ fn begin(
         }
         // With it SQLite opens a database although its schema or length is wrong.
         connection.execute_batch("PRAGMA writable_schema = ON")?;
-        begin_reading(&connection)?;
+        begin_reading(connection)?;
     }
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(connection)
+    connection.busy_timeout(BUSY_TIMEOUT)
 }
 
 /// Begins a transaction and makes it read: only then it is one.
@@ -353,15 +380,6 @@ fn log_gone(path: &Path) -> Error {
     Error::new(ErrorKind::Source, message)
 }
 
-fn unreadable(path: &Path, error: rusqlite::Error) -> Error {
-    let known = match error.sqlite_error_code() {
-        Some(ErrorCode::ReadOnly) if has_journal(path).unwrap_or(true) => half_written(path),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly) => unusable_log(path),
-        _ => return database_error("pin", path, error),
-    };
-    Error::caused(known.kind(), known.to_string(), error)
-}
-
 fn unusable_log(path: &Path) -> Error {
     let message = format!(
         "the database {} is in WAL mode, and its -wal and -shm files cannot be used: run packvault as the user \
@@ -369,4 +387,27 @@ fn unusable_log(path: &Path) -> Error {
         path.display()
     );
     Error::new(ErrorKind::Source, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schema_that_takes_long_to_read_is_given_up_as_soon_as_the_user_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        crate::archive::sqlite::make_crowded(&path);
+        let cancel = Cancel::new();
+        let stop = cancel.clone();
+        let user = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            stop.cancel();
+            Instant::now()
+        });
+        let error = pin(&path, &cancel).err().unwrap();
+        let stopped = user.join().unwrap();
+        assert_eq!(error.kind(), crate::ErrorKind::Interrupted, "{}", error.chain());
+        assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
+    }
 }

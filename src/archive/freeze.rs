@@ -5,8 +5,8 @@
 //!
 //! The pin is a read transaction that begins while the WAL is empty. A reader at an empty WAL keeps every
 //! checkpoint from writing to the main file, so the file's bytes stay as they are while writers go on in
-//! the WAL. That the WAL was empty at that moment is proved, not hoped for: a second connection holds the
-//! write lock from before the check until after the pin.
+//! the WAL. A second connection holds the write lock from before the check until after the
+//! pin: that proves that the WAL was empty at that moment.
 //!
 //! Meanwhile a [`Gate`](super::gate::Gate) holds the application's writers off. It is ended as soon as the
 //! pin stands or has failed, also when the operation is cancelled.
@@ -24,8 +24,9 @@ use super::database_file::{Before, Facts, LogPlace, Rests, SharedLock, Sidecar, 
 use super::deadline::interrupted_at;
 use super::gate::Gatekeeper;
 use super::pinned::{PinnedDatabase, Reading};
-use super::sqlite::{database_error, open_existing};
+use super::sqlite::{database_error, no_file_beside, open_existing};
 use crate::cancel::Cancel;
+use crate::format::Geometry;
 use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};
 
@@ -43,8 +44,7 @@ pub struct FrozenDatabase {
     watch: Watch,
     scan: Arc<File>,
     path: PathBuf,
-    page_size: u32,
-    page_count: u64,
+    geometry: Geometry,
 }
 
 impl FrozenDatabase {
@@ -74,19 +74,19 @@ impl FrozenDatabase {
                 return Err(error);
             }
         };
-        let (page_size, page_count) = geometry(&connection, &path)?;
+        let geometry = geometry(&connection, &path)?;
         check_scan_handle(&scan, &path)?;
-        check_length(&scan, &path, (page_size, page_count))?;
+        check_length(&scan, &path, geometry)?;
         let before = Before::take(&scan, &path)?;
         let rests = (Rests::OnFile, true);
         let watch = Watch::since(before, (scan.clone(), &path), (place, lock), rests, None);
-        Ok(Self { connection, watch, scan, path, page_size, page_count })
+        Ok(Self { connection, watch, scan, path, geometry })
     }
 
     /// Returns the pinned database, whose pages are read from the file.
     pub fn pinned(self) -> Result<PinnedDatabase> {
-        let Self { connection, watch, scan, path, page_size, page_count } = self;
-        PinnedDatabase::new(connection, (scan, watch), path, (page_size, page_count), Reading::File)
+        let Self { connection, watch, scan, path, geometry } = self;
+        PinnedDatabase::new(connection, (scan, watch), path, geometry, Reading::File)
     }
 }
 
@@ -132,24 +132,23 @@ pub(super) fn check_scan_handle(scan: &File, path: &Path) -> Result<()> {
 }
 
 /// The file must hold every page of the pinned view.
-pub(super) fn check_length(scan: &File, path: &Path, (page_size, page_count): (u32, u64)) -> Result<()> {
+pub(super) fn check_length(scan: &File, path: &Path, geometry: Geometry) -> Result<()> {
     let held = scan.metadata().map_err(|error| io_error("stat", path, error))?;
-    let database_bytes = page_count.checked_mul(u64::from(page_size));
-    if database_bytes.is_none_or(|bytes| held.len() < bytes) {
-        return Err(refused(path, &format!("it ends before page {page_count}")));
+    if geometry.bytes().is_none_or(|bytes| held.len() < bytes) {
+        return Err(refused(path, &format!("it ends before page {}", geometry.page_count)));
     }
     Ok(())
 }
 
-/// Returns the page size and the number of pages that the connection sees.
-pub(super) fn geometry(connection: &Connection, path: &Path) -> Result<(u32, u64)> {
+/// Returns the geometry that the connection sees.
+pub(super) fn geometry(connection: &Connection, path: &Path) -> Result<Geometry> {
     let page_size = pragma_number(connection, path, "page_size")?;
     let page_count = pragma_number(connection, path, "page_count")?;
     let page_size = u32::try_from(page_size)
         .ok()
         .filter(|size| size.is_power_of_two() && (512..=65536).contains(size))
         .ok_or_else(|| refused(path, &format!("its page size is {page_size}")))?;
-    Ok((page_size, page_count))
+    Ok(Geometry { page_size, page_count })
 }
 
 /// Resolves links in the path, for SQLite names the WAL after the file that it finds.
@@ -163,6 +162,9 @@ pub(super) fn resolve(database: &Path) -> Result<PathBuf> {
     let metadata = std::fs::metadata(&path).map_err(|error| io_error("stat", &path, error))?;
     if !metadata.is_file() {
         return Err(refused(&path, "it is not a regular file"));
+    }
+    if let Some(why) = no_file_beside(&path) {
+        return Err(refused(&path, &why));
     }
     Ok(path)
 }

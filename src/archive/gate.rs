@@ -1,8 +1,8 @@
-//! Who holds an application's writers off while its database is brought to rest.
+//! The gate: what keeps an application from writing while its database is brought to rest.
 //!
-//! How that is done is the application's: a running one is asked to, for one that is stopped its own lock
-//! files are taken. The freeze knows only this: a gate is begun, the database is pinned, the gate is ended,
-//! whatever came of the pin, and a gate that could not be ended in order has proved nothing.
+//! How that is done depends on the application: a running one is asked to stop writing; for one that does not run, its
+//! own lock files are taken. The freeze knows only this: it begins a gate, pins the database, and ends the gate, even if
+//! the pin failed. If a gate did not end in order, the database may have been written to.
 
 use std::fmt::Debug;
 use std::time::Instant;

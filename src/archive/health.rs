@@ -1,23 +1,30 @@
 //! The health of a database: what SQLite's own check finds in it, when it is captured and again when it is
 //! restored.
 //!
-//! A database may need what only its application has: a collation, a function, a tokenizer, a module. SQLite
-//! then checks nothing at all. Here every table is asked for by itself, those that can be checked are, and the
-//! others are named. How pages hang together is checked for them as well where that needs no more than to know
-//! that there is a collation of that name.
+//! A database may need something that only its application has: a collation, a function, a tokenizer, a module. SQLite
+//! then checks nothing at all. So each table is checked by itself, and those that cannot be checked are named. If only
+//! a collation is missing, a stand-in of its name is enough to check how the pages of such a table hang together.
 
 use std::path::Path;
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
-use super::bounds::{Bounds, bounded_error};
+use super::bounds::{Bounds, bounded_error, is_unread_code};
 use super::constraints;
+use super::sqlite::{open_at_rest, open_to_check};
 use crate::{ErrorKind, Result};
 
 /// How many faults are named; one is enough to know.
 const PROBLEMS_MAX: usize = 5;
 /// How many tables are named that cannot be checked.
 const NAMED_MAX: usize = 10;
+
+/// How SQLite's check begins to tell what it found: it says nothing.
+const OF_DATABASE: &str = "*** in database";
+/// How SQLite says that a schema may not call a function; its name follows.
+const UNSAFE_FUNCTION: &str = "unsafe use of";
+/// How it tells that a page could not be had; a code of SQLite's follows.
+const UNREAD_PAGE: &str = "unable to get the page. error code=";
 
 /// How thoroughly a database is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +73,28 @@ pub fn examine(
             Err(error) if is_damage(&error) => problems.push(error.to_string()),
             Err(error) => return Err(bounded_error("check", path, error)),
         }
-        let lines = problems.iter().flat_map(|row| row.lines()).take(PROBLEMS_MAX);
-        let problems = lines.map(ToOwned::to_owned).collect();
+        problems.truncate(PROBLEMS_MAX);
         Ok(Health { problems, unchecked: sentences(&unchecked, called) })
     })
+}
+
+/// Does the same for the database of a restore, which is opened so that SQLite's check sees the most.
+///
+/// A connection that could write reads every constraint with the schema, and SQLite gives up the whole of a schema in
+/// which a function is called that no schema may call. One that only reads passes over constraints: then they are
+/// looked at one by one, as in a source, and those that cannot be are named.
+pub fn examine_restored(path: &Path, called: &str, depth: Depth, bounds: &Bounds) -> Result<Health> {
+    let mut connection = open_to_check(path)?;
+    if is_schema_refused(&connection) {
+        connection = open_at_rest(path)?;
+    }
+    examine(&mut connection, (path, called), depth, bounds)
+}
+
+/// Tells whether SQLite refuses the schema for what a function in it could do, and not because it is damaged.
+fn is_schema_refused(connection: &Connection) -> bool {
+    let asked = connection.prepare("SELECT 1 FROM sqlite_schema").map(drop);
+    asked.is_err_and(|error| reason(&error).contains(UNSAFE_FUNCTION))
 }
 
 /// Does the same for the database of an application that goes on, whose path every sentence has. A check that
@@ -157,11 +182,23 @@ fn rows(connection: &Connection, depth: Depth, argument: &str) -> rusqlite::Resu
     connection.prepare(&format!("PRAGMA integrity_check({argument})")).map(drop)?;
     let mut statement = connection.prepare(&format!("PRAGMA {pragma}({argument})"))?;
     let found = statement.query_map([], |row| row.get::<_, String>(0))?.take(PROBLEMS_MAX);
-    let mut found = found.collect::<rusqlite::Result<Vec<_>>>()?;
+    let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
     if found == ["ok"] {
-        found.clear();
+        return Ok(Vec::new());
     }
-    Ok(found)
+    let mut lines: Vec<String> = found.iter().flat_map(|row| row.lines()).map(ToOwned::to_owned).collect();
+    lines.retain(|line| !line.starts_with(OF_DATABASE));
+    match lines.iter().find_map(|line| unread(line)) {
+        None => Ok(lines),
+        Some(error) => Err(error),
+    }
+}
+
+/// Returns the error of a page that the check could not have from the system, and tells of as if it were damaged.
+fn unread(line: &str) -> Option<rusqlite::Error> {
+    let (_, code) = line.split_once(UNREAD_PAGE)?;
+    let code = code.trim().parse().ok().filter(|code| is_unread_code(*code))?;
+    Some(rusqlite::Error::SqliteFailure(ffi::Error::new(code), Some(line.to_owned())))
 }
 
 /// Returns the tables that SQLite can be asked about by name; one whose name is a number is none of them.
@@ -186,7 +223,7 @@ pub(super) fn is_foreign(error: &rusqlite::Error) -> bool {
     else {
         return false;
     };
-    failure.extended_code & 0xff == rusqlite::ffi::SQLITE_ERROR
+    failure.extended_code & 0xff == ffi::SQLITE_ERROR
 }
 
 /// Tells whether a table of a kind that SQLite knows is not what it must be: its own tables are gone.

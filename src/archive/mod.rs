@@ -7,11 +7,13 @@
 pub mod attributes;
 pub mod beneath;
 pub mod bounds;
+pub mod cloned;
 pub mod collisions;
 mod constraints;
 pub mod content;
 pub mod database_file;
 pub mod deadline;
+pub mod drill;
 pub mod extras;
 pub mod findings;
 pub mod foreign;
@@ -31,3 +33,4 @@ pub mod sparse;
 pub mod sqlite;
 pub mod steady;
 pub mod target;
+pub mod unnamed;

@@ -13,11 +13,13 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::bounds::Bounds;
+use super::cloned::share;
 use super::extras::FoundExtra;
 use super::foreign;
 use super::health::{self, Depth, Health};
-use super::pinned::{PinnedDatabase, Reading};
+use super::pinned::{PageSource, PinnedDatabase, Reading};
 use super::sqlite::{database_error, immutable_uri};
+use super::unnamed::{unnamed_file, unnamed_file_opened};
 use crate::cancel::Cancel;
 use crate::{Error, ErrorKind, Result};
 
@@ -89,6 +91,12 @@ fn copy_pinned(
     let page_size = pinned.page_size() as usize;
     let pages_per_piece = (PIECE_BYTES / page_size).max(1) as u64;
     let source = pinned.source();
+    if let PageSource::File { file, .. } = &source {
+        // At once, where the file system can do that: its writers wait no longer than that takes.
+        if share(file, image).is_ok() {
+            return image.set_len(pinned.bytes()).map_err(|error| spool_error(extra, error));
+        }
+    }
     let mut piece = vec![0; pages_per_piece as usize * page_size];
     for first_page in (0..pinned.page_count()).step_by(pages_per_piece as usize) {
         cancel.check()?;
@@ -127,20 +135,12 @@ pub struct ImageFile {
 impl ImageFile {
     /// Makes one in a folder of packvault's own; `checked` tells whether SQLite will look at it.
     pub fn new(folder: &Path, checked: bool) -> Result<Self> {
-        let failed = |error| {
-            let message =
-                format!("cannot make a spool file in {}; --spool names another folder", folder.display());
-            Error::caused(ErrorKind::Io, message, error)
-        };
-        let made = std::fs::create_dir_all(folder).and_then(|()| tempfile::NamedTempFile::new_in(folder));
-        let (file, name) = made.map_err(failed)?.into_parts();
-        // SQLite opens what has a name and reads nothing yet. The name goes before there is anything to read.
-        let connection = match checked {
-            true => Some(open_image(&name)?),
-            false => None,
-        };
-        name.close().map_err(failed)?;
-        Ok(Self { file, connection })
+        if !checked {
+            return Ok(Self { file: unnamed_file(folder)?, connection: None });
+        }
+        // SQLite opens it and reads nothing yet.
+        let (file, connection) = unnamed_file_opened(folder, open_image)?;
+        Ok(Self { file, connection: Some(connection) })
     }
 
     /// Returns what SQLite finds wrong with the image, which has so many pages, and what it cannot check;

@@ -1,7 +1,6 @@
 //! Ownership of an archive while it is brought to rest: an application's own lock files.
 //!
-//! Where no daemon runs, whoever holds these locks is the only one to open the database for writing
-//! (section 10.3). They are held for the freeze window, and for the whole of a restore into a live home.
+//! Where no daemon runs, only the holder of these locks opens the database for writing (section 10.3). They are held for the freeze window, and for the whole of a restore into a live home.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -65,7 +64,10 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        while self.files.pop().is_some() {}
+        while let Some(file) = self.files.pop() {
+            // Closing would do, but for a child that is just being started: it has a copy until it runs its program.
+            let _ = flock(&file, FlockOperation::Unlock);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! same bytes.
 //!
 //! Closing any descriptor of a file drops all POSIX locks that the process holds on it, SQLite's included
-//! (T2). So whoever holds the connection also holds the scan handle, and drops it after the connection.
+//! (T2). So the owner of the connection also owns the scan handle, and drops it after the connection.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -18,6 +18,7 @@ use rusqlite::Connection;
 use super::beneath::io_error;
 use super::database_file::{Moved, Sidecar, Watch, sidecar_bytes};
 use super::sqlite::database_error;
+use crate::format::Geometry;
 use crate::{Error, ErrorKind, Result};
 
 /// How the pages of a pinned database are read.
@@ -54,11 +55,11 @@ pub enum PageSource {
 #[derive(Debug)]
 pub struct PinnedDatabase {
     connection: Arc<Mutex<Connection>>,
-    watch: Watch,
+    /// `None` of a copy, which nobody else can change.
+    watch: Option<Watch>,
     scan: Arc<File>,
     path: PathBuf,
-    page_size: u32,
-    page_count: u64,
+    geometry: Geometry,
     reading: Reading,
     wal_bytes_at_pin: u64,
     since: Instant,
@@ -71,7 +72,7 @@ impl PinnedDatabase {
         connection: Connection,
         (scan, watch): (Arc<File>, Watch),
         path: PathBuf,
-        (page_size, page_count): (u32, u64),
+        geometry: Geometry,
         reading: Reading,
     ) -> Result<Self> {
         let wal_bytes_at_pin = sidecar_bytes(&path, Sidecar::Wal)?.unwrap_or_default();
@@ -79,16 +80,35 @@ impl PinnedDatabase {
         let since = Instant::now();
         Ok(Self {
             connection,
-            watch,
+            watch: Some(watch),
             scan,
             path,
-            page_size,
-            page_count,
+            geometry,
             reading,
             wal_bytes_at_pin,
             since,
             problems,
         })
+    }
+
+    /// Makes one of a copy of our own, of the database at the path; the connection's transaction stands.
+    pub(super) fn of_copy(
+        connection: Connection,
+        scan: Arc<File>,
+        path: PathBuf,
+        geometry: Geometry,
+    ) -> Self {
+        Self {
+            connection: Arc::new(Mutex::new(connection)),
+            watch: None,
+            scan,
+            path,
+            geometry,
+            reading: Reading::File,
+            wal_bytes_at_pin: 0,
+            since: Instant::now(),
+            problems: Vec::new(),
+        }
     }
 
     /// Adds what was found wrong with the source while it was pinned.
@@ -123,19 +143,24 @@ impl PinnedDatabase {
         self.reading
     }
 
+    /// Returns the size and the number of the pages in the pinned view.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
     /// Returns the page size in bytes.
     pub fn page_size(&self) -> u32 {
-        self.page_size
+        self.geometry.page_size
     }
 
     /// Returns the number of pages in the pinned view.
     pub fn page_count(&self) -> u64 {
-        self.page_count
+        self.geometry.page_count
     }
 
     /// Returns the length of the pinned view.
     pub fn bytes(&self) -> u64 {
-        self.page_count * u64::from(self.page_size)
+        self.geometry.page_count * u64::from(self.geometry.page_size)
     }
 
     /// Returns the resolved path.
@@ -151,7 +176,7 @@ impl PinnedDatabase {
     /// Tells whether nobody can write to the database until the pin is released: so it is with a rollback
     /// journal, whose readers keep writers out.
     pub fn holds_writers(&self) -> Result<bool> {
-        if !self.watch.is_guarded() {
+        if !self.watch.as_ref().is_some_and(Watch::is_guarded) {
             return Ok(false);
         }
         let mode: String = self
@@ -168,12 +193,15 @@ impl PinnedDatabase {
 
     /// Returns how far the WAL has grown since the pin stands: it cannot start over before the pin ends.
     pub fn wal_grew_bytes(&self) -> Result<u64> {
+        if self.watch.is_none() {
+            return Ok(0);
+        }
         Ok(sidecar_bytes(&self.path, Sidecar::Wal)?.unwrap_or_default().saturating_sub(self.wal_bytes_at_pin))
     }
 
     /// Refuses if what was read so far may not be of one moment, whoever promised that; see [`Moved`].
     pub fn check_still(&self) -> Result<()> {
-        self.watch.check()
+        self.watch.as_ref().map_or(Ok(()), Watch::check)
     }
 
     /// Returns what lies behind an error of a reading: that the database moved, if it did.

@@ -1,35 +1,26 @@
-//! A database that is built aside to be asked, and of which nothing is ever found on the disk: whoever kills
-//! the program must not leave somebody's mail behind in plain text.
+//! A temporary database without a name on the disk: a program that is killed must not leave somebody's mail behind in
+//! plain text.
 //!
-//! SQLite opens a file by its name only. So it opens one that is still empty; the name is removed before the
-//! first byte is written, and both go on through what they hold open. A connection that has read once would not
-//! look at the file again, so each question takes a new one: they are opened ahead, a number at a time, and
-//! when they are used up the content moves to another nameless file.
-//!
-//! Programs that were killed before this was so, or between making a file and removing its name, have left
-//! folders behind; [`sweep`] removes them.
+//! SQLite opens a file by its name only. So it opens a file that is still empty; the name is removed before the
+//! first byte is written, and the open handles stay. A connection that has read once does not read the file again, so
+//! each question needs a new connection. Some are opened in advance; when they are used up, the content moves to
+//! another file without a name.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::process::getuid;
 
 use super::beneath::io_error;
 use super::bounds::restrain;
 use super::sqlite::{database_error, uri};
+use super::unnamed::unnamed_file_opened;
 use crate::Result;
 
 /// Connections opened ahead; each takes a descriptor.
 const CONNECTIONS: usize = 16;
-/// How the folders of this program begin, in which a file has its name for a moment.
-const PREFIX: &str = ".packvault-scratch-";
-/// How those of before began.
-const PREFIX_BEFORE: &str = ".tmp";
-/// The file in them.
-const NAME: &str = "archive.db";
 /// Where a database says how it is written and read: 1 for a rollback journal, 2 for a write-ahead log.
 const VERSIONS_AT: u64 = 18;
 
@@ -44,11 +35,6 @@ pub struct Scratch {
 impl Scratch {
     /// Makes an empty one on the disk of a folder, which is made if it is missing.
     pub fn new(folder: &Path) -> Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(|error| io_error("make the folder", folder, error))?;
         let (file, connections) = nameless(folder)?;
         Ok(Self { folder: folder.to_owned(), file, connections })
     }
@@ -69,7 +55,7 @@ impl Scratch {
             self.renew()?;
         }
         let failed = |error| io_error("write", &self.shown(), error);
-        // Whoever reads through a log needs files beside; nothing is in one here.
+        // In WAL mode SQLite would want a log beside the file. There is none: the header says rollback journal now.
         if self.file.metadata().map_err(failed)?.len() > VERSIONS_AT + 2 {
             self.file.write_all_at(&[1, 1], VERSIONS_AT).map_err(failed)?;
         }
@@ -89,80 +75,15 @@ impl Scratch {
     }
 }
 
-/// Makes an empty file, opens it, and removes its name.
+/// Makes an empty file without a name, and opens it.
 fn nameless(folder: &Path) -> Result<(File, Vec<Connection>)> {
-    let place = Place::make(folder)?;
-    let path = place.0.join(NAME);
-    let mut options = OpenOptions::new();
-    let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.map_err(|error| io_error("make", &path, error))?;
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-    let open = || Connection::open_with_flags(uri(&path, "nolock=1"), flags);
-    let connections: rusqlite::Result<Vec<Connection>> = (0..CONNECTIONS).map(|_| open()).collect();
-    let connections = connections.map_err(|error| database_error("open", &path, error))?;
-    place.remove().map_err(|error| io_error("remove the temporary folder", &path, error))?;
-    Ok((file, connections))
-}
-
-/// A folder for one file, both removed by their names: that takes no descriptor, and so succeeds where the lack of
-/// one has just kept a database from being opened.
-struct Place(PathBuf);
-
-impl Place {
-    fn make(folder: &Path) -> Result<Self> {
-        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(folder);
-        made.map(|place| Self(place.keep()))
-            .map_err(|error| io_error("make a temporary folder in", folder, error))
-    }
-
-    fn remove(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(self.0.join(NAME)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        std::fs::remove_dir(&self.0)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Gone already, unless something failed before; that is what the user hears of.
-        let _ = self.remove();
-    }
-}
-
-/// Removes what killed programs have left in a folder: folders of ours that hold nothing but a database. One
-/// that another program is just making loses nothing but its empty file, and that program says so.
-pub fn sweep(folder: &Path) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let path = entry.path();
-        let named = name.to_str().is_some_and(|name| {
-            let before = name.starts_with(PREFIX_BEFORE) && path.join(NAME).exists();
-            before || (name.starts_with(PREFIX) && is_old(&path))
-        });
-        if named && is_left(&path) {
-            // Another command may sweep at the same time; what cannot be removed is tried again next time.
-            let _ = std::fs::remove_dir_all(&path);
-        }
-    }
-}
-
-/// A folder of this program has a name for a moment only.
-fn is_old(folder: &Path) -> bool {
-    const MOMENT: std::time::Duration = std::time::Duration::from_secs(60);
-    let modified = std::fs::symlink_metadata(folder).and_then(|metadata| metadata.modified());
-    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > MOMENT))
-}
-
-/// Tells whether a folder is this user's own, closed to others, and holds the one database or nothing.
-fn is_left(folder: &Path) -> bool {
-    let Ok(metadata) = std::fs::symlink_metadata(folder) else { return false };
-    let private = metadata.is_dir() && metadata.uid() == getuid().as_raw() && metadata.mode() & 0o077 == 0;
-    let Ok(mut entries) = std::fs::read_dir(folder) else { return false };
-    private && entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == NAME))
+    unnamed_file_opened(folder, |path| {
+        let open = || Connection::open_with_flags(uri(path, "nolock=1"), flags);
+        let connections: rusqlite::Result<Vec<Connection>> = (0..CONNECTIONS).map(|_| open()).collect();
+        connections.map_err(|error| database_error("open", path, error))
+    })
 }
 
 #[cfg(test)]
@@ -204,28 +125,5 @@ mod tests {
             assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0, "round {round}");
         }
         assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o700);
-    }
-
-    #[test]
-    fn what_was_left_behind_goes_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let make = |name: &str, mode: u32, file: &str| {
-            let path = folder.path().join(name);
-            std::fs::create_dir(&path).unwrap();
-            std::fs::write(path.join(file), "mail").unwrap();
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-        };
-        make(".tmpAbCdEf", 0o700, NAME);
-        make(".tmpOther0", 0o700, "notes.txt");
-        make(".tmpShared", 0o755, NAME);
-        make("kept", 0o700, NAME);
-        make(".packvault-scratch-young", 0o700, NAME);
-        std::fs::create_dir(folder.path().join(".tmpEmpty0")).unwrap();
-        sweep(folder.path());
-        sweep(&folder.path().join("none"));
-        let mut left: Vec<_> =
-            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, [".packvault-scratch-young", ".tmpEmpty0", ".tmpOther0", ".tmpShared", "kept"]);
     }
 }

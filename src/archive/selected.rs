@@ -1,10 +1,9 @@
-//! The files below a folder that a selection asks for: the walk, and what it says of everything it does not
-//! take.
+//! The files below a folder that a selection asks for: the walk, and what it says of the files that it leaves out.
 //!
-//! Nothing is passed over in silence. What was asked for and cannot be in the snapshot is named as such: a
+//! Every file that is left out is named. What was asked for and cannot be in the snapshot is named as such: a
 //! folder that cannot be listed, a link that leads out of what is taken, a name that no snapshot can hold, a
-//! pattern to which nothing answers. One bad file keeps no other from being taken; only one that was asked
-//! for by its full name, and is not there or is no plain file, ends the capture.
+//! pattern that matches nothing. A file that cannot be taken does not stop the others. Only a file that was asked
+//! for by its full name ends the capture, if it is not there or is no plain file.
 
 mod idle;
 mod links;
@@ -16,7 +15,7 @@ use std::sync::Arc;
 use rustix::fs::FileType;
 
 use super::beneath::{folder_at, open_folder};
-use super::extras::{FoundExtra, FoundExtras, LeftFile, Root, entries, is_of_the_process};
+use super::extras::{FoundExtra, FoundExtras, FoundRepository, LeftFile, Root, entries, is_of_the_process};
 use super::profile::SIDECARS;
 use super::repositories::recognise;
 use super::target::is_staging;
@@ -146,9 +145,10 @@ pub fn find_selected(place: &SelectedFolder, rule: &dyn Selection, found: &mut F
     let mut walk =
         SelectedWalk { root: root.clone(), home, database, database_is_below, own, rule, seen, found };
     let entries = entries(&root.held, &place.folder)?;
-    if let Some(what) = recognise(&root.held, &entries) {
+    if let Some(is) = recognise(&root.held, &entries) {
         let reason = format!(
-            "{what}, and which files in it are not its own cannot be told; make another folder the archive's home"
+            "{}, and which files in it are not its own cannot be told; make another folder the archive's home",
+            is.what
         );
         walk.leave(".".to_owned(), &reason, true);
         return Ok(());
@@ -237,8 +237,10 @@ impl SelectedWalk<'_> {
 
     #[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
     fn enter(&mut self, folder: &OwnedFd, relative: String, entries: Vec<Entry>) -> Result<()> {
-        if let Some(what) = recognise(folder, &entries) {
-            self.leave(relative, what, false);
+        if let Some(is) = recognise(folder, &entries) {
+            // Whose it is decides how much is said of it; that is not known here.
+            self.found.repositories.push(FoundRepository { path: relative.clone(), is: is.clone() });
+            self.leave(relative, is.what, false);
             return Ok(());
         }
         let is_own = !self.own.is_empty()

@@ -1,7 +1,7 @@
 //! Writing files without the blocks that hold only zeros: a sparse file comes back sparse.
 //!
 //! A run of zeros is left out where it covers whole blocks and is long enough to be worth a hole. The file must be
-//! new, for a hole is what was there before, and must be given its length at the end.
+//! new, because a hole keeps what was there before. Its length must be set at the end.
 
 use std::fs::File;
 use std::io;

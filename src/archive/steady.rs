@@ -1,8 +1,8 @@
-//! Whether a file that was read is what it was at one moment.
+//! Whether the bytes that were read of a file were all in it at one moment.
 //!
 //! Size, mtime and ctime before and after the reading tell most changes; ctime also where somebody puts the
-//! other two back. They cannot tell all: two changes within one tick of the clock share a time, and a page
-//! that is dirty already is written through a mapping without any. So the times of a file are believed only
+//! other two back. They do not show everything: two changes within one tick of the clock have the same time, and a
+//! write through a mapping to a page that is dirty already changes no time. So the times of a file are believed only
 //! if they have been at rest for long enough that each page has been written back since, and on a file
 //! system that notes writes through a mapping. Everything else is read twice: the same bytes in two readings,
 //! one after the other, were all there in the moment between them.

@@ -1,8 +1,8 @@
-//! The application around a backup: `before` pauses it, `after` lets it go on, once and whatever happened.
+//! The application around a backup: `before` pauses it, and `after` lets it go on, once, whatever happened.
 //!
-//! `after` is owed from the moment `before` is started. Who pays is whoever comes first: the engine when the
-//! archive has been read (`hold = "capture"`), the command at its end, its unwinding after a panic, or the
-//! thread of a second Ctrl-C. An application that stays paused is worse than a backup that failed.
+//! From the moment `before` is started, `after` must run. The first of these runs it: the engine when the archive has
+//! been read (`hold = "capture"`), the command at its end, its unwinding after a panic, or the thread of a second
+//! Ctrl-C. An application that stays paused is worse than a backup that failed.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use packvault::engine::create::Application;
 use packvault::{Cancel, Error, ErrorKind, Result};
 use serde::Deserialize;
 
-use super::hooks::Hook;
+use super::hooks::{self, Hook};
 
 /// For how long the application is held still.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -133,7 +133,7 @@ impl PausableApplication {
         *phase = Phase::Resuming;
         drop(phase);
         let variables = self.variables(Some(status));
-        let after = Hook { name: "after", words: &self.hooks.after, variables: &variables };
+        let after = hook("after", &self.hooks.after, &variables);
         // Not to be stopped: it may be what lets the application go on.
         let ended = after.run(None);
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = ended.err();
@@ -169,6 +169,10 @@ impl PausableApplication {
     }
 }
 
+fn hook<'a>(name: &'static str, words: &'a [String], variables: &'a [(&'static str, String)]) -> Hook<'a> {
+    Hook { name, words, variables, input: None, time_max: hooks::TIME_MAX }
+}
+
 impl Application for PausableApplication {
     fn pause(&self) -> Result<()> {
         self.cancel.check()?;
@@ -179,7 +183,7 @@ impl Application for PausableApplication {
         *phase = Phase::Pausing;
         drop(phase);
         let variables = self.variables(None);
-        let before = Hook { name: "before", words: &self.hooks.before, variables: &variables };
+        let before = hook("before", &self.hooks.before, &variables);
         let paused = before.run(Some(&self.cancel));
         // Also where it failed: it may have stopped half of the application.
         self.enter(Phase::Paused);

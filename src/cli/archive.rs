@@ -9,8 +9,8 @@ use super::session::Session;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:
-  packvault archive presets                    every application there is a section for
-  packvault archive presets mealie             its section, to be pasted and adapted
+  packvault archive presets                    the sections of all applications
+  packvault archive presets mealie             the section of one application
 
 {}", super::exit_codes("")))]
 pub struct Arguments {
@@ -21,6 +21,11 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Print ready sections for the configuration
+    #[command(after_long_help = format!("\
+Examples:
+  packvault archive presets mealie
+
+{}", super::exit_codes("")))]
     Presets {
         /// The application; all of them by default
         name: Option<String>,

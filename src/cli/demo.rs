@@ -19,20 +19,24 @@ use shell::Shell;
 
 /// See packvault at work on an archive it invents
 ///
-/// Makes a small archive in a temporary folder, backs it up twice with a change in between, lists and
-/// verifies the repository, restores both snapshots and compares them with what was backed up. Takes some
-/// seconds, touches nothing else, and cleans up.
+/// Makes a small archive in a temporary folder and backs it up twice, with changes in between. Then it lists and
+/// verifies the snapshots, restores both, and compares them with what was backed up. It takes some seconds, changes
+/// nothing else, and removes the folder.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:
   packvault demo
-  packvault demo --keep                        look around afterwards
+  packvault demo --keep                        keep the folder, to look around
+  packvault demo --encrypt                     the same on an encrypted repository
 
 {}", super::exit_codes("")))]
 pub struct Arguments {
     /// Keep the temporary folder, and say where it is
     #[arg(long)]
     keep: bool,
+    /// Encrypt the repository, with a passphrase that is made by chance
+    #[arg(long)]
+    encrypt: bool,
 }
 
 /// What the demo found, for `--json`.
@@ -58,7 +62,7 @@ pub fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         report::say(&format!("keeping {}\n", folder.path().display()));
     }
     let mut shell = Shell::new(folder.path(), session)?;
-    script::play(&mut shell)?;
+    script::play(&mut shell, arguments.encrypt)?;
     let seconds = start.elapsed().as_secs_f64();
     let kept = arguments.keep.then(|| folder.path().display().to_string());
     let report = DemoReport { ok: true, folder: kept, commands: shell.into_commands(), seconds };

@@ -5,6 +5,8 @@
 //! closed, a script that stops at the first failed `echo` would else leave the application paused.
 //! When they run is `application`'s.
 
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -12,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use packvault::{Cancel, Error, ErrorKind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-/// How long one program may take.
-const TIME_MAX: Duration = Duration::from_secs(600);
+/// How long a program around a backup may take.
+pub const TIME_MAX: Duration = Duration::from_secs(600);
 /// How often it is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How long is tried to start a program for which the system has no process or memory at the moment.
@@ -30,6 +33,10 @@ pub struct Hook<'a> {
     pub words: &'a [String],
     /// What it finds in its environment besides packvault's own.
     pub variables: &'a [(&'static str, String)],
+    /// What it reads on standard input, if anything.
+    pub input: Option<&'a [u8]>,
+    /// How long it may take.
+    pub time_max: Duration,
 }
 
 impl Hook<'_> {
@@ -57,7 +64,7 @@ impl Hook<'_> {
         let mut child = started.map_err(|error| {
             Error::caused(ErrorKind::Refused, format!("cannot run the hook `{name}` ({program})"), error)
         })?;
-        let deadline = Instant::now() + TIME_MAX;
+        let deadline = Instant::now() + self.time_max;
         loop {
             match child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
@@ -74,7 +81,7 @@ impl Hook<'_> {
             }
             if Instant::now() >= deadline {
                 end(&mut child);
-                let minutes = TIME_MAX.as_secs() / 60;
+                let minutes = self.time_max.as_secs() / 60;
                 return Err(failed(format!("was still running after {minutes} minutes, and was ended")));
             }
             std::thread::sleep(POLL);
@@ -84,7 +91,7 @@ impl Hook<'_> {
     fn start(&self, program: &str, arguments: &[String]) -> std::io::Result<Child> {
         let mut command = Command::new(program);
         command.args(arguments).envs(self.variables.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).process_group(0);
+        command.stdin(self.input.map_or_else(|| Ok(Stdio::null()), readable)?).process_group(0);
         let stderr = std::io::stderr();
         match is_gone(stderr.as_fd()) {
             true => command.stdout(Stdio::null()).stderr(Stdio::null()),
@@ -108,6 +115,14 @@ impl Hook<'_> {
             }
         }
     }
+}
+
+/// Returns a file without a name that holds the bytes: a program that never reads them keeps nobody waiting.
+fn readable(bytes: &[u8]) -> std::io::Result<Stdio> {
+    let mut file = File::from(memfd_create("packvault-message", MemfdFlags::CLOEXEC)?);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    Ok(Stdio::from(file))
 }
 
 /// Tells whether nobody can read what is written there: a closed terminal, a pipe without a reader.
@@ -141,7 +156,9 @@ mod tests {
     fn run(words: &[&str], cancel: Option<&Cancel>) -> Result<()> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let variables = [("PACKVAULT_ARCHIVE", "mail".to_owned())];
-        Hook { name: "before", words: &words, variables: &variables }.run(cancel)
+        let hook =
+            Hook { name: "before", words: &words, variables: &variables, input: None, time_max: TIME_MAX };
+        hook.run(cancel)
     }
 
     #[test]
@@ -159,6 +176,30 @@ mod tests {
     #[test]
     fn a_program_finds_the_variables() {
         run(&["sh", "-c", "test \"$PACKVAULT_ARCHIVE\" = mail"], None).unwrap();
+    }
+
+    #[test]
+    fn a_program_finds_its_message_and_need_not_read_it() {
+        let message = vec![b'x'; 1 << 20];
+        for script in ["test $(wc -c) = 1048576", "true"] {
+            let words = ["sh", "-c", script].map(str::to_owned);
+            let hook = Hook {
+                name: "after",
+                words: &words,
+                variables: &[],
+                input: Some(&message),
+                time_max: TIME_MAX,
+            };
+            hook.run(None).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended() {
+        let words = ["sleep", "600"].map(str::to_owned);
+        let time_max = Duration::from_millis(30);
+        let hook = Hook { name: "after", words: &words, variables: &[], input: None, time_max };
+        assert!(hook.run(None).unwrap_err().to_string().contains("was ended"));
     }
 
     #[test]

@@ -11,17 +11,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use clap::{ArgAction, Args, ValueEnum};
 use packvault::{Error, ErrorKind, Result};
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags, open};
 use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::named_file::{self, NamedFile};
 use super::render::Style;
 use super::report::{self, Exit};
-use super::settings::given;
+use super::settings::Settings;
 use super::text::escape;
 
 /// What is logged: the filter language of `tracing-subscriber`.
@@ -32,20 +32,20 @@ const LINE_CHARACTERS_MAX: usize = 16 * 1024;
 /// The flags of the log.
 #[derive(Debug, Clone, Args)]
 pub struct LogFlags {
-    /// Also say what is done and decided, on standard error; -vv: every request to the storage, too
+    /// Log what is done and decided, on standard error; -vv: every request to the storage, too
     ///
-    /// The progress is shown as plain lines then. PACKVAULT_LOG says more precisely what is wanted.
-    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = "Common options")]
+    /// Progress is shown as plain lines then. PACKVAULT_LOG says more precisely what is logged.
+    #[arg(long, short, global = true, action = ArgAction::Count, help_heading = super::help::COMMON)]
     verbose: u8,
-    /// Write the log to the end of this file, and not to standard error
+    /// Add the log to the end of this file, and not to standard error
     ///
-    /// Without -v and PACKVAULT_LOG: all that -vv says. A new file is readable by its owner alone; a link is
-    /// refused.
-    #[arg(long, global = true, value_name = "FILE", help_heading = "Common options")]
+    /// Without -v and PACKVAULT_LOG, as much is logged as with -vv. Only its owner can read a new file. What is no log
+    /// of packvault's is refused, and so is a symbolic link.
+    #[arg(long, global = true, value_name = "FILE", help_heading = super::help::COMMON)]
     log_file: Option<PathBuf>,
-    /// How the log looks: lines for people, or one JSON object per line
+    /// Format of the log: lines for people, or one JSON object per line
     #[arg(long, global = true, value_enum, default_value = "text", hide_possible_values = true)]
-    #[arg(value_name = "text|json", help_heading = "Common options")]
+    #[arg(value_name = "text|json", help_heading = super::help::COMMON)]
     log_format: LogFormat,
 }
 
@@ -78,7 +78,7 @@ enum Place {
 
 impl LogFlags {
     /// Starts to listen, if anything asks for it.
-    pub fn start(&self) -> Result<Log> {
+    pub fn start(&self, settings: &Settings) -> Result<Log> {
         let asked = std::env::var_os(VARIABLE).filter(|value| !value.is_empty());
         let wanted = match (&asked, self.verbose, &self.log_file) {
             (Some(asked), ..) => {
@@ -93,7 +93,7 @@ impl LogFlags {
             Error::caused(ErrorKind::Usage, format!("{VARIABLE} is no filter: {wanted:?}"), error)
         })?;
         let place = match &self.log_file {
-            Some(path) => Place::File(path.clone(), Mutex::new(open_file(path)?)),
+            Some(path) => Place::File(path.clone(), Mutex::new(open_file(path, settings)?)),
             None => Place::Stderr,
         };
         let output = Output { place: Arc::new(place), format: self.log_format, failure: Arc::default() };
@@ -140,28 +140,40 @@ fn subscriber(filter: EnvFilter, output: Output) -> Box<dyn Subscriber + Send + 
     }
 }
 
-/// Opens the file to write to its end; a new one is its owner's alone. What is no file would be waited for, and
-/// a link may lead anywhere.
-fn open_file(path: &Path) -> Result<File> {
-    given::refuse_tilde(path, "--log-file", std::env::home_dir().as_deref())?;
+const FILE: NamedFile = NamedFile { flag: "--log-file", noun: "log", is_own: is_log };
+
+/// Opens the file to write to its end; a new one is its owner's alone.
+fn open_file(path: &Path, settings: &Settings) -> Result<File> {
+    if !named_file::is_sink(path) {
+        FILE.check(path, settings)?;
+    }
+    // It may have been exchanged since it was looked at: what is no file would be waited for.
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = open(path, flags | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::RUSR | Mode::WUSR);
-    let shown = path.display();
-    let file = file.map_err(|errno| match errno {
-        Errno::LOOP => usage(format!("--log-file: {shown} is a link; name the file itself")),
-        // A pipe without a reader.
-        Errno::NXIO => usage(format!("--log-file: {shown} is no file")),
-        errno => Error::caused(
-            ErrorKind::Usage,
-            format!("--log-file: cannot open {shown}"),
-            io::Error::from(errno),
-        ),
-    })?;
-    let kind = fstat(&file).map(|found| FileType::from_raw_mode(found.st_mode));
-    match kind {
-        Ok(FileType::RegularFile | FileType::CharacterDevice) => Ok(File::from(file)),
-        _ => Err(usage(format!("--log-file: {shown} is no file"))),
-    }
+    let failed = |errno| {
+        let message = format!("--log-file: cannot open {}", path.display());
+        Error::caused(ErrorKind::Usage, message, io::Error::from(errno))
+    };
+    file.map(File::from).map_err(failed)
+}
+
+/// Tells by its beginning whether a file is a log of packvault's. What else was sent to the same file may stand before
+/// the first line.
+fn is_log(beginning: &str) -> bool {
+    beginning.lines().any(|line| is_text_line(line) || is_json_line(line))
+}
+
+fn is_text_line(line: &str) -> bool {
+    let mut words = line.split_ascii_whitespace();
+    let is_time = |word: &str| word.ends_with('Z') && word.get(10..11) == Some("T");
+    let is_level = |word: &str| ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&word);
+    words.next().is_some_and(is_time)
+        && words.next().is_some_and(is_level)
+        && words.any(|word| word.starts_with("packvault::") && word.ends_with(':'))
+}
+
+fn is_json_line(line: &str) -> bool {
+    line.starts_with("{\"timestamp\":\"") && line.contains("\"target\":\"packvault::")
 }
 
 impl Output {
@@ -236,5 +248,34 @@ impl<'a> MakeWriter<'a> for Output {
 
     fn make_writer(&'a self) -> Self {
         self.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_known_by_its_lines_and_nothing_else_is_one() {
+        let time = "2026-11-30T08:26:37.123456Z";
+        for log in [
+            format!("{time}  INFO create: packvault::operation: begins\n"),
+            format!("mail: create done\n{time} DEBUG packvault::request: verb=\"get\"\n"),
+            format!(
+                "{{\"timestamp\":\"{time}\",\"level\":\"INFO\",\"fields\":{{}},\"target\":\"packvault::lock\"}}\n"
+            ),
+        ] {
+            assert!(is_log(&log), "{log}");
+        }
+        for other in [
+            "repo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"\n",
+            "SQLite format 3\0",
+            "{\"timestamp\":\"2026-11-30T08:26:37Z\",\"target\":\"other\"}",
+            "2026-11-30T08:26:37.123456Z  INFO hyper: connected\n",
+            "see packvault::operation: begins\n",
+            "",
+        ] {
+            assert!(!is_log(other), "{other}");
+        }
     }
 }

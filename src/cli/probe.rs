@@ -11,14 +11,13 @@ use super::text::escape;
 
 /// Ask the repository's server what it promises
 ///
-/// Stores differ in what they decide in one step, and some answer "done" to what they ignore. So the server
-/// is asked on scratch objects, which are removed again, and the answers are remembered. `init` does this by
-/// itself, and so does the first command that writes to a server that is not remembered; ask again when the
-/// server was changed.
+/// Servers differ in what they guarantee, and some answer "done" to what they ignore. So packvault tries each
+/// guarantee on scratch objects, removes them, and remembers the answers on this machine. `init` does this by itself,
+/// and so does the first command that writes to an unknown server. Run `probe` after a change of the server.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:
-  packvault probe --repo sftp://ann@nas/backup/mail
+  packvault probe --repo sftp://ann@nas/x
   packvault probe --repo offsite               a name from the configuration
 
 {}", super::exit_codes("")))]

@@ -9,6 +9,7 @@ mod bars;
 mod json;
 mod lines;
 mod plain;
+mod screen;
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use packvault::location::Wire;
 use packvault::progress::{Progress, Stage, Unit};
 
+use super::outlet::Errors;
 use super::report;
 use super::text::{self, count};
 
@@ -39,6 +41,7 @@ pub enum Style {
     /// Bars on a terminal, plain lines otherwise
     Auto,
     /// Bars that are redrawn in place
+    #[value(alias = "bar")]
     Bars,
     /// One line at the end of each stage, and one now and then in between
     Plain,
@@ -125,10 +128,10 @@ impl Renderer {
     /// Makes a renderer on standard error and starts its ticker.
     pub fn start(style: Style) -> Arc<Self> {
         let painter: Option<Box<dyn Painter>> = match style.resolve() {
-            Style::Bars => Some(Box::new(bars::Bars::new(indicatif::ProgressDrawTarget::stderr()))),
-            Style::Json => Some(Box::new(json::Json::new(std::io::stderr()))),
+            Style::Bars => Some(Box::new(bars::Bars::new(bars::target()))),
+            Style::Json => Some(Box::new(json::Json::new(Errors))),
             Style::None => None,
-            Style::Plain | Style::Auto => Some(Box::new(plain::Plain::new(std::io::stderr()))),
+            Style::Plain | Style::Auto => Some(Box::new(plain::Plain::new(Errors))),
         };
         let shows_something = painter.is_some();
         let start = Instant::now();

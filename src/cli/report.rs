@@ -4,11 +4,11 @@
 //! repository and are escaped.
 
 use std::error::Error as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
-use packvault::{Error, ErrorKind};
+use packvault::{Error, ErrorKind, Obstacle};
 
+use super::outlet::ERRORS;
 use super::text::escape;
 
 /// How a command ended.
@@ -32,11 +32,38 @@ pub enum Exit {
     NoRepository,
     /// The repository or the archive is locked.
     Locked,
-    /// The key does not open the repository.
+    /// No key was given, or one that does not open the repository.
     WrongKey,
+    /// The repository is not the one seen before, or its newest snapshot is gone.
+    NotTheSame,
+    /// `status`: the newest snapshot is too old.
+    Stale,
+    /// `status`: what is stored was not proved.
+    Unproved,
+    /// `status`: a copy lacks the newest snapshot.
+    CopyMissing,
     /// The user stopped it.
     Interrupted,
 }
+
+/// The ways to end, the worst first: what nobody may overlook, then what made no snapshot, then what made one.
+const WORST_FIRST: [Exit; 15] = [
+    Exit::Interrupted,
+    Exit::NotTheSame,
+    Exit::Problems,
+    Exit::WrongKey,
+    Exit::NoRepository,
+    Exit::Failed,
+    Exit::Usage,
+    Exit::Locked,
+    Exit::SourceDamaged,
+    Exit::Incomplete,
+    Exit::Stale,
+    Exit::Unproved,
+    Exit::CopyMissing,
+    Exit::Unsaid,
+    Exit::Done,
+];
 
 impl Exit {
     /// Returns the number the program exits with.
@@ -52,8 +79,24 @@ impl Exit {
             Self::NoRepository => 10,
             Self::Locked => 11,
             Self::WrongKey => 12,
+            Self::NotTheSame => 13,
+            Self::Stale => 20,
+            Self::Unproved => 21,
+            Self::CopyMissing => 22,
             Self::Interrupted => 130,
         }
+    }
+
+    /// Returns the worse of the two.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        let place = |exit| WORST_FIRST.iter().position(|known| *known == exit);
+        if place(other) < place(self) { other } else { self }
+    }
+
+    /// Tells whether what was asked for is done, whatever else there is to say.
+    pub fn is_done(self) -> bool {
+        matches!(self, Self::Done | Self::SourceDamaged | Self::Incomplete | Self::Unsaid)
     }
 }
 
@@ -67,9 +110,10 @@ impl From<&Error> for Exit {
     fn from(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Usage => Self::Usage,
-            ErrorKind::NoRepository => Self::NoRepository,
+            ErrorKind::NoRepository | ErrorKind::ConfigLost => Self::NoRepository,
             ErrorKind::Locked | ErrorKind::InUse => Self::Locked,
-            ErrorKind::WrongKey => Self::WrongKey,
+            ErrorKind::NoKey | ErrorKind::WrongKey => Self::WrongKey,
+            ErrorKind::NotTheSame => Self::NotTheSame,
             ErrorKind::Interrupted => Self::Interrupted,
             _ => Self::Failed,
         }
@@ -85,7 +129,7 @@ pub fn failed(error: &Error, command: &str) -> Exit {
 /// Prints a line, or several, to standard error.
 pub fn say(text: &str) {
     // Nobody is left to tell when standard error itself is gone.
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = ERRORS.write(text.as_bytes());
 }
 
 /// What to do where no room is left; the error says where that is.
@@ -95,26 +139,27 @@ const HINT_FULL: &str = "make room there and run the command again; what was the
 const HINT_TOO_LARGE: &str = "raise the limit on the size of files (`ulimit -f`, LimitFSIZE), or use a file system \
                               that takes larger ones; what was there before is as it was";
 
+/// What to do where no more files can be open.
+const HINT_OPEN_FILES: &str = "raise the limit on open files (`ulimit -n`, LimitNOFILE)";
+
 /// What to do where nothing can be written, whoever asks.
 const HINT_READ_ONLY: &str = "what lies there is mounted read-only; nothing is known to be damaged";
 
-/// Tells whether a file system that only reads is the cause.
-fn is_read_only(error: &Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let system = error.downcast_ref::<std::io::Error>();
-        if system.is_some_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem) {
-            return true;
-        }
-        cause = error.source();
+/// Returns what to do about what was in the way, whatever the command is.
+fn way_round(obstacle: Obstacle) -> &'static str {
+    match obstacle {
+        Obstacle::NoRoom => HINT_FULL,
+        Obstacle::FileSize => HINT_TOO_LARGE,
+        Obstacle::OpenFiles => HINT_OPEN_FILES,
+        Obstacle::ReadOnly => HINT_READ_ONLY,
     }
-    false
 }
 
 fn describe(error: &Error, command: &str) -> String {
+    let left = error.left_behind().map(|left| format!("warning: {}\n", escape(left))).unwrap_or_default();
     if error.kind() == ErrorKind::Interrupted {
         // Which step was cut short is of no use to whoever cut it short.
-        return "interrupted\n".to_owned();
+        return format!("interrupted\n{left}");
     }
     let mut said = error.to_string();
     let mut text = format!("error: {}\n", escape(&said));
@@ -127,33 +172,45 @@ fn describe(error: &Error, command: &str) -> String {
         said = message;
         cause = error.source();
     }
-    let full = error.is_full().then(|| HINT_FULL.to_owned());
-    let full = full.or_else(|| error.is_too_large().then(|| HINT_TOO_LARGE.to_owned()));
-    let read_only = is_read_only(error).then(|| HINT_READ_ONLY.to_owned());
-    if let Some(hint) = full.or(read_only).or_else(|| hint(error.kind(), command)) {
+    let way_round = error.obstacle().map(|obstacle| way_round(obstacle).to_owned());
+    if let Some(hint) = way_round.or_else(|| hint(error.kind(), command)) {
         text.push_str(&format!("hint: {hint}\n"));
     }
-    text
+    text + &left
 }
 
 fn hint(kind: ErrorKind, command: &str) -> Option<String> {
     let text = match (kind, command) {
         (ErrorKind::Usage, _) => return Some(format!("run `packvault {command} --help`")),
+        (ErrorKind::NoKey, _) => {
+            "name the secret with --passphrase-file, --passphrase-command or --identity, or in the environment or the \
+             configuration"
+        }
+        (ErrorKind::NotTheSame, _) => {
+            "if the change is your own, say --accept-change once; if not, somebody else can write where the repository \
+             lies"
+        }
         (ErrorKind::NoRepository, "init") => return None,
         (ErrorKind::NoRepository, _) => "check --repo, or run `packvault init` to make a repository there",
-        (ErrorKind::Locked, "verify" | "restore") => {
-            "wait until the other process is done, or read beside it with --no-lock; if its holder is gone, \
-             `packvault unlock` or --force-unlock removes its lock"
+        (ErrorKind::ConfigLost, _) => {
+            "put config.toml back from a copy of that folder, or run `packvault repair config` to make it anew"
+        }
+        (
+            ErrorKind::Locked,
+            "verify" | "restore" | "ls" | "find" | "dump" | "sql" | "diff" | "stats" | "history",
+        ) => {
+            "wait until the other process is done, or add --no-lock to read at the same time; if that process has \
+             ended, `packvault unlock` or --force-unlock removes its lock"
         }
         (ErrorKind::OtherArchive, "create") => {
-            "give each archive a repository of its own; --adopt says that this is the same one, moved or renamed"
+            "use a repository of its own for each archive; if this is the same archive, moved or renamed, add --adopt"
         }
         (ErrorKind::OtherArchive, _) => {
-            "restore into another folder, or say --adopt to bring it there all the same"
+            "restore into another folder, or add --adopt to restore there all the same"
         }
         (ErrorKind::Locked, _) => {
-            "wait until the other process is done; if its holder is gone, `packvault unlock` or --force-unlock \
-             removes its lock"
+            "wait until the other process is done; if it has ended, `packvault unlock` or --force-unlock removes \
+             its lock"
         }
         (ErrorKind::InUse, _) => "wait until the other process is done and try again",
         (ErrorKind::NotPermitted, "create" | "init") => {
@@ -163,10 +220,16 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
         (ErrorKind::NotPermitted, _) => {
             "run it as the user who owns what is named, or let this user read it; nothing is known to be damaged"
         }
-        (ErrorKind::NotFound, "verify" | "restore") => "run `packvault list` to see the snapshots",
-        (ErrorKind::Damaged, "create" | "list" | "restore") => {
-            "run `packvault verify --all` to see all damage"
+        (ErrorKind::NotFound, "verify" | "forget" | "find" | "sql" | "diff" | "copy") => {
+            "run `packvault list` to see the snapshots"
         }
+        (ErrorKind::NotFound, "restore" | "ls" | "dump") => {
+            "`packvault list` shows the snapshots, and `packvault ls` what is in one"
+        }
+        (
+            ErrorKind::Damaged,
+            "create" | "list" | "restore" | "forget" | "ls" | "find" | "dump" | "sql" | "diff",
+        ) => "run `packvault verify --all` to see all damage",
         _ => return None,
     };
     Some(text.to_owned())
@@ -183,7 +246,9 @@ mod tests {
             (ErrorKind::NoRepository, 10),
             (ErrorKind::Locked, 11),
             (ErrorKind::InUse, 11),
+            (ErrorKind::NoKey, 12),
             (ErrorKind::WrongKey, 12),
+            (ErrorKind::NotTheSame, 13),
             (ErrorKind::Interrupted, 130),
             (ErrorKind::NotFound, 1),
             (ErrorKind::Refused, 1),
@@ -195,6 +260,14 @@ mod tests {
             (ErrorKind::Io, 1),
         ] {
             assert_eq!(Exit::from(&Error::new(kind, "x")).code(), code, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_worst_of_several_ends_the_program() {
+        for pair in WORST_FIRST.windows(2) {
+            assert_eq!(pair[0].worse(pair[1]), pair[0]);
+            assert_eq!(pair[1].worse(pair[0]), pair[0]);
         }
     }
 

@@ -1,12 +1,15 @@
 //! Which snapshot a user means: `latest`, `latest~2`, a day, the whole id, its beginning, the beginning of its
-//! second part, or a tag; the first of these that fits.
+//! second part, or a tag; the first of these that fits. A forgotten one is meant only where nothing else is, and
+//! only by its id.
 //!
 //! An id is `<time>-<hash>`; tables show only as much of the hash as tells the snapshots apart, and what a
 //! table shows must be enough to name one.
 
+use std::collections::{BTreeSet, HashSet};
+
 use packvault::format::SnapshotId;
 use packvault::repo::Repository;
-use packvault::repo::snapshots::FoundSnapshot;
+use packvault::repo::snapshots::{FoundSnapshot, SnapshotFiles};
 use packvault::{Error, ErrorKind, Result};
 
 use super::settings::given;
@@ -20,22 +23,52 @@ const GIVEN_CHARACTERS_MIN: usize = 4;
 
 /// Finds the one snapshot of the repository that the text stands for.
 pub async fn snapshot(repository: &Repository, text: &str) -> Result<SnapshotId> {
-    if let Ok(id) = SnapshotId::parse(text) {
-        return Ok(id);
-    }
     let files = repository.list_snapshots().await?;
-    let ids: Vec<String> = files.names().map(str::to_owned).collect();
-    let id: String = match resolve(text, &ids) {
+    if let Ok(id) = SnapshotId::parse(text) {
+        let now = match files.has(text) {
+            true => None,
+            false => repository.formerly(&files, text).await?,
+        };
+        return now.map_or(Ok(id), |now| parsed(&now));
+    }
+    let listed: Vec<String> = files.listed().map(str::to_owned).collect();
+    let forgotten: Vec<String> = files.forgotten().into_iter().map(str::to_owned).collect();
+    let id: String = match resolve(text, &listed) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // Tags stand inside the manifests, which are read only where nothing else fits.
             let found = repository.read_snapshots(&files).await?;
             let tagged = found.iter().filter(|found| has_tag(found, text)).map(|found| &found.name);
-            one_of(text, tagged.collect())?.ok_or(error)?.to_owned()
+            let tagged = one_of(text, tagged.filter(|name| !forgotten.contains(name)).collect())?;
+            let tagged = match tagged {
+                Some(tagged) => Some(tagged),
+                None => named_by_id(text, &forgotten)?,
+            };
+            match tagged {
+                Some(tagged) => tagged.to_owned(),
+                None => formerly(repository, &files, text).await?.ok_or(error)?,
+            }
         }
         resolved => resolved?.to_owned(),
     };
-    SnapshotId::parse(&id)
+    parsed(&id)
+}
+
+fn parsed(id: &str) -> Result<SnapshotId> {
+    SnapshotId::parse(id)
         .map_err(|error| Error::caused(ErrorKind::Usage, "cannot use the name of the manifest", error))
+}
+
+/// Returns the one snapshot that had an id like this before it was squashed.
+async fn formerly(repository: &Repository, files: &SnapshotFiles, text: &str) -> Result<Option<String>> {
+    let notes = repository.read_notes(files).await?;
+    let listed: HashSet<&str> = files.listed().collect();
+    let mut now: BTreeSet<&String> = BTreeSet::new();
+    for (name, note) in notes.iter().filter(|(name, _)| listed.contains(name.as_str())) {
+        if named_by_id(text, &note.former_ids).is_ok_and(|former| former.is_some()) {
+            now.insert(name);
+        }
+    }
+    Ok(one_of(text, now.into_iter().collect())?.map(str::to_owned))
 }
 
 fn has_tag(found: &FoundSnapshot, tag: &str) -> bool {
@@ -53,11 +86,16 @@ fn resolve<'a>(text: &str, ids: &'a [String]) -> Result<&'a str> {
     if let Some(day) = day(text) {
         return last_of_day(ids, text, &day);
     }
+    let none = || Error::new(ErrorKind::NotFound, format!("no snapshot {}", given::shown(text)));
+    named_by_id(text, ids)?.ok_or_else(none)
+}
+
+/// Returns the one id that begins with the text, or whose second part does.
+fn named_by_id<'a>(text: &str, ids: &'a [String]) -> Result<Option<&'a str>> {
     let means = |id: &&String| {
         text.len() >= GIVEN_CHARACTERS_MIN && (id.starts_with(text) || hash(id).starts_with(text))
     };
-    let none = || Error::new(ErrorKind::NotFound, format!("no snapshot {}", given::shown(text)));
-    one_of(text, ids.iter().filter(means).collect())?.ok_or_else(none)
+    one_of(text, ids.iter().filter(means).collect())
 }
 
 /// Returns the only one there is; more than one is a question and no answer.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::text::{self, count, counted, escape, size};
 use packvault::engine::report::{
-    Check, CreateReport, InitReport, PagesRead, RestoreReport, VerifyProblem, VerifyReport,
+    Check, CreateReport, InitReport, NotRestored, PagesRead, RestoreReport, SampleReport, VerifyProblem,
+    VerifyReport,
 };
 
 /// How many files are named that were left out, and how many databases that were taken.
@@ -21,6 +22,14 @@ pub fn init(report: &InitReport, location: &str, exclusion: Option<&str>) -> Str
     part(&mut text, "location", &location);
     if let Some(exclusion) = exclusion {
         part(&mut text, "locks", exclusion);
+    }
+    match report.encrypted {
+        true => part(&mut text, "encrypted", &format!("opens with {}", report.keys.join(", "))),
+        false => part(&mut text, "encrypted", "no: only you should be able to read it; see --encrypt"),
+    }
+    if let Some(passphrase) = &report.passphrase {
+        part(&mut text, "passphrase", passphrase);
+        part(&mut text, "", "write it down now: it is nowhere else");
     }
     part(&mut text, "next", &format!("packvault create --repo {}", text::shell_word(&location)));
     text
@@ -104,7 +113,37 @@ pub fn verify(report: &VerifyReport) -> String {
         0 => "no problems".to_owned(),
         number => counted(number, "problem"),
     };
-    let _ = writeln!(text, "verified {snapshots}: {blobs}, {bytes} read, {problems}");
+    let _ = match &report.sample {
+        None => writeln!(text, "verified {snapshots}: {blobs}, {bytes} read, {problems}"),
+        Some(found) => writeln!(text, "{}verified a sample of {snapshots}: {problems}", sample(found)),
+    };
+    text
+}
+
+/// Returns a time in seconds as a person reads it.
+pub fn seconds(seconds: f64) -> String {
+    text::duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// Returns what a sample read, and what was read in all.
+fn sample(sample: &SampleReport) -> String {
+    let again = match sample.packs_again {
+        0 => String::new(),
+        again => format!(", {} of them again because damage was found there", count(again)),
+    };
+    let (packs, total) = (counted(sample.packs, "pack"), count(sample.packs_total));
+    let bytes = format!("{} of {}", size(sample.bytes), size(sample.bytes_total));
+    let mut text = format!("sample: {packs} of {total}, {bytes}{again}\n");
+    if let Some(found) = &sample.coverage {
+        let read = format!("{} of {}", size(found.bytes), size(sample.bytes_total));
+        let oldest = match (&found.oldest_at, found.packs_unread) {
+            (_, unread) if unread > 0 => format!("{} not yet read", counted(unread, "pack")),
+            (Some(oldest), _) => format!("the one longest ago on {}", text::minute(oldest)),
+            (None, _) => "none read as a whole".to_owned(),
+        };
+        let since = text::minute(&found.since);
+        let _ = writeln!(text, "coverage: {read} read since {since}; {oldest}");
+    }
     text
 }
 
@@ -126,26 +165,26 @@ fn problem_line(problem: &VerifyProblem) -> String {
 
 /// Returns what `restore` brought back, and what it proved.
 pub fn restore(report: &RestoreReport) -> String {
-    let (database, attachments) = (&report.database, &report.attachments);
-    let mut text = format!("restored {}\n", escape(&report.id));
+    let attachments = &report.attachments;
+    let what = if report.part.is_some() { "restored a part of" } else { "restored" };
+    let mut text = format!("{what} {}\n", escape(&report.id));
     part(&mut text, "into", &escape(&report.target));
-    let identical = if database.identical { ", byte-identical" } else { "" };
-    part(
-        &mut text,
-        "database",
-        &format!("{}, {}{identical}", size(database.bytes), counted(database.pages, "page")),
-    );
-    if !database.identical {
-        part(&mut text, "", "its pack tables were emptied: attachments are loose now");
+    if let Some(database) = &report.database {
+        let identical = if database.identical { ", byte-identical" } else { "" };
+        let line = format!("{}, {}{identical}", size(database.bytes), counted(database.pages, "page"));
+        part(&mut text, "database", &line);
+        if let Some(changed) = database.changed {
+            part(&mut text, "", changed);
+        }
     }
-    part(
-        &mut text,
-        "attachments",
-        &format!("{}, {}", counted(attachments.files, "file"), size(attachments.bytes)),
-    );
+    let line = format!("{}, {}", counted(attachments.files, "file"), size(attachments.bytes));
+    part(&mut text, "attachments", &line);
     part(&mut text, "extras", &counted(report.extras, "file"));
     for name in &report.left_out {
         part(&mut text, "left out", &escape(name));
+    }
+    if let Some(restored) = &report.part {
+        not_restored(&mut text, &restored.left_out);
     }
     if let Some(owner) = &report.owner {
         part(&mut text, "owner", &format!("{owner} (the database; each file as recorded, or as asked for)"));
@@ -154,10 +193,29 @@ pub fn restore(report: &RestoreReport) -> String {
     text
 }
 
+/// Says what of the snapshot was not asked for.
+fn not_restored(text: &mut String, left_out: &NotRestored) {
+    let NotRestored { database, attachments, attachment_bytes, extras } = *left_out;
+    if database {
+        part(text, "left out", "the database");
+    }
+    if attachments > 0 {
+        let line = format!("{}, {}", counted(attachments, "attachment"), size(attachment_bytes));
+        part(text, "left out", &line);
+    }
+    if extras > 0 {
+        part(text, "left out", &counted(extras, "extra file"));
+    }
+}
+
 fn restore_proof(text: &mut String, report: &RestoreReport) {
     let proof = &report.proof;
+    let blobs = format!("{} against their ids", counted(proof.blobs, "blob"));
+    if report.database.is_none() {
+        return part(text, "proved", &blobs);
+    }
     part(text, "proved", &format!("{} against the page-hash map,", counted(proof.pages, "page")));
-    part(text, "", &format!("{} against their ids,", counted(proof.blobs, "blob")));
+    part(text, "", &format!("{blobs},"));
     let integrity = match proof.integrity_check {
         Check::Ok => "integrity_check ok",
         Check::Skipped => "integrity_check skipped",
@@ -179,6 +237,7 @@ mod tests {
     use super::*;
     use packvault::engine::report::{
         CreatedAttachments, CreatedDatabase, LeftOut, Proof, RestoredAttachments, RestoredDatabase,
+        RestoredPart,
     };
 
     const ID: &str = "20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b";
@@ -215,20 +274,34 @@ mod tests {
         RestoreReport {
             id: ID.into(),
             target: "/srv/restored".into(),
-            database: RestoredDatabase { bytes: 624_005_120, pages: 152_345, identical: true },
+            database: Some(RestoredDatabase {
+                bytes: 624_005_120,
+                pages: 152_345,
+                identical: true,
+                changed: None,
+            }),
             attachments: RestoredAttachments { files: 4_000, bytes: 370_000_000 },
             extras: 1,
             proof: Proof { pages: 152_345, blobs: 4_313, integrity_check: Check::Ok, stats: Check::Ok },
             left_out: vec![],
             warnings: vec![],
             owner: None,
+            part: None,
+            bytes: 994_005_120,
         }
     }
 
     #[test]
     fn init_says_what_to_run_next() {
-        let report = InitReport { id: "0d6f".into(), location: "/mnt/my nas".into() };
+        let report = InitReport {
+            id: "0d6f".into(),
+            location: "/mnt/my nas".into(),
+            encrypted: true,
+            keys: vec!["a".into(), "b".into()],
+            passphrase: Some("secret".into()),
+        };
         let text = init(&report, "/mnt/my nas", None);
+        assert!(text.contains("  encrypted    opens with a, b\n  passphrase   secret\n"), "{text}");
         assert!(text.ends_with("  next         packvault create --repo '/mnt/my nas'\n"), "{text}");
     }
 
@@ -317,14 +390,38 @@ restored 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
     #[test]
     fn restore_says_what_differs_and_what_is_missing() {
         let mut report = restored();
-        report.database.identical = false;
+        let changed = Some("its tables were emptied");
+        report.database =
+            report.database.map(|database| RestoredDatabase { identical: false, changed, ..database });
         report.proof.integrity_check = Check::Skipped;
         report.left_out = vec!["search\x1bindex".into()];
         let text = restore(&report);
         assert!(!text.contains("byte-identical"), "{text}");
-        assert!(text.contains("pack tables were emptied"), "{text}");
+        assert!(text.contains("its tables were emptied"), "{text}");
         assert!(text.contains("  left out     search\\u{1b}index\n"), "{text}");
         assert!(text.contains("integrity_check skipped"), "{text}");
+    }
+
+    #[test]
+    fn a_restore_of_a_part_says_so_and_what_was_left_out() {
+        let left_out =
+            NotRestored { database: true, attachments: 3_998, attachment_bytes: 369_000_000, extras: 1 };
+        let mut report = restored();
+        report.database = None;
+        report.attachments = RestoredAttachments { files: 2, bytes: 1_000_000 };
+        report.proof = Proof { pages: 0, blobs: 3, integrity_check: Check::Skipped, stats: Check::Skipped };
+        report.part = Some(RestoredPart { only: vec!["x".into()], left_out });
+        let expected = "\
+restored a part of 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
+  into         /srv/restored
+  attachments  2 files, 977 KiB
+  extras       1 file
+  left out     the database
+  left out     3,998 attachments, 352 MiB
+  left out     1 extra file
+  proved       3 blobs against their ids
+";
+        assert_eq!(restore(&report), expected);
     }
 
     #[test]

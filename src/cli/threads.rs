@@ -12,19 +12,22 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use packvault::{Error, ErrorKind, Result};
+use rustix::process::{Resource, getrlimit};
 use tokio::runtime::Runtime;
 
 use super::memory;
 
 /// Threads for storage calls, beside those for the work on pieces.
 const STORAGE_THREADS: usize = 16;
-/// Threads of the program's own: three for signals, one for the progress, and room for those that ask a
-/// database aside or run `after`.
-const OWN_THREADS: usize = 7;
+/// Threads of the program's own: three for signals, two that write to standard output and standard error, one for the
+/// progress, and room for those that ask a database aside or run `after`.
+const OWN_THREADS: usize = 9;
 /// The fewest that storage calls and the work on pieces need together: each may wait for the other's locks.
 const BLOCKING_THREADS_MIN: usize = 3;
 /// How long a thread may take from being made to running, on a machine that is busy with other things.
 const BEGIN_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+/// What the first thread has on most systems: without optimization the commands need more than the 2 MiB of the others.
+const STACK_BYTES: usize = 8 * 1024 * 1024;
 /// How often the runtime is tried to be made: the system may count threads that have just ended.
 const ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
@@ -39,6 +42,18 @@ struct Threads {
     workers: usize,
     /// May block.
     blocking: usize,
+}
+
+/// Does the work of the whole program; on a thread of its own where the first one has a smaller stack than every other
+/// (`ulimit -s`), for a stack that overflows ends the program without a word.
+pub fn with_room_on_the_stack<T: Send + 'static>(work: fn() -> T) -> Result<T> {
+    let limit = getrlimit(Resource::Stack).current;
+    if limit.is_none_or(|bytes| bytes >= STACK_BYTES as u64) {
+        return Ok(work());
+    }
+    let thread = Builder::new().name("main".to_owned()).stack_size(STACK_BYTES).spawn(work);
+    let ended = thread.map_err(cannot_start)?.join();
+    Ok(ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
 }
 
 /// Makes the runtime of the program, all its threads running; `jobs` pieces of work are done at once.
@@ -65,10 +80,17 @@ pub fn start(jobs: usize) -> Result<Runtime> {
     Err(cannot_start(failure.unwrap_or_else(|| std::io::ErrorKind::WouldBlock.into())))
 }
 
-/// Returns the error of a thread that could not be started.
+/// Returns the error of a thread, or of what it waits on, that the system refuses.
 pub fn cannot_start(error: std::io::Error) -> Error {
-    let message = "cannot start enough threads: raise the limit on processes (`ulimit -u`, or a container's \
-                   `pids.max`) or on memory (`ulimit -v`)";
+    // A runtime has files of its own. What to do about them is said of every error of that kind.
+    let is_of_files = matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    let message = match is_of_files {
+        true => "cannot start enough threads",
+        false => {
+            "cannot start enough threads: raise the limit on processes (`ulimit -u`, or a container's \
+                   `pids.max`) or on memory (`ulimit -v`)"
+        }
+    };
     Error::caused(ErrorKind::Io, message, error)
 }
 

@@ -3,7 +3,6 @@
 use packvault::Result;
 use packvault::engine::report::{LockReport, UnlockReport};
 use packvault::engine::unlock::unlock;
-use packvault::location::Purpose;
 
 use super::report::{self, Exit};
 use super::session::Session;
@@ -11,14 +10,14 @@ use super::text::escape;
 
 /// Remove the locks of a repository that nobody holds
 ///
-/// A command that was killed leaves its lock behind. It ends by itself: after 90 seconds where its process is seen
-/// to be gone, because it ran on this machine, and else when it was not touched for 30 minutes. This command removes
-/// what has ended, and at once what a process of this machine has left; it shows the others and leaves them.
+/// A command that was killed leaves its lock behind. Such a lock ends by itself: 90 seconds after its last sign of
+/// life if its process ran on this machine, else after 30 minutes. This command removes the locks that have ended,
+/// and those of this machine's dead processes at once. It shows the others and leaves them.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = format!("\
 Examples:
-  packvault unlock --repo /mnt/nas/backup
-  packvault unlock --force     when you know that no holder works any more
+  packvault unlock --repo /mnt/backup
+  packvault unlock --force     when you know that nobody works there any more
 
 {}", super::exit_codes("")))]
 pub struct Arguments {
@@ -31,14 +30,18 @@ pub struct Arguments {
 
 /// Removes what may go, and shows what is left.
 pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
-    let repository = session.repository(None, Purpose::Work).await?;
+    let repository = session.repository_for_locks().await?;
     let found = unlock(&repository, arguments.force, &session.context(None)).await?;
     if found.left.is_empty() {
-        session.show(&found, text)?;
-        return Ok(Exit::Done);
+        return match session.show(&found, text) {
+            Ok(()) => Ok(Exit::Done),
+            Err(error) => session.unshown("what may go of the locks is removed, and none is left", error),
+        };
     }
     session.show_always(&found, text)?;
-    report::say("hint: --force removes them too; use it when you know that no holder works any more\n");
+    report::say(
+        "hint: --force removes them too; use it only when you know that nobody works there any more\n",
+    );
     Ok(Exit::Locked)
 }
 

@@ -6,8 +6,10 @@
 //! by the pipeline's budget in bytes, and by number.
 
 mod batches;
+pub mod carry;
 mod fetcher;
 mod pieces;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,12 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::batches::Batch;
 use self::fetcher::Fetcher;
-use super::Context;
 use super::pipeline::{Pipeline, Reservation, Worker};
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PackId};
+use crate::repo::Sealing;
 use crate::repo::blobs::{BlobFailure, BlobStore};
 use crate::repo::indexes::format_error;
+use crate::repo::reads::Reads;
 use crate::{Error, ErrorKind, Result};
 
 /// A blob whose visitor needs it whole is refused above this size: four times the largest page blob that
@@ -42,6 +45,19 @@ pub trait PieceSink: Send {
     fn accept(&mut self, piece: &[u8]) -> Result<()>;
     /// Is told that every piece came and the whole is what its id says.
     fn finish(self: Box<Self>) -> Result<()>;
+}
+
+/// For who does not need the content: the decoder proves it.
+pub struct NoSink;
+
+impl PieceSink for NoSink {
+    fn accept(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What is done with each blob. Called by workers, several at once.
@@ -64,12 +80,29 @@ pub trait BlobVisitor: Send + Sync + 'static {
 
 /// Reads every blob once and hands it to the visitor. The order is by pack, then by offset.
 pub async fn read<V: BlobVisitor>(
-    context: &Context,
     pipeline: &Pipeline,
     store: &Arc<BlobStore>,
     ids: impl IntoIterator<Item = BlobId>,
     visitor: &Arc<V>,
 ) -> Result<()> {
+    let reading = read_groups(pipeline, store, by_pack(store, ids), visitor);
+    let outcome = unless_cancelled(pipeline, reading).await;
+    // Nothing may still be writing when the caller cleans up.
+    pipeline.quiesce().await;
+    outcome
+}
+
+/// Waits for the reading as long as nobody cancels it.
+pub async fn unless_cancelled(pipeline: &Pipeline, reading: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        outcome = reading => outcome,
+        () = pipeline.context().cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+    }
+}
+
+/// Returns the blobs once each, in groups of what the index places in one pack, in the order of their offsets. Those
+/// that no index names come first.
+pub fn by_pack(store: &BlobStore, ids: impl IntoIterator<Item = BlobId>) -> Vec<Vec<BlobId>> {
     let mut wanted: Vec<(Option<PackId>, u64, BlobId)> = ids
         .into_iter()
         .map(|id| {
@@ -79,19 +112,8 @@ pub async fn read<V: BlobVisitor>(
         .collect();
     wanted.sort();
     wanted.dedup();
-    let groups: Vec<Vec<BlobId>> = wanted
-        .chunk_by(|one, other| one.0 == other.0)
-        .map(|group| group.iter().map(|(_, _, id)| *id).collect())
-        .collect();
-    drop(wanted);
-    let reading = read_groups(context, pipeline, store, groups, visitor);
-    let outcome = tokio::select! {
-        outcome = reading => outcome,
-        () = context.cancel.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
-    };
-    // Nothing may still be writing when the caller cleans up.
-    pipeline.quiesce().await;
-    outcome
+    let groups = wanted.chunk_by(|one, other| one.0 == other.0);
+    groups.map(|group| group.iter().map(|(_, _, id)| *id).collect()).collect()
 }
 
 /// What is wanted of one pack, and what of it cannot be had. A blob that another pack holds as well may come
@@ -104,12 +126,12 @@ struct Group {
 }
 
 async fn read_groups<V: BlobVisitor>(
-    context: &Context,
     pipeline: &Pipeline,
     store: &Arc<BlobStore>,
     groups: Vec<Vec<BlobId>>,
     visitor: &Arc<V>,
 ) -> Result<()> {
+    let context = pipeline.context();
     let fetcher = Fetcher::new(store.clone());
     let room = Arc::new(Semaphore::new(BLOBS_AHEAD_MAX));
     // Room is taken in the order in which it is given back, so no group waits for one behind it.
@@ -155,6 +177,9 @@ async fn open_group<V: BlobVisitor>(
             Err(failure) => {
                 // A store that does not answer is not waited for again at every blob.
                 let is_over = failure.error.is_no_finding();
+                if !is_over {
+                    store.looked_in_vain(id);
+                }
                 failures.push(failure);
                 if is_over {
                     break;
@@ -194,17 +219,23 @@ async fn read_batch<V: BlobVisitor>(
     match batch {
         Batch::Small(range, entries) => {
             // Blobs are decoded one after the other, so the largest takes room besides.
-            let raw_bytes = entries.iter().map(|entry| entry.raw_bytes).max().unwrap_or_default();
+            let raw_bytes = entries.iter().map(|entry| beside(fetcher, entry)).max().unwrap_or_default();
             let reservation = pipeline.reserve(range.end - range.start + raw_bytes).await;
             read_together(pipeline, fetcher, pack, range, entries, visitor, reservation).await
         }
         Batch::Whole(entry) => {
-            let reservation = pipeline.reserve(entry.stored_bytes + entry.raw_bytes).await;
+            let reservation = pipeline.reserve(entry.stored_bytes + beside(fetcher, &entry)).await;
             let range = entry.offset..entry.offset + entry.stored_bytes;
             read_together(pipeline, fetcher, pack, range, vec![entry], visitor, reservation).await
         }
         Batch::Pieces(entry) => pieces::read(pipeline, fetcher, pack, entry, visitor).await,
     }
+}
+
+/// Returns what decoding a blob takes beside its stored bytes: the frame, if it was sealed, and the blob.
+fn beside(fetcher: &Fetcher, entry: &Entry) -> u64 {
+    let opened_bytes = if fetcher.sealing().is_encrypted() { entry.stored_bytes } else { 0 };
+    opened_bytes + entry.raw_bytes
 }
 
 async fn read_together<V: BlobVisitor>(
@@ -228,13 +259,14 @@ async fn read_together<V: BlobVisitor>(
         }
     };
     let visitor = visitor.clone();
+    let (sealing, reads) = (fetcher.sealing().clone(), fetcher.reads().clone());
     pipeline
         .run(move |worker| {
             let _until_decoded = reservation;
             for entry in &entries {
                 let from = (entry.offset - start) as usize;
                 let stored = &bytes[from..from + entry.stored_bytes as usize];
-                visit(worker, visitor.as_ref(), pack, entry, stored)?;
+                visit(worker, (&sealing, &reads), visitor.as_ref(), pack, entry, stored)?;
             }
             Ok(())
         })
@@ -243,14 +275,19 @@ async fn read_together<V: BlobVisitor>(
 
 fn visit<V: BlobVisitor>(
     worker: &mut Worker,
+    (sealing, reads): (&Sealing, &Reads),
     visitor: &V,
     pack: PackId,
     entry: &Entry,
     stored: &[u8],
 ) -> Result<()> {
-    match worker.decompressor.decode(entry, stored) {
-        Ok(raw) => visitor.whole(entry, raw)?,
+    match worker.decode(sealing, entry, stored) {
+        Ok(raw) => {
+            reads.sound(pack, entry.stored_range());
+            visitor.whole(entry, raw)?;
+        }
         Err(error) => {
+            reads.damaged(pack, entry.stored_range());
             let error = format_error("its stored bytes are damaged", error);
             visitor.failed(BlobFailure { blob: entry.id, pack: Some(pack), error })?;
         }

@@ -17,7 +17,8 @@ pub use self::halves::{RollingHashes, RollingMap};
 pub use self::known::{Half, KnownMaps};
 use super::metadata::MetadataReader;
 use crate::format::{
-    BlobId, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run, SnapshotId,
+    BlobId, Geometry, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run,
+    SnapshotId,
 };
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
@@ -366,17 +367,11 @@ pub fn check_geometry(manifest: &Manifest, map: &PageMap, hashes: &PageHashes) -
         let message = format!("the page size is {page_size}, which no SQLite database has");
         return Err(Error::new(ErrorKind::Damaged, message));
     }
-    let expected = (manifest.db.page_size, manifest.db.page_count);
-    let found = [
-        ("page map", (map.page_size(), map.page_count())),
-        ("page-hash map", (hashes.page_size, hashes.page_count())),
-    ];
-    for (what, geometry) in found {
-        if geometry != expected {
-            let message = format!(
-                "the {what} has {} pages of {} bytes, the manifest says {} of {}",
-                geometry.1, geometry.0, expected.1, expected.0
-            );
+    let expected = Geometry { page_size, page_count: manifest.db.page_count };
+    let of_hashes = Geometry { page_size: hashes.page_size, page_count: hashes.page_count() };
+    for (what, found) in [("page map", map.geometry()), ("page-hash map", of_hashes)] {
+        if found != expected {
+            let message = format!("the {what} has {found}, the manifest says {expected}");
             return Err(Error::new(ErrorKind::Damaged, message));
         }
     }

@@ -12,15 +12,18 @@
 //! leaves of an application's tables is more.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::join;
 use rusqlite::Connection;
-use serde::Deserialize;
 
+use crate::archive::bounds::Bounds;
 use crate::archive::sqlite;
+use crate::cancel::Cancel;
+use crate::engine::aside;
 use crate::format::{BlobId, Manifest};
-use crate::profiles::{msgvault, sqlite as sqlite_profile};
+use crate::profiles::{self, ProfileKind};
 use crate::repo::Repository;
 use crate::repo::notes::ArchiveIdentity;
 use crate::{Error, ErrorKind, Result};
@@ -33,6 +36,9 @@ const HASHES_MAX: usize = 128;
 const HASH_CHARACTERS: usize = 8;
 /// Another application shares less than one in so many.
 const SHARE: usize = 4;
+
+/// How long the database in a target is looked at, which may be anybody's.
+const LOOK_MAX: Duration = Duration::from_secs(120);
 
 /// Whose the snapshots of a repository are, as far as it was recorded.
 #[derive(Debug, Clone)]
@@ -68,7 +74,7 @@ pub fn check_place(
     ours: &ArchiveIdentity,
 ) -> Result<()> {
     if let Some(newest) = newest {
-        let profile = profile_of(&newest.stats);
+        let profile = profiles::name_of_stats(&newest.stats);
         if profile != ours.profile {
             let message = format!(
                 "the repository holds another archive: its newest snapshot {} is of the profile {profile}, and \
@@ -111,16 +117,6 @@ pub fn shown(archive: &ArchiveIdentity) -> String {
     }
 }
 
-/// Returns the name of the profile that the statistics of a snapshot are of.
-pub fn profile_of(stats: &str) -> String {
-    #[derive(Deserialize)]
-    struct Owner {
-        profile: Option<String>,
-    }
-    let owner = serde_json::from_str::<Owner>(stats).ok().and_then(|owner| owner.profile);
-    owner.unwrap_or_else(|| msgvault::NAME.to_owned())
-}
-
 fn is_same_place(one: &ArchiveIdentity, other: &ArchiveIdentity) -> bool {
     let is_named_alike = one.name.is_some() && one.name == other.name && file_name(one) == file_name(other);
     one.profile == other.profile && (one.database == other.database || is_named_alike)
@@ -135,8 +131,9 @@ fn file_name(archive: &ArchiveIdentity) -> Option<&str> {
 pub fn is_another_application(snapshot: &ArchiveIdentity, target: &ArchiveIdentity) -> bool {
     let differ =
         |one: &Option<String>, other: &Option<String>| one.is_some() && other.is_some() && one != other;
-    let is_foreign_file =
-        snapshot.profile == sqlite_profile::NAME && file_name(snapshot) != file_name(target);
+    let is_known_by_its_file =
+        ProfileKind::named(&snapshot.profile).is_some_and(ProfileKind::is_known_by_its_file);
+    let is_foreign_file = is_known_by_its_file && file_name(snapshot) != file_name(target);
     snapshot.profile != target.profile
         || is_foreign_file
         || (differ(&snapshot.name, &target.name) && snapshot.database != target.database)
@@ -177,20 +174,29 @@ fn hash(name: &[u8]) -> String {
     text
 }
 
-/// Returns the same of a database file, of which nothing is changed and no lock is taken; empty where it cannot
-/// be read, for that says nothing.
-pub fn tables_of_file(path: &Path) -> Vec<String> {
-    match path.is_file() {
-        true => sqlite::open_at_rest(path)
-            .ok()
-            .and_then(|connection| tables(&connection).ok())
-            .unwrap_or_default(),
-        false => Vec::new(),
+/// Returns the same of a database file, of which nothing is changed and no lock is taken; empty where it is none, or
+/// does not say so in time.
+pub async fn tables_of_file(path: PathBuf, cancel: &Cancel) -> Result<Vec<String>> {
+    let bounds = Bounds::new(cancel, LOOK_MAX);
+    let look = move |bounds: &Bounds| {
+        if !path.is_file() {
+            return Ok(Vec::new());
+        }
+        let mut connection = sqlite::open_at_rest(&path)?;
+        bounds.within(&mut connection, |connection| Ok(tables(connection).unwrap_or_default()))
+    };
+    let found = aside::run(&bounds, "look at the database in the target", look).await;
+    cancel.check()?;
+    match found {
+        Err(error) if matches!(error.kind(), ErrorKind::Source | ErrorKind::Refused) => Ok(Vec::new()),
+        found => found,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn identity(name: Option<&str>, database: &str, tables: &[&str]) -> ArchiveIdentity {
@@ -296,5 +302,25 @@ mod tests {
         ] {
             assert_eq!(is_another_application(&snapshot, &there), is_another, "{there:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_database_in_a_target_that_takes_long_to_look_at_is_given_up_when_the_user_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.db");
+        sqlite::make_crowded(&path);
+        let cancel = Cancel::new();
+        let stop = cancel.clone();
+        let user = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            stop.cancel();
+            Instant::now()
+        });
+        let error = tables_of_file(path, &cancel).await.unwrap_err();
+        let stopped = user.join().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Interrupted);
+        assert!(stopped.elapsed() < Duration::from_secs(2), "{:?}", stopped.elapsed());
+        let none = tables_of_file(folder.path().join("none"), &Cancel::new()).await.unwrap();
+        assert_eq!(none, Vec::<String>::new());
     }
 }

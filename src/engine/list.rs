@@ -5,14 +5,22 @@ use serde_json::value::RawValue;
 
 use super::logged;
 use super::report::{ListRow, ListedArchive, ProblemKind};
-use crate::Result;
 use crate::format::{Manifest, go_json};
 use crate::repo::Repository;
 use crate::repo::notes::ArchiveIdentity;
 use crate::repo::snapshots::FoundSnapshot;
+use crate::{ErrorKind, Result};
 
-/// Lists every snapshot; one whose manifest is damaged is a row with its problem.
+/// Lists every snapshot that was not forgotten; one whose manifest is damaged is a row with its problem, forgotten
+/// or not, for others may be built on it.
 pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
+    let mut rows = list_all(repository).await?;
+    rows.retain(|row| !row.forgotten || row.problem.is_some());
+    Ok(rows)
+}
+
+/// Lists every snapshot whose manifest is there.
+pub async fn list_all(repository: &Repository) -> Result<Vec<ListRow>> {
     let span = tracing::info_span!(target: "packvault::operation", "list");
     logged::operation(span, repository.storage().location(), rows(repository)).await
 }
@@ -20,9 +28,19 @@ pub async fn list(repository: &Repository) -> Result<Vec<ListRow>> {
 async fn rows(repository: &Repository) -> Result<Vec<ListRow>> {
     let files = repository.list_snapshots().await?;
     let (found, notes) = join!(repository.read_snapshots(&files), repository.read_notes(&files));
-    let mut rows: Vec<ListRow> = found?.into_iter().map(row).collect();
-    let mut notes = notes?;
+    let mut found = found?;
+    let is_gone = |found: &FoundSnapshot| {
+        found.manifest.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    };
+    if found.iter().any(is_gone) {
+        // A forget may be at work; a manifest that the store still shows is a problem all the same.
+        let now = repository.list_snapshots().await?;
+        found.retain(|found| !is_gone(found) || now.has(&found.name));
+    }
+    let mut rows: Vec<ListRow> = found.into_iter().map(row).collect();
+    let (mut notes, forgotten) = (notes?, files.forgotten());
     for row in &mut rows {
+        row.forgotten = forgotten.contains(row.id.as_str());
         let note = notes.remove(&row.id).unwrap_or_default();
         row.source_problems = note.source_problems;
         row.archive = note.archive.map(listed);
@@ -59,6 +77,8 @@ fn sound_row(manifest: Manifest) -> ListRow {
         problem,
         source_problems: Vec::new(),
         archive: None,
+        forgotten: false,
+        artifacts: manifest.auxiliary.into_iter().map(|artifact| artifact.name).collect(),
     }
 }
 

@@ -71,20 +71,28 @@ impl MetadataReader {
             let message = format!("it has {} bytes, too many for metadata", entry.raw_bytes);
             return Err(fail(Error::new(ErrorKind::Damaged, message)));
         }
-        let _until_decoded = self.pipeline.reserve(entry.stored_bytes + entry.raw_bytes).await;
+        let opened_bytes = if self.store.sealing().is_encrypted() { entry.stored_bytes } else { 0 };
+        let bytes = entry.stored_bytes + opened_bytes + entry.raw_bytes;
+        let _until_decoded = self.pipeline.reserve(bytes).await;
         let stored = match fetched {
             Some(stored) => stored,
             None => self.store.fetch(&pack, &entry).await.map_err(fail)?,
         };
+        let sealing = self.store.sealing().clone();
         let decoded = self.pipeline.run(move |worker| {
             let mut raw = Vec::new();
             worker
-                .decompressor
-                .decode_into(&entry, &stored, &mut raw)
+                .decode_into(&sealing, &entry, &stored, &mut raw)
                 .map_err(|error| format_error("cannot decode it", error))?;
             Ok(raw)
         });
-        decoded.await.map_err(fail)
+        let decoded = decoded.await;
+        match &decoded {
+            Ok(_) => self.store.reads().sound(pack, entry.stored_range()),
+            Err(error) if !error.is_no_finding() => self.store.reads().damaged(pack, entry.stored_range()),
+            Err(_) => {}
+        }
+        decoded.map_err(fail)
     }
 
     /// Reads a page map or page-hash map of a snapshot with so many pages. A small frame can hold a great

@@ -7,17 +7,26 @@ mod aside;
 mod bulk;
 mod chain;
 mod content_paths;
+pub mod copy;
 pub mod create;
+pub mod forget;
+pub mod heal;
 pub mod identity;
 pub mod init;
+pub mod inside;
 pub mod list;
 mod logged;
 mod metadata;
 mod page_writer;
 pub mod pipeline;
+pub mod prune;
 mod read_ahead;
+pub mod repair;
 pub mod report;
 pub mod restore;
+pub mod restore_check;
+pub mod retention;
+pub mod schedule;
 pub mod unlock;
 pub mod verify;
 
@@ -30,7 +39,7 @@ use crate::format::SnapshotId;
 use crate::process::Identity;
 use crate::progress::Progress;
 use crate::repo::Repository;
-use crate::repo::locks::{LockRequest, ReadingLock};
+use crate::repo::locks::LockRequest;
 
 /// What surrounds an operation.
 #[derive(Clone)]
@@ -48,7 +57,8 @@ pub struct Context {
 }
 
 impl Context {
-    fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
+    /// Returns what a lock for this operation is taken for.
+    pub fn lock_request(&self, operation: &'static str, force: bool) -> LockRequest {
         let (hostname, progress, cancel) =
             (self.hostname.clone(), self.progress.clone(), self.cancel.clone());
         let process = Identity::of_this_process();
@@ -66,17 +76,24 @@ pub struct ReadLocking {
 }
 
 impl ReadLocking {
-    async fn lock(
+    /// Does the work under a lock, or without one where that is asked for or cannot be helped; the work is told
+    /// which. Returns what came of it, and what the user should know of the lock.
+    async fn around<T, W: Future<Output = Result<T>>>(
         self,
         repository: &Repository,
         operation: &'static str,
         context: &Context,
-    ) -> Result<ReadingLock> {
+        work: impl FnOnce(bool) -> W,
+    ) -> Result<(T, Vec<String>)> {
+        sweep(context);
         let request = context.lock_request(operation, self.force_unlock);
-        match self.without_lock {
-            true => Ok(repository.read_without_lock(&request).await),
-            false => repository.lock_for_reading(&request).await,
-        }
+        let lock = match self.without_lock {
+            true => repository.read_without_lock(&request).await,
+            false => repository.lock_for_reading(&request).await?,
+        };
+        // On the heap: what an operation keeps would fill much of a small stack.
+        let work = Box::pin(work(lock.is_held()));
+        lock.during(work).await
     }
 }
 
@@ -94,7 +111,7 @@ pub enum Selection {
 /// Removes what killed programs have left of databases that were built aside, before anything else is done:
 /// whatever becomes of the operation, plain text does not stay.
 fn sweep(context: &Context) {
-    crate::archive::scratch::sweep(&context.spool);
+    crate::archive::unnamed::sweep(&context.spool);
 }
 
 /// Returns this machine's name for lock records.

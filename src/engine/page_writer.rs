@@ -1,4 +1,4 @@
-//! Writing database pages from blobs to a file, each checked against the page-hash map first.
+//! Putting database pages from blobs where they belong, each checked against the page-hash map first.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,12 +14,21 @@ use crate::progress::{Progress, Stage};
 use crate::repo::blobs::BlobFailure;
 use crate::{Error, ErrorKind, Result};
 
-/// Writes the pages of every blob it visits to a new file, which must have its length already.
+/// Takes consecutive pages that were checked, from this offset of the database on.
+pub type PutPages = Box<dyn Fn(u64, &[u8]) -> Result<()> + Send + Sync>;
+
+/// Returns what writes pages to a file, which must have its length already.
+pub fn into_file(file: File, path: PathBuf) -> PutPages {
+    Box::new(move |offset, pages| {
+        sparse::write_at(&file, pages, offset).map_err(|error| io_error("write", &path, error))
+    })
+}
+
+/// Puts the pages of every blob it visits where they belong.
 pub struct PageWriter {
     runs: HashMap<BlobId, Vec<Run>>,
     hashes: Arc<PageHashes>,
-    file: File,
-    path: PathBuf,
+    put: PutPages,
     progress: Arc<dyn Progress>,
     stage: Stage,
 }
@@ -30,14 +39,14 @@ impl PageWriter {
         map: &PageMap,
         runs: impl IntoIterator<Item = &'a Run>,
         hashes: Arc<PageHashes>,
-        (file, path): (File, PathBuf),
+        put: PutPages,
         (progress, stage): (Arc<dyn Progress>, Stage),
     ) -> Self {
         let mut by_blob: HashMap<BlobId, Vec<Run>> = HashMap::new();
         for run in runs {
             by_blob.entry(map.blob_of(run)).or_default().push(*run);
         }
-        Self { runs: by_blob, hashes, file, path, progress, stage }
+        Self { runs: by_blob, hashes, put, progress, stage }
     }
 
     /// Returns the blobs that are wanted.
@@ -59,8 +68,7 @@ impl PageWriter {
                 return Err(Error::new(ErrorKind::Damaged, message));
             }
         }
-        sparse::write_at(&self.file, pages, run.start_page * u64::from(page_size))
-            .map_err(|error| io_error("write", &self.path, error))?;
+        (self.put)(run.start_page * u64::from(page_size), pages)?;
         self.progress.advance(self.stage, u64::from(run.pages));
         Ok(())
     }

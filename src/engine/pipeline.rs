@@ -1,4 +1,5 @@
-//! Where CPU work meets I/O: the only module that puts work on blocking threads.
+//! Where CPU work meets I/O: the only module that puts work on blocking threads. It holds what surrounds the
+//! operation, so that whoever has it needs nothing else.
 //!
 //! At most `jobs` pieces of work run at once, each with a [`Worker`] whose zstd contexts and buffers are
 //! used again and again. Work starts when it is handed in, not when its result is asked for, so that
@@ -13,13 +14,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tracing::{Instrument as _, Span};
 
 use super::Context;
-use crate::cancel::Cancel;
-use crate::format::{Compressor, Decompressor};
+use crate::format::pack::Entry;
+use crate::format::{Compressor, Decompressor, FormatError, crc32c};
+use crate::repo::Sealing;
+use crate::repo::packs::StoredBlob;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that may be kept in tables and be in flight between reading and writing.
@@ -36,13 +40,73 @@ pub struct Worker {
     /// Compresses blobs at the level of the run.
     pub compressor: Compressor,
     /// Decodes blobs.
-    pub decompressor: Decompressor,
+    decompressor: Decompressor,
     /// Holds a frame until its length is known.
     pub frame: Vec<u8>,
+    /// Holds a frame that was sealed, while it is decoded.
+    opened: Vec<u8>,
     /// Where bytes wait that do not fit in memory.
     pub spool: PathBuf,
     /// The level of the compressor, for blobs that are streamed.
     pub zstd_level: i32,
+}
+
+impl Worker {
+    /// Returns the blob of an entry, given its stored bytes; nothing before it was proved to be what its id says.
+    pub fn decode<'a>(
+        &'a mut self,
+        sealing: &Sealing,
+        entry: &Entry,
+        stored: &'a [u8],
+    ) -> std::result::Result<&'a [u8], FormatError> {
+        let (entry, frame) = sealing.open_frame(entry, stored, &mut self.opened)?;
+        self.decompressor.decode(&entry, frame)
+    }
+
+    /// The same of a frame that is stored elsewhere: also returns it as it is stored there. Its compression stays.
+    pub fn carry<'a>(
+        &'a mut self,
+        from: &Sealing,
+        to: &Sealing,
+        entry: &Entry,
+        stored: &'a Bytes,
+    ) -> Result<std::result::Result<(StoredBlob, &'a [u8]), FormatError>> {
+        let (inner, frame) = match from.open_frame(entry, stored, &mut self.opened) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
+        };
+        let raw = match self.decompressor.decode(&inner, frame) {
+            Ok(raw) => raw,
+            Err(error) => return Ok(Err(error)),
+        };
+        let Entry { id, raw_bytes, .. } = *entry;
+        if to.seals_like(from) {
+            let blob = StoredBlob {
+                id,
+                raw_bytes,
+                flags: entry.flags,
+                crc32c: entry.crc32c,
+                stored: stored.clone(),
+            };
+            return Ok(Ok((blob, raw)));
+        }
+        let sealed = to.seal_frame(&id, frame)?;
+        let stored = sealed.map_or_else(|| Bytes::copy_from_slice(frame), Bytes::from);
+        let (flags, crc32c) = (to.flags(inner.flags), crc32c(&stored));
+        Ok(Ok((StoredBlob { id, raw_bytes, flags, crc32c, stored }, raw)))
+    }
+
+    /// The same into a buffer of the caller's, replacing what it held; on failure its content is of no use.
+    pub fn decode_into(
+        &mut self,
+        sealing: &Sealing,
+        entry: &Entry,
+        stored: &[u8],
+        raw: &mut Vec<u8>,
+    ) -> std::result::Result<(), FormatError> {
+        let (entry, frame) = sealing.open_frame(entry, stored, &mut self.opened)?;
+        self.decompressor.decode_into(&entry, frame, raw)
+    }
 }
 
 /// Bytes of the budget, given back when dropped.
@@ -50,10 +114,8 @@ pub struct Worker {
 pub struct Reservation(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
 
 struct Shared {
-    jobs: usize,
-    cancel: Cancel,
+    context: Context,
     zstd_level: i32,
-    spool: PathBuf,
     running: Arc<Semaphore>,
     budget: Arc<Semaphore>,
     /// The whole of the budget: what is free and what is reserved.
@@ -69,13 +131,11 @@ pub struct Pipeline(Arc<Shared>);
 impl Pipeline {
     /// Makes a pipeline for one operation.
     pub fn new(context: &Context, zstd_level: i32) -> Self {
-        let jobs = context.jobs.max(1);
+        let context = Context { jobs: context.jobs.max(1), ..context.clone() };
         Self(Arc::new(Shared {
-            jobs,
-            cancel: context.cancel.clone(),
+            running: Arc::new(Semaphore::new(context.jobs)),
+            context,
             zstd_level,
-            spool: context.spool.clone(),
-            running: Arc::new(Semaphore::new(jobs)),
             budget: Arc::new(Semaphore::new((BUDGET_BYTES / BUDGET_UNIT_BYTES) as usize)),
             budget_bytes: AtomicU64::new(BUDGET_BYTES),
             workers: Mutex::default(),
@@ -83,9 +143,14 @@ impl Pipeline {
         }))
     }
 
+    /// Returns what surrounds the operation.
+    pub fn context(&self) -> &Context {
+        &self.0.context
+    }
+
     /// Returns how many pieces run at once.
     pub fn jobs(&self) -> usize {
-        self.0.jobs
+        self.0.context.jobs
     }
 
     /// Starts a piece of work; it runs as soon as a thread is free, asked for or not.
@@ -98,7 +163,7 @@ impl Pipeline {
         let span = Span::current();
         Task(tokio::spawn(async move {
             let permit = shared.running.clone().acquire_owned().await.expect("the semaphore is never closed");
-            shared.cancel.check()?;
+            shared.context.cancel.check()?;
             let finished = tokio::task::spawn_blocking(move || {
                 let mut worker = shared.worker()?;
                 let result = span.in_scope(|| work(&mut worker));
@@ -124,11 +189,11 @@ impl Pipeline {
     pub async fn run_while_wanted(&self, work: impl FnOnce() + Send + 'static) -> Result<()> {
         let permit = self.0.running.acquire().await;
         let _permit = permit.expect("the semaphore is never closed");
-        self.0.cancel.check()?;
+        self.0.context.cancel.check()?;
         let work = tokio::task::spawn_blocking(work);
         tokio::select! {
             done = work => done.map_err(ended_early),
-            () = self.0.cancel.cancelled() => self.0.cancel.check(),
+            () = self.0.context.cancel.cancelled() => self.0.context.cancel.check(),
         }
     }
 
@@ -155,7 +220,7 @@ impl Pipeline {
         let keep = |whole: u64| whole - unit(bytes.min(whole - IN_FLIGHT_BYTES_MIN));
         let before = whole.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |whole| Some(keep(whole)));
         let before = before.expect("the update always has a value");
-        // Who reserved more than is left now waits before us, and gets it first.
+        // Work that has reserved more than is left now waits before us in the queue, and gets its share first.
         let units = (before - keep(before)) / BUDGET_UNIT_BYTES;
         let taken = self.0.budget.acquire_many(units as u32).await;
         taken.expect("the semaphore is never closed").forget();
@@ -173,7 +238,7 @@ impl Pipeline {
     /// Waits until no work runs. Work that was started and not asked for has ended or never begins, once
     /// its [`Task`] is dropped.
     pub async fn quiesce(&self) {
-        let all = self.0.running.acquire_many(self.0.jobs as u32).await;
+        let all = self.0.running.acquire_many(self.jobs() as u32).await;
         drop(all.expect("the semaphore is never closed"));
     }
 
@@ -204,7 +269,8 @@ impl Shared {
             compressor,
             decompressor: Decompressor::new(),
             frame: Vec::new(),
-            spool: self.spool.clone(),
+            opened: Vec::new(),
+            spool: self.context.spool.clone(),
             zstd_level: self.zstd_level,
         })
     }
@@ -213,6 +279,13 @@ impl Shared {
 /// Work under way. Dropped before it has begun, it never does.
 #[derive(Debug)]
 pub struct Task<T>(JoinHandle<Result<T>>);
+
+impl<T> Task<T> {
+    /// Tells whether it has ended, one way or the other.
+    pub fn has_ended(&self) -> bool {
+        self.0.is_finished()
+    }
+}
 
 impl<T> Future for Task<T> {
     type Output = Result<T>;
@@ -239,6 +312,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::cancel::Cancel;
     use crate::progress::Silent;
 
     fn pipeline() -> Pipeline {

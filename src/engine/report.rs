@@ -15,6 +15,12 @@ pub struct InitReport {
     pub id: String,
     /// Where it lies.
     pub location: String,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// The names of the ways in; none for one that is not encrypted.
+    pub keys: Vec<String>,
+    /// The passphrase, if one was made by chance: it is nowhere else.
+    pub passphrase: Option<String>,
 }
 
 /// What `create` stored.
@@ -141,6 +147,10 @@ pub struct ListRow {
     pub archive: Option<ListedArchive>,
     /// What kind of problem it is; `null` without one.
     pub problem_kind: Option<ProblemKind>,
+    /// Whether it was forgotten: its manifest is there because later snapshots are built on it.
+    pub forgotten: bool,
+    /// What it carries beside the database, by name.
+    pub artifacts: Vec<String>,
 }
 
 /// The archive of a [`ListRow`].
@@ -154,6 +164,324 @@ pub struct ListedArchive {
     pub home: String,
     /// Its database, where it was captured.
     pub database: String,
+}
+
+/// What `forget` kept and gave up, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForgetReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The snapshots that stay, oldest first.
+    pub kept: Vec<KeptSnapshot>,
+    /// The snapshots that were given up, oldest first.
+    pub forgotten: Vec<ForgottenSnapshot>,
+    /// Manifests that were removed, of snapshots that were forgotten now or earlier.
+    pub manifests_removed: u64,
+    /// Manifests of forgotten snapshots that stay because later ones are built on them.
+    pub links: u64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A snapshot of a [`ForgetReport`] that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeptSnapshot {
+    /// Its id.
+    pub id: String,
+    /// When it was made, in UTC.
+    pub created_at: String,
+    /// The tag given to it; empty without one.
+    pub tag: String,
+    /// Why it stays, at least one reason.
+    pub reasons: Vec<String>,
+}
+
+/// A snapshot of a [`ForgetReport`] that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ForgottenSnapshot {
+    /// Its id.
+    pub id: String,
+    /// When it was made, in UTC.
+    pub created_at: String,
+    /// The tag given to it; empty without one.
+    pub tag: String,
+    /// Whether its manifest is gone; `false` where later snapshots are built on it.
+    pub removed: bool,
+}
+
+/// What `prune` freed, or would.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PruneReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Manifests whose needs were looked at, those of forgotten snapshots included.
+    pub snapshots: u64,
+    /// Snapshots that got a new id, for they were built on forgotten ones, oldest first.
+    pub squashed: Vec<SquashedSnapshot>,
+    /// Manifests that were removed.
+    pub manifests_removed: u64,
+    /// Packs.
+    pub packs: PrunedPacks,
+    /// Bytes in packs.
+    pub bytes: PrunedBytes,
+    /// Indexes.
+    pub indexes: PrunedIndexes,
+    /// When packs that are condemned may be removed, in UTC; `null` without any.
+    pub removable_at: Option<String>,
+    /// About how many requests to the store it takes.
+    pub requests: u64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A snapshot of a [`PruneReport`] that got a new id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SquashedSnapshot {
+    /// The id that it had.
+    pub from: String,
+    /// The id that it has; `null` in a dry run.
+    pub to: Option<String>,
+}
+
+/// The packs of a [`PruneReport`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PrunedPacks {
+    /// Those that were there.
+    pub before: u64,
+    /// Those of which nothing is needed.
+    pub unneeded: u64,
+    /// Those that go because little of them is needed.
+    pub repacked: u64,
+    /// Those that go because they are small.
+    pub merged: u64,
+    /// New ones.
+    pub written: u64,
+    /// Those that were removed.
+    pub removed: u64,
+    /// Those that no index names, and that a later run removes.
+    pub condemned: u64,
+}
+
+/// The bytes of a [`PruneReport`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PrunedBytes {
+    /// The length of all packs that were there.
+    pub before: u64,
+    /// What of it snapshots need.
+    pub needed: u64,
+    /// What has to be copied into new packs.
+    pub repacked: u64,
+    /// What was copied.
+    pub written: u64,
+    /// What is free at last, when all that goes is gone.
+    pub freed: u64,
+    /// The length of the packs that were removed.
+    pub removed: u64,
+    /// The length of those that a later run removes.
+    pub condemned: u64,
+}
+
+/// The indexes of a [`PruneReport`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PrunedIndexes {
+    /// Those that were there.
+    pub before: u64,
+    /// Those that were removed.
+    pub removed: u64,
+    /// New ones.
+    pub written: u64,
+}
+
+/// What `copy` copied, or would.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CopyReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Where the source lies.
+    pub from: String,
+    /// Where the target lies.
+    pub to: String,
+    /// The snapshots that are in the target now and were not before, oldest first.
+    pub copied: Vec<CopiedSnapshot>,
+    /// How many of those that were asked for, with those they are built on, were there already.
+    pub there: u64,
+    /// The ids of those that could not be copied.
+    pub not_copied: Vec<String>,
+    /// Packs that were written.
+    pub packs_written: u64,
+    /// Blobs in them.
+    pub blobs_written: u64,
+    /// Bytes of these blobs as they are stored; in a dry run, bytes of the packs that would be read.
+    pub bytes_written: u64,
+    /// The snapshots that were forgotten in the target.
+    pub forgotten: Vec<String>,
+    /// What is damaged, in the source or in the target.
+    pub problems: Vec<CopyProblem>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl CopyReport {
+    /// Tells whether everything that was asked for is in the target, and nothing was found to be damaged.
+    pub fn is_whole(&self) -> bool {
+        self.problems.is_empty() && self.not_copied.is_empty()
+    }
+}
+
+/// A snapshot of a [`CopyReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CopiedSnapshot {
+    /// Its id, which is the same in both places.
+    pub id: String,
+    /// When it was made, in UTC.
+    pub created_at: String,
+    /// The tag given to it; empty without one.
+    pub tag: String,
+    /// Whether it was forgotten in the source, and is there as a link.
+    pub forgotten: bool,
+}
+
+/// One thing that is wrong with one of the two repositories.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CopyProblem {
+    /// The repository, by its location.
+    pub place: String,
+    /// What is wrong.
+    #[serde(flatten)]
+    pub problem: VerifyProblem,
+}
+
+impl CopyProblem {
+    pub(super) fn sort_key(&self) -> impl Ord + '_ {
+        let VerifyProblem { snapshot, object, blob, detail, .. } = &self.problem;
+        (&self.place, snapshot, object, blob, detail)
+    }
+}
+
+/// What `heal` healed, and what it could not.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct HealReport {
+    /// Whether nothing was done: `healed` is then what could be, and only manifests, notes and indexes are in it.
+    pub dry_run: bool,
+    /// What is whole again.
+    pub healed: Vec<Healed>,
+    /// What is still damaged or lost: no place has it whole, or this was a dry run.
+    pub left: Vec<VerifyProblem>,
+    /// Distinct blobs that were read and are sound.
+    pub blobs_read: u64,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl HealReport {
+    /// Tells whether nothing is left to be healed.
+    pub fn is_whole(&self) -> bool {
+        self.left.is_empty() && (self.healed.is_empty() || !self.dry_run)
+    }
+
+    /// Takes in what became of the indexes.
+    pub(super) fn take_repair(&mut self, repair: RepairReport) {
+        let from = || "the packs".to_owned();
+        self.healed.extend(repair.moved.into_iter().map(|moved| Healed {
+            object: moved.object,
+            from: from(),
+            kept: moved.kept,
+        }));
+        if repair.blobs > 0 {
+            let object = format!("the places of {} blobs that no index named", repair.blobs);
+            self.healed.push(Healed { object, from: from(), kept: None });
+        }
+        // A pack that cannot be opened is damage if a snapshot needs it, which is found out later.
+        let of_indexes = |problem: &VerifyProblem| problem.pack.is_none();
+        self.left.extend(repair.problems.into_iter().filter(of_indexes));
+    }
+}
+
+/// One object of a [`HealReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Healed {
+    /// What it is: `pack 01k…`, `manifest of snapshot 2026…`.
+    pub object: String,
+    /// Where it was found whole.
+    pub from: String,
+    /// The name under which the damaged object is kept; `null` where there was none.
+    pub kept: Option<String>,
+}
+
+/// What `repair index` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Packs whose footers were read.
+    pub packs: u64,
+    /// Blobs that no index named rightly, and a new one names now.
+    pub blobs: u64,
+    /// Indexes that were written.
+    pub indexes_written: u64,
+    /// Indexes that were moved out of the way.
+    pub moved: Vec<MovedAside>,
+    /// What could not be repaired.
+    pub problems: Vec<VerifyProblem>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What `repair config` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ConfigReport {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// The repository's id: the old one, if it could be found out.
+    pub id: String,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Whether `config.toml` was, or would be, made anew; `false` if the one that is there can be read.
+    pub made: bool,
+    /// The name under which a damaged one is kept.
+    pub kept: Option<String>,
+}
+
+/// A damaged object of a [`RepairReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MovedAside {
+    /// What it is.
+    pub object: String,
+    /// The name under which it is kept; `null` in a dry run.
+    pub kept: Option<String>,
+}
+
+/// Who needs a blob, and which packs hold it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReachReport {
+    /// The blob, which for an attachment is the hash of its content.
+    pub blob: String,
+    /// The snapshots that need it, oldest first.
+    pub snapshots: Vec<ReachingSnapshot>,
+    /// The packs that hold it.
+    pub packs: Vec<HoldingPack>,
+}
+
+/// A snapshot of a [`ReachReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReachingSnapshot {
+    /// Its id.
+    pub id: String,
+    /// Whether it was forgotten, and its manifest is there because others are built on it.
+    pub forgotten: bool,
+}
+
+/// A pack of a [`ReachReport`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HoldingPack {
+    /// Its id.
+    pub id: String,
+    /// Whether an index names it; if not, a later prune removes it.
+    pub indexed: bool,
 }
 
 /// What `unlock` found and did.
@@ -201,6 +529,44 @@ pub struct VerifyReport {
     pub problems: Vec<VerifyProblem>,
     /// What the user should know of the check itself.
     pub warnings: Vec<String>,
+    /// What of the packs was read; `null` without `--sample`.
+    pub sample: Option<SampleReport>,
+}
+
+/// The sample of a [`VerifyReport`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SampleReport {
+    /// Packs that were chosen.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs of these that were read again because damage had been found in them.
+    pub packs_again: u64,
+    /// Packs with damage that were left out this time, for there are too many of them.
+    pub damaged_packs_left: u64,
+    /// Packs of the repository that hold anything.
+    pub packs_total: u64,
+    /// Their bytes.
+    pub bytes_total: u64,
+    /// In how many runs every pack is read, if nothing is added and no damage is found.
+    pub runs: u64,
+    /// What was read so far, this time included; `null` where it is not recorded.
+    pub coverage: Option<SampleCoverage>,
+}
+
+/// What was read of a repository, as far as it is recorded on this machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SampleCoverage {
+    /// Since when it is recorded.
+    pub since: String,
+    /// Packs of which every byte was read since then.
+    pub packs: u64,
+    /// Bytes that were read since then, at the least.
+    pub bytes: u64,
+    /// When the pack was read that was read longest ago; `null` if none was.
+    pub oldest_at: Option<String>,
+    /// Packs that were never read as a whole.
+    pub packs_unread: u64,
 }
 
 /// What kind of thing keeps an object from being used.
@@ -226,7 +592,7 @@ impl ProblemKind {
     pub fn of(error: &Error) -> Self {
         match error.kind() {
             ErrorKind::Unsupported => Self::Newer,
-            ErrorKind::WrongKey => Self::Encrypted,
+            ErrorKind::NoKey | ErrorKind::WrongKey => Self::Encrypted,
             ErrorKind::NotPermitted => Self::NotPermitted,
             _ => Self::Damaged,
         }
@@ -257,8 +623,8 @@ pub struct RestoreReport {
     pub id: String,
     /// The folder it was restored into.
     pub target: String,
-    /// The restored database.
-    pub database: RestoredDatabase,
+    /// The restored database; `null` if it is not in the part that was restored.
+    pub database: Option<RestoredDatabase>,
     /// The restored attachments.
     pub attachments: RestoredAttachments,
     /// Extra files restored.
@@ -271,6 +637,73 @@ pub struct RestoreReport {
     pub warnings: Vec<String>,
     /// The user and group that the database belongs to now, as `4001:5000`; `null` if to whoever ran the restore.
     pub owner: Option<String>,
+    /// Which part of the snapshot it is; `null` for all of it.
+    pub part: Option<RestoredPart>,
+    /// Bytes of all that was restored, each attachment counted once.
+    #[serde(skip)]
+    pub bytes: u64,
+}
+
+/// What `verify --restore-check` showed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RestoreCheckReport {
+    /// Whether every snapshot was restored and proved.
+    pub ok: bool,
+    /// The snapshots, in the order in which they were restored.
+    pub snapshots: Vec<CheckedRestore>,
+    /// Bytes that were restored.
+    pub bytes: u64,
+    /// How long all of it took.
+    pub seconds: f64,
+    /// The folder below which the restored files lay.
+    pub scratch: String,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// A snapshot of a [`RestoreCheckReport`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct CheckedRestore {
+    /// Its id.
+    pub id: String,
+    /// How long its restore took, with its proof.
+    pub seconds: f64,
+    /// Bytes that were restored.
+    pub bytes: u64,
+    /// Length of its database.
+    pub database_bytes: u64,
+    /// Attachments that were restored.
+    pub attachments: u64,
+    /// Extra files that were restored.
+    pub extras: u64,
+    /// What was proved; `null` with a problem.
+    pub proof: Option<Proof>,
+    /// What is wrong; `null` if it can be restored.
+    pub problem: Option<String>,
+    /// What kind of problem it is; `null` without one.
+    pub problem_kind: Option<ProblemKind>,
+}
+
+/// The part of a snapshot that was restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RestoredPart {
+    /// The patterns of what was to be restored.
+    pub only: Vec<String>,
+    /// What was not.
+    pub left_out: NotRestored,
+}
+
+/// What of a snapshot was not restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct NotRestored {
+    /// Whether that is the database.
+    pub database: bool,
+    /// Distinct attachments.
+    pub attachments: u64,
+    /// Their size.
+    pub attachment_bytes: u64,
+    /// Extra files.
+    pub extras: u64,
 }
 
 /// The database of a [`RestoreReport`].
@@ -280,8 +713,11 @@ pub struct RestoredDatabase {
     pub bytes: u64,
     /// Pages of the database.
     pub pages: u64,
-    /// Whether it is the captured database byte for byte; not so when its pack tables had to be emptied.
+    /// Whether it is the captured database byte for byte; not so when what describes the live store had to be emptied.
     pub identical: bool,
+    /// What was changed, for people.
+    #[serde(skip)]
+    pub changed: Option<&'static str>,
 }
 
 /// The attachments of a [`RestoreReport`].
@@ -328,8 +764,15 @@ mod tests {
 
     #[test]
     fn init_and_create_keep_their_json() {
-        let init = InitReport { id: "r".into(), location: "/b".into() };
-        assert_eq!(json(&init), r#"{"id":"r","location":"/b"}"#);
+        let init = InitReport {
+            id: "r".into(),
+            location: "/b".into(),
+            encrypted: true,
+            keys: vec!["k".into()],
+            passphrase: None,
+        };
+        let expected = r#"{"id":"r","location":"/b","encrypted":true,"keys":["k"],"passphrase":null}"#;
+        assert_eq!(json(&init), expected);
         let create = CreateReport {
             id: Some("s".into()),
             parent: None,
@@ -382,7 +825,7 @@ mod tests {
             concat!(
                 r#"{"id":"s","parent":null,"created_at":null,"tag":null,"version":1,"database_bytes":null,"#,
                 r#""attachments":null,"bytes_added":null,"stats":{"messages":1e0},"problem":null,"source_problems":[],"archive":null,"#,
-                r#""problem_kind":null}"#
+                r#""problem_kind":null,"forgotten":false,"artifacts":[]}"#
             )
         );
     }
@@ -395,27 +838,34 @@ mod tests {
             json(&verify),
             concat!(
                 r#"{"ok":false,"snapshots":0,"blobs":0,"bytes":0,"problems":[{"snapshot":null,"#,
-                r#""object":null,"blob":null,"pack":null,"detail":"gone","kind":"damaged"}],"warnings":[]}"#
+                r#""object":null,"blob":null,"pack":null,"detail":"gone","kind":"damaged"}],"warnings":[],"sample":null}"#
             )
         );
         let restore = RestoreReport {
             id: "s".into(),
             target: "/t".into(),
-            database: RestoredDatabase { bytes: 1, pages: 2, identical: true },
+            database: Some(RestoredDatabase { bytes: 1, pages: 2, identical: true, changed: None }),
             attachments: RestoredAttachments { files: 3, bytes: 4 },
             extras: 5,
             proof: Proof { pages: 6, blobs: 7, integrity_check: Check::Skipped, stats: Check::Ok },
             left_out: vec![],
             warnings: vec![],
             owner: None,
+            part: None,
+            bytes: 8,
         };
         assert_eq!(
             json(&restore),
             concat!(
                 r#"{"id":"s","target":"/t","database":{"bytes":1,"pages":2,"identical":true},"#,
                 r#""attachments":{"files":3,"bytes":4},"extras":5,"proof":{"pages":6,"blobs":7,"#,
-                r#""integrity_check":"skipped","stats":"ok"},"left_out":[],"warnings":[],"owner":null}"#
+                r#""integrity_check":"skipped","stats":"ok"},"left_out":[],"warnings":[],"owner":null,"part":null}"#
             )
         );
+        let left_out = NotRestored { database: true, attachments: 1, attachment_bytes: 2, extras: 3 };
+        let part = Some(RestoredPart { only: vec!["x".into()], left_out });
+        assert!(json(&RestoreReport { database: None, part, ..restore }).ends_with(
+            r#""part":{"only":["x"],"left_out":{"database":true,"attachments":1,"attachment_bytes":2,"extras":3}}}"#
+        ));
     }
 }

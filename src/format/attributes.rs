@@ -9,9 +9,9 @@
 //! ROW: [mode, place in owners, seconds since 1970, nanoseconds]; home and database may be null
 //! ```
 //!
-//! Paths are those of the extras tree. Whoever restores looks rows up by paths that were checked elsewhere, so a
-//! path here that is none costs nothing. Modes and owners are no secrets and no proof: a row is only used where it
-//! is harmless, see `archive::attributes`.
+//! Paths are those of the extras tree. A restore looks up rows by paths that were checked elsewhere, so a path here
+//! that is malformed does no harm. Modes and owners are not secret, and prove nothing: a row is only used where it is
+//! harmless, see `archive::attributes`.
 
 use std::collections::BTreeMap;
 

@@ -203,6 +203,15 @@ impl SnapshotId {
     }
 }
 
+impl SnapshotId {
+    /// Returns its time, with which it begins.
+    pub fn time(&self) -> Result<jiff::Timestamp> {
+        let (date, clock) = (&self.0[..8], &self.0[9..15]);
+        let date = format!("{}-{}-{}", &date[..4], &date[4..6], &date[6..]);
+        super::timestamp::parse(&format!("{date}T{}:{}:{}Z", &clock[..2], &clock[2..4], &clock[4..]))
+    }
+}
+
 impl fmt::Display for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

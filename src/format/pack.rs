@@ -17,6 +17,8 @@ mod footer;
 
 pub use footer::Footer;
 
+use std::ops::Range;
+
 use super::error::{FormatError, FormatErrorKind, Result};
 use super::hash::Hasher;
 use super::ids::BlobId;
@@ -109,6 +111,13 @@ pub struct Entry {
     pub flags: BlobFlags,
     /// The CRC-32C of the stored bytes.
     pub crc32c: u32,
+}
+
+impl Entry {
+    /// Returns where its stored bytes lie in the file.
+    pub fn stored_range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.stored_bytes)
+    }
 }
 
 /// What the first bytes of a pack say.

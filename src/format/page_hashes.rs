@@ -7,6 +7,8 @@
 //!
 //! The pages of a delta ascend strictly. Objects do not name their parent; the manifests do.
 
+use std::collections::BTreeMap;
+
 use super::error::{FormatError, Result};
 use super::ids::PageHash;
 use super::object::{ObjectReader, ObjectWriter};
@@ -118,6 +120,27 @@ impl PageHashes {
 }
 
 impl PageHashDelta {
+    /// Returns the one delta that does what these do one after the other, the oldest first.
+    pub fn composed(deltas: &[Self]) -> Result<Self> {
+        let Some(last) = deltas.last() else {
+            return Err(FormatError::corrupt("no deltas are no delta"));
+        };
+        let mut changes: BTreeMap<u64, PageHash> = BTreeMap::new();
+        for delta in deltas {
+            if delta.page_size != last.page_size {
+                let message =
+                    format!("page-hash delta of {}-byte pages on {}", last.page_size, delta.page_size);
+                return Err(FormatError::corrupt(message));
+            }
+            delta.check()?;
+            // What was cut off is gone, also where a later delta grows the database again.
+            changes.retain(|page, _| *page < delta.page_count);
+            changes.extend(delta.changes.iter().copied());
+        }
+        let changes = changes.into_iter().collect();
+        Ok(Self { page_size: last.page_size, page_count: last.page_count, changes })
+    }
+
     /// Returns the delta object.
     ///
     /// # Panics

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 pub use object::{PageMapKind, PageMapObject, Run};
 
 use super::error::{FormatError, Result};
+use super::geometry::Geometry;
 use super::ids::BlobId;
 
 /// The map of one snapshot: a keyframe with the deltas after it applied.
@@ -110,6 +111,11 @@ impl PageMap {
         self.page_count
     }
 
+    /// Returns the size and the number of the pages.
+    pub fn geometry(&self) -> Geometry {
+        Geometry { page_size: self.page_size, page_count: self.page_count }
+    }
+
     /// Returns every blob of the map, once, in first-use order.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobId> {
         let belongs = |(index, used): (u32, &u32)| *used > 0 || self.unused.contains(&index);
@@ -139,6 +145,23 @@ impl PageMap {
         }
         let into = (page - run.start_page).saturating_mul(u64::from(self.page_size));
         Some(Run { start_page: page, pages: 1, blob_offset: run.blob_offset.saturating_add(into), ..*run })
+    }
+
+    /// Returns the part of a run that begins with this page.
+    pub fn rest_of_run(&self, page: u64) -> Option<Run> {
+        let (_, run) = self.runs.range(..=page).next_back()?;
+        if page >= run.end_page() {
+            return None;
+        }
+        // Less than a run has pages, of which there are no more than 32 bits count.
+        Some(run.skip((page - run.start_page) as u32, self.page_size))
+    }
+
+    /// Returns the runs from the one on that holds this page, ascending by page.
+    pub fn runs_from(&self, page: u64) -> impl Iterator<Item = &Run> {
+        let holding = self.runs.range(..=page).next_back().map(|(_, run)| run);
+        let start = holding.filter(|run| run.end_page() > page).map_or(page, |run| run.start_page);
+        self.runs.range(start..).map(|(_, run)| run)
     }
 
     /// Returns the number of runs.

@@ -17,7 +17,7 @@ const RESERVED: [&str; 5] =
 
 /// The longest path, cleaned: what systems take in one piece.
 const PATH_BYTES_MAX: usize = 4096;
-/// The deepest path. Whoever puts it back, or takes it away again, holds a folder for each step.
+/// The most parts of a path. A restore keeps a folder open for each of them.
 const COMPONENTS_MAX: usize = 256;
 /// What a message shows of a path.
 const SHOWN_BYTES_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! `config.toml`: what a repository is, six keys in a flat table.
+//! `config.toml`: what a repository is, a few keys in a flat table.
 //!
 //! ```text
 //! repo_id = "5d61e8af-fa85-4c85-a408-d2e53ac0ed20"
@@ -9,14 +9,58 @@
 //! page_size = 4096
 //! ```
 //!
+//! In an encrypted repository `encryption` is `xchacha20poly1305`, `min_reader_version` is 5, so that programs which
+//! cannot read it ask to be upgraded, and `key_check` holds 80 hex digits: nothing, sealed with the repository's key
+//! as what that repository's configuration is. With it a wrong key is told from damage before anything else is read.
+//!
 //! Reading tolerates unknown keys and missing ones, except `repo_id` and `encryption`; writing loses unknown
 //! keys. A wrong type is an error even where the value is not used.
 
 use super::error::{FormatError, FormatErrorKind, Result};
 use super::ids::RepoId;
+use super::repository_key::RepositoryKey;
+use super::sealed::{self, Binding, Nonce, OVERHEAD_BYTES};
 
-/// The only encryption that repositories use so far.
-pub const ENCRYPTION_NONE: &str = "none";
+/// The reader level that an encrypted repository asks for.
+pub const ENCRYPTED_READER_LEVEL: i64 = 5;
+
+/// How the objects of a repository are sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encryption {
+    /// Not at all.
+    None,
+    /// Each with the repository's key.
+    XChaCha20Poly1305,
+}
+
+impl Encryption {
+    /// Returns the word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::XChaCha20Poly1305 => "xchacha20poly1305",
+        }
+    }
+
+    fn parse(name: &str) -> Result<Self> {
+        let known = [Self::None, Self::XChaCha20Poly1305];
+        known.into_iter().find(|known| known.name() == name).ok_or_else(|| {
+            let message = format!("repository encryption {name:?} is not one that this program knows");
+            FormatError::new(FormatErrorKind::Encrypted, message)
+        })
+    }
+
+    const fn reader_level(self, plain: i64) -> i64 {
+        match self {
+            Self::XChaCha20Poly1305 if plain < ENCRYPTED_READER_LEVEL => ENCRYPTED_READER_LEVEL,
+            _ => plain,
+        }
+    }
+}
+
+/// A proof that a key is the one of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyCheck([u8; OVERHEAD_BYTES]);
 
 /// What a repository is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,25 +71,51 @@ pub struct RepoConfig {
     pub format_version: i64,
     /// Reader level needed to use the repository.
     pub min_reader_version: i64,
-    /// How its objects are sealed: `none`.
-    pub encryption: String,
+    /// How its objects are sealed.
+    pub encryption: Encryption,
     /// When it was made, RFC 3339.
     pub created_at: String,
     /// Page size of the database captured last, 0 before; informational.
     pub page_size: i64,
+    /// What proves the key of an encrypted repository; other programs may leave it out.
+    pub key_check: Option<KeyCheck>,
 }
 
 impl RepoConfig {
-    /// Returns the configuration of a new repository.
+    /// Returns the configuration of a new repository that is not encrypted.
     pub fn new(repo_id: RepoId, created_at: jiff::Timestamp) -> Self {
         Self {
             repo_id,
             format_version: 1,
             min_reader_version: 1,
-            encryption: ENCRYPTION_NONE.to_owned(),
+            encryption: Encryption::None,
             created_at: super::timestamp::format(created_at),
             page_size: 0,
+            key_check: None,
         }
+    }
+
+    /// Returns the configuration of the same repository, encrypted with the key.
+    #[must_use]
+    pub fn encrypted(self, key: &RepositoryKey, nonce: Nonce) -> Self {
+        let sealed = sealed::seal(key, nonce, &Binding::Config(&self.repo_id), &[]);
+        Self {
+            min_reader_version: ENCRYPTED_READER_LEVEL,
+            encryption: Encryption::XChaCha20Poly1305,
+            key_check: Some(KeyCheck(*sealed.first_chunk().expect("nothing seals to nonce and tag"))),
+            ..self
+        }
+    }
+
+    /// Tells whether the repository is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.encryption != Encryption::None
+    }
+
+    /// Refuses a key that is not the repository's. Where there is no proof, any key may be.
+    pub fn check_key(&self, key: &RepositoryKey) -> Result<()> {
+        let Some(KeyCheck(sealed)) = &self.key_check else { return Ok(()) };
+        sealed::open(key, &Binding::Config(&self.repo_id), sealed).map(drop)
     }
 
     /// Reads the file, for a reader of the given level.
@@ -57,28 +127,36 @@ impl RepoConfig {
         let repo_id = string(&table, "repo_id")?;
         let format_version = integer(&table, "format_version")?;
         let min_reader_version = integer(&table, "min_reader_version")?;
-        let encryption = string(&table, "encryption")?;
+        let encryption = Encryption::parse(&string(&table, "encryption")?);
         let created_at = string(&table, "created_at")?;
         let page_size = integer(&table, "page_size")?;
-        check_level(min_reader_version, supported_level)?;
-        check_encryption(&encryption)?;
+        let level = encryption.as_ref().map_or(supported_level, |known| known.reader_level(supported_level));
+        check_level(min_reader_version, level)?;
+        let encryption = encryption?;
+        let key_check = match encryption {
+            Encryption::None => None,
+            Encryption::XChaCha20Poly1305 => key_check(&string(&table, "key_check")?)?,
+        };
         let repo_id = RepoId::parse(&repo_id)?;
-        Ok(Self { repo_id, format_version, min_reader_version, encryption, created_at, page_size })
+        Ok(Self { repo_id, format_version, min_reader_version, encryption, created_at, page_size, key_check })
     }
 
     /// Returns the bytes of the file.
     pub fn encode(&self) -> Vec<u8> {
-        format!(
+        let mut text = format!(
             "repo_id = {}\nformat_version = {}\nmin_reader_version = {}\nencryption = {}\ncreated_at = {}\n\
              page_size = {}\n",
             quote(self.repo_id.as_str()),
             self.format_version,
             self.min_reader_version,
-            quote(&self.encryption),
+            quote(self.encryption.name()),
             quote(&self.created_at),
             self.page_size
-        )
-        .into_bytes()
+        );
+        if let Some(KeyCheck(sealed)) = &self.key_check {
+            text.push_str(&format!("key_check = {}\n", quote(&hex::encode(sealed))));
+        }
+        text.into_bytes()
     }
 }
 
@@ -92,12 +170,14 @@ fn check_level(level: i64, supported_level: i64) -> Result<()> {
     Ok(())
 }
 
-fn check_encryption(encryption: &str) -> Result<()> {
-    if encryption != ENCRYPTION_NONE {
-        let message = format!("repository encryption {encryption:?} is not supported");
-        return Err(FormatError::new(FormatErrorKind::Encrypted, message));
+fn key_check(text: &str) -> Result<Option<KeyCheck>> {
+    if text.is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    let mut sealed = [0; OVERHEAD_BYTES];
+    let decoded = hex::decode_to_slice(text, &mut sealed);
+    decoded.map_err(|error| FormatError::corrupt(format!("config.toml: key_check: {error}")))?;
+    Ok(Some(KeyCheck(sealed)))
 }
 
 fn string(table: &toml::Table, key: &str) -> Result<String> {
@@ -179,6 +259,10 @@ mod tests {
     fn the_checks_come_in_order() {
         let newer = FIXTURE.replace("min_reader_version = 1", "min_reader_version = 5");
         let sealed = newer.replace("none", "age").replace("5d61e8af-", "5D61E8AF-");
+        let encrypted = newer.replace("none", "xchacha20poly1305");
+        assert!(parse(&encrypted).unwrap().is_encrypted());
+        let above = encrypted.replace("version = 5", "version = 6");
+        assert_eq!(refusal(&above), FormatErrorKind::NeedsUpgrade { level: 6 });
         assert_eq!(refusal(&sealed.replace("4096", "\"4096\"")), FormatErrorKind::Corrupt);
         assert_eq!(refusal(&sealed), FormatErrorKind::NeedsUpgrade { level: 5 });
         let sealed = sealed.replace("version = 5", "version = 4");
@@ -207,11 +291,38 @@ mod tests {
 
     #[test]
     fn encryption_and_name_are_exact() {
-        for encryption in ["None", "none ", "", "none\\n"] {
+        for encryption in ["None", "none ", "", "none\\n", "xchacha20poly1305 ", "XChaCha20Poly1305"] {
             let text = FIXTURE.replace("\"none\"", &format!("\"{encryption}\""));
             assert_eq!(refusal(&text), FormatErrorKind::Encrypted, "{encryption:?}");
         }
         assert_eq!(refusal(&FIXTURE.replace("ed20\"", "ed20\\n\"")), FormatErrorKind::Invalid);
+    }
+
+    #[test]
+    fn an_encrypted_repository_proves_its_key() {
+        let [key, other] = [1, 2].map(|byte| RepositoryKey::from_bytes([byte; RepositoryKey::BYTES]));
+        let plain = parse(FIXTURE).unwrap();
+        let config = plain.clone().encrypted(&key, [3; 24]);
+        let text = String::from_utf8(config.encode()).unwrap();
+        let proof = hex::encode(sealed::seal(&key, [3; 24], &Binding::Config(&plain.repo_id), b""));
+        let expected = FIXTURE
+            .replace("version = 1\nencryption", "version = 5\nencryption")
+            .replace("\"none\"", "\"xchacha20poly1305\"");
+        assert_eq!(text, format!("{expected}key_check = \"{proof}\"\n"));
+        let read = parse(&text).unwrap();
+        assert_eq!(read, config);
+        read.check_key(&key).unwrap();
+        assert_eq!(read.check_key(&other).unwrap_err().kind(), FormatErrorKind::Decrypt);
+        let renamed = parse(&text.replace("5d61e8af", "5d61e8ae")).unwrap();
+        assert_eq!(renamed.check_key(&key).unwrap_err().kind(), FormatErrorKind::Decrypt);
+        let without = parse(&expected).unwrap();
+        without.check_key(&other).unwrap();
+        for bad in [&proof[2..], "x", &proof.replace(&proof[..1], "g"), &format!("{proof}00")] {
+            assert_eq!(refusal(&text.replace(&proof, bad)), FormatErrorKind::Corrupt, "{bad}");
+        }
+        assert_eq!(refusal(&text.replace(&format!("\"{proof}\""), "7")), FormatErrorKind::Corrupt);
+        let unused = parse(&format!("{FIXTURE}key_check = 7\n")).unwrap();
+        assert_eq!(unused, plain, "a plain repository has none");
     }
 
     #[test]
@@ -227,12 +338,21 @@ mod tests {
         fn every_configuration_reads_back(
             repo_id in "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
             (format_version, min_reader_version, page_size) in (any::<i64>(), i64::MIN..=4, any::<i64>()),
-            created_at in any::<String>(),
+            (created_at, sealed) in (any::<String>(), any::<Option<[u8; OVERHEAD_BYTES]>>()),
         ) {
             let repo_id = RepoId::parse(&repo_id).unwrap();
-            let encryption = ENCRYPTION_NONE.to_owned();
-            let config =
-                RepoConfig { repo_id, format_version, min_reader_version, encryption, created_at, page_size };
+            let key_check = sealed.map(KeyCheck);
+            let encryption =
+                if sealed.is_some() { Encryption::XChaCha20Poly1305 } else { Encryption::None };
+            let config = RepoConfig {
+                repo_id,
+                format_version,
+                min_reader_version,
+                encryption,
+                created_at,
+                page_size,
+                key_check,
+            };
             prop_assert_eq!(RepoConfig::parse(&config.encode(), 4).unwrap(), config);
         }
     }

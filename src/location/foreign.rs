@@ -98,10 +98,12 @@ fn shape(text: &str) -> Shape {
         return Shape::Windows;
     }
     let first = text.split('/').next().unwrap_or_default();
-    match () {
-        () if first.contains([':', '@']) => Shape::Tool,
-        () if text.contains('/') => Shape::Path,
-        () => Shape::Bare,
+    if first.contains([':', '@']) {
+        Shape::Tool
+    } else if text.contains('/') {
+        Shape::Path
+    } else {
+        Shape::Bare
     }
 }
 
@@ -251,13 +253,7 @@ fn shown<'a>(text: &'a str, what: &'a str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::super::Location;
-    use crate::ErrorKind;
-
-    fn refused(text: &str) -> String {
-        let error = Location::parse(text).expect_err(text);
-        assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
-        error.to_string()
-    }
+    use super::super::url::tests::refused;
 
     /// Each text, and what is said to be meant.
     const MEANT: [(&str, &str); 38] = [

@@ -1,15 +1,19 @@
 //! Where a repository lies, and how what lies there is opened.
 //!
-//! This is the only folder that names drivers: one file per kind of storage, `url` for the text a user
-//! writes, `remembered` for what servers were found to promise. Around a driver for a server stand the
-//! retries and the spool; a local disk is used as it is, for what fails there does not get better by
+//! This is the only folder that names drivers: one file or folder per kind of storage, with its location, what is
+//! settled about it, and its driver; `server` for what kinds on servers have in common, `url` for the text a user
+//! writes, `remembered` for what servers were found to promise, `seen` for what lay where. Around a driver for a
+//! server stand the retries and the spool; a local disk is used as it is, for what fails there does not get better by
 //! asking again.
 
+pub mod append_only;
 mod cloud;
 mod foreign;
 mod local;
 mod remembered;
 mod s3;
+pub mod seen;
+mod server;
 mod sftp;
 mod url;
 mod watch;
@@ -19,10 +23,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use packvault_storage::probe::ProbeReport;
-use packvault_storage::retry::persist;
-use packvault_storage::{Operation, RetryPolicy, RetryStorage, Spool, Storage, TraceStorage};
+use packvault_storage::{RetryPolicy, RetryStorage, Spool, Storage, TraceStorage};
 
 use crate::cancel::Cancel;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,9 +32,10 @@ use crate::progress::{Progress, Silent};
 
 pub use cloud::{Cloud, CloudLocation, CloudOptions};
 pub use packvault_storage::Wire;
-pub use s3::{S3Options, S3Secrets};
-pub use sftp::SftpOptions;
-pub use url::{S3Location, S3Query, SftpLocation, endpoint_refusal};
+pub use s3::{S3Location, S3Options, S3Query, S3Secrets};
+use server::Server;
+pub use sftp::{SftpLocation, SftpOptions};
+pub use url::endpoint_refusal;
 pub use watch::Retries;
 use watch::Watch;
 
@@ -72,12 +75,6 @@ pub enum Purpose {
 pub struct Opening {
     /// What for.
     pub purpose: Purpose,
-    /// What is settled about S3 stores.
-    pub s3: S3Options,
-    /// What is settled about machines that `ssh` reaches.
-    pub sftp: SftpOptions,
-    /// What is settled about Azure's and Google's stores.
-    pub cloud: CloudOptions,
     /// How long a server may leave an attempt without a sign of life; without it, what suits its kind.
     pub timeout: Option<Duration>,
     /// Bytes per second that may be sent; `None` is no limit.
@@ -103,9 +100,6 @@ impl Opening {
     pub fn new(purpose: Purpose, spool: impl Into<PathBuf>) -> Self {
         Self {
             purpose,
-            s3: S3Options::default(),
-            sftp: SftpOptions::default(),
-            cloud: CloudOptions::default(),
             timeout: None,
             upload_max: None,
             download_max: None,
@@ -172,15 +166,35 @@ impl Location {
         matches!(self, Self::Local(_))
     }
 
+    /// Returns whether both are written alike, whatever is settled about their servers otherwise.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+
     /// Returns the place with its server: two servers with a bucket of the same name differ in it.
-    pub fn place(&self, opening: &Opening) -> String {
-        let names_a_server = |name: &str| name.contains("ENDPOINT") || name.contains("ACCOUNT");
-        let variables = opening.s3.variables.iter().chain(&opening.cloud.variables);
-        let mut servers: Vec<(&String, &String)> =
-            variables.filter(|(name, _)| names_a_server(name)).collect();
-        servers.sort();
-        let options = (&opening.s3.endpoint, &opening.s3.profile, &opening.sftp.ssh_options);
-        format!("{self}\n{options:?}\n{servers:?}")
+    pub fn place(&self) -> String {
+        match self.ground() {
+            Ground::Folder(_) => self.to_string(),
+            Ground::Server(server) => format!("{self}\n{}", server.server()),
+        }
+    }
+
+    /// Returns what lies under it. Nothing else here tells one kind of storage from another.
+    fn ground(&self) -> Ground<'_> {
+        match self {
+            Self::Local(path) => Ground::Folder(path),
+            Self::S3(place) => Ground::Server(place),
+            Self::Sftp(place) => Ground::Server(place),
+            Self::Cloud(place) => Ground::Server(place),
+        }
+    }
+
+    /// Returns the same of a place whose name does not depend on the folder a command is run from.
+    pub fn settled_place(&self) -> String {
+        match self {
+            Self::Local(path) => Self::Local(seen::settled(path)).place(),
+            _ => self.place(),
+        }
     }
 
     /// Opens the storage, which must exist unless a repository is to be made.
@@ -205,29 +219,14 @@ impl Location {
     }
 
     async fn open_quietly(&self, opening: &Opening) -> Result<Opened> {
-        let wire = Arc::new(Wire::new(opening.upload_max, opening.download_max));
-        let (driver, uploads_max): (Arc<dyn Storage>, usize) = match self {
-            Self::Local(path) => {
+        match self.ground() {
+            Ground::Folder(path) => {
                 let create = opening.purpose == Purpose::Init;
                 let storage = TraceStorage::if_heard(Arc::new(local::open(path, create).await?));
-                return Ok(Opened { storage, wire: None });
+                Ok(Opened { storage, wire: None })
             }
-            Self::S3(location) => {
-                (Arc::new(s3::open(location, opening, Arc::clone(&wire)).await?), s3::UPLOADS_MAX)
-            }
-            Self::Sftp(location) => {
-                (Arc::new(sftp::open(location, opening, Arc::clone(&wire)).await?), sftp::UPLOADS_MAX)
-            }
-            Self::Cloud(location) => {
-                (Arc::new(cloud::open(location, opening, Arc::clone(&wire)).await?), cloud::UPLOADS_MAX)
-            }
-        };
-        let spool = Spool::new(&opening.spool, opening.spool_bytes_max, uploads_max);
-        let watch = Watch::of(opening);
-        let storage = RetryStorage::new(TraceStorage::if_heard(driver), opening.retries())
-            .watched_by(Arc::new(watch))
-            .through(Arc::new(spool));
-        Ok(Opened { storage: Arc::new(storage), wire: Some(wire) })
+            Ground::Server(server) => open_on(server, opening).await,
+        }
     }
 
     /// Asks the server what it promises, whatever is remembered, and remembers the answers.
@@ -247,26 +246,39 @@ impl Location {
     }
 
     async fn ask(&self, opening: &Opening) -> Result<Probed> {
-        match self {
-            Self::Local(path) => {
+        match self.ground() {
+            Ground::Folder(path) => {
                 let message =
                     format!("{} is a folder on this machine: there is no server to ask", path.display());
                 Err(Error::new(ErrorKind::Usage, message))
             }
-            Self::S3(location) => s3::probe(location, opening).await,
-            Self::Sftp(location) => sftp::probe(location, opening).await,
-            Self::Cloud(location) => cloud::probe(location, opening).await,
+            Ground::Server(server) => server.probe(opening).await,
         }
     }
 }
 
+/// What lies under a location.
+enum Ground<'a> {
+    Folder(&'a Path),
+    Server(&'a dyn Server),
+}
+
+/// Opens the storage on a server, with the spool and the retries around it.
+async fn open_on(server: &dyn Server, opening: &Opening) -> Result<Opened> {
+    let wire = Arc::new(Wire::new(opening.upload_max, opening.download_max));
+    let driver = server.open(opening, Arc::clone(&wire)).await?;
+    let spool = Spool::new(&opening.spool, opening.spool_bytes_max, server.uploads_max());
+    let storage = RetryStorage::new(TraceStorage::if_heard(driver), opening.retries())
+        .watched_by(Arc::new(Watch::of(opening)))
+        .through(Arc::new(spool));
+    Ok(Opened { storage: Arc::new(storage), wire: Some(wire) })
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(path) => url::write_local(path, f),
-            Self::S3(location) => location.fmt(f),
-            Self::Sftp(location) => location.fmt(f),
-            Self::Cloud(location) => location.fmt(f),
+        match self.ground() {
+            Ground::Folder(path) => url::write_local(path, f),
+            Ground::Server(server) => server.fmt(f),
         }
     }
 }
@@ -274,41 +286,6 @@ impl fmt::Display for Location {
 /// Opens a folder on this machine, and makes it if it is missing.
 pub async fn folder(path: &Path) -> Result<Arc<dyn Storage>> {
     Ok(Arc::new(local::open(path, true).await?))
-}
-
-/// Speaks to the server for the first time: what may pass is tried again, and Ctrl-C ends it, as it is with
-/// everything that comes later.
-async fn first_words<'a, T>(
-    location: &impl fmt::Display,
-    opening: &Opening,
-    step: impl Fn() -> BoxFuture<'a, packvault_storage::Result<T>> + Send + Sync,
-) -> Result<T> {
-    let (watch, place) = (Watch::of(opening), location.to_string());
-    let said = persist(opening.retries(), &watch, (Operation::Open, &place), step).await;
-    said.map_err(|error| cannot_open(location, error))
-}
-
-/// Tells whether a server may be used although it could not be asked what it promises: to read from it.
-fn may_go_unasked(opening: &Opening, error: &Error) -> bool {
-    use packvault_storage::ErrorKind::{Denied, Full, Io};
-    let step = packvault_storage::Error::behind(error);
-    let is_refused = step.is_some_and(|error| matches!(error.kind(), Denied | Full | Io));
-    opening.purpose == Purpose::Read && is_refused
-}
-
-/// Lifts the error of opening a storage on a server.
-fn cannot_open(location: &impl fmt::Display, error: packvault_storage::Error) -> Error {
-    use packvault_storage::ErrorKind as Kind;
-    let (kind, message) = match error.kind() {
-        Kind::NotFound => (ErrorKind::NoRepository, "no repository at"),
-        Kind::Unsafe => (ErrorKind::Refused, "no repository can lie at"),
-        Kind::Config => (ErrorKind::Usage, "cannot open the repository at"),
-        Kind::Unsupported => (ErrorKind::Unsupported, "cannot keep a repository at"),
-        Kind::Denied => (ErrorKind::NotPermitted, "cannot open the repository at"),
-        Kind::Interrupted => (ErrorKind::Interrupted, "interrupted while opening the repository at"),
-        _ => (ErrorKind::Io, "cannot open the repository at"),
-    };
-    Error::caused(kind, format!("{message} {location}"), error)
 }
 
 #[cfg(test)]
@@ -332,9 +309,9 @@ mod tests {
     #[test]
     fn a_place_is_told_from_the_same_bucket_on_another_server() {
         let hash = |text: &str, endpoint: Option<&str>| {
-            let mut opening = opening(Purpose::Look);
-            opening.s3.endpoint = endpoint.map(str::to_owned);
-            Location::parse(text).unwrap().place(&opening)
+            let Location::S3(mut place) = Location::parse(text).unwrap() else { panic!("{text}") };
+            place.options.endpoint = endpoint.map(str::to_owned);
+            Location::S3(place).place()
         };
         let one = hash("s3://mail/a", Some("https://nas:9000"));
         assert_eq!(one, hash("s3://mail/a", Some("https://nas:9000")));
@@ -346,6 +323,16 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
+    }
+
+    #[test]
+    fn a_place_is_the_same_whatever_is_settled_about_its_server() {
+        let plain = Location::parse("s3://mail/a").unwrap();
+        let Location::S3(mut settled) = plain.clone() else { panic!() };
+        settled.options.region = Some("eu".to_owned());
+        let settled = Location::S3(settled);
+        assert!(plain != settled && plain.is_same_place(&settled));
+        assert!(!plain.is_same_place(&Location::parse("s3://mail/b").unwrap()));
     }
 
     #[tokio::test]

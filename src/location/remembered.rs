@@ -14,6 +14,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::plain_file;
+
 /// How long a memory counts.
 const AGE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -40,10 +42,7 @@ fn file(folder: &Path, location: &str) -> PathBuf {
 pub(super) fn recall<F: DeserializeOwned>(folder: Option<&Path>, location: &impl fmt::Display) -> Option<F> {
     let location = location.to_string();
     let path = file(folder?, &location);
-    if std::fs::metadata(&path).ok()?.len() > FILE_BYTES_MAX {
-        return None;
-    }
-    let memory: Memory<F> = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    let memory: Memory<F> = serde_json::from_slice(&plain_file::read(&path, FILE_BYTES_MAX).ok()?).ok()?;
     let age = Timestamp::now().duration_since(memory.probed_at.parse().ok()?);
     let is_young = !age.is_negative() && age.unsigned_abs() <= AGE_MAX;
     let is_usable = memory.version == VERSION && memory.location == location && is_young;

@@ -109,21 +109,7 @@ mod tests {
 
     use super::super::Purpose;
     use super::*;
-    use crate::progress::{Stage, Unit};
-
-    /// Keeps what is remarked.
-    #[derive(Default)]
-    struct Heard(Mutex<Vec<String>>);
-
-    impl Progress for Heard {
-        fn begin(&self, _: Stage, _: Unit, _: Option<u64>) {}
-        fn advance(&self, _: Stage, _: u64) {}
-        fn step(&self, _: Stage, _: &str) {}
-        fn end(&self, _: Stage) {}
-        fn remark(&self, text: &str) {
-            self.0.lock().unwrap().push(text.to_owned());
-        }
-    }
+    use crate::progress::Heard;
 
     #[tokio::test(start_paused = true)]
     async fn many_retries_are_one_line_a_minute_and_their_number() {
@@ -143,14 +129,14 @@ mod tests {
             }
         };
         fail_and_ask().await;
-        let lines = heard.0.lock().unwrap().clone();
+        let lines = heard.remarks();
         assert!(lines[0].contains("packs/a") && lines[0].contains("attempt 2 in"), "{lines:?}");
         assert!((1..=2).contains(&lines.len()), "{lines:?}");
         tokio::time::sleep(LINE_EVERY).await;
         fail_and_ask().await;
         opening.retried.conclude(heard.as_ref());
         opening.retried.conclude(heard.as_ref());
-        let lines = heard.0.lock().unwrap().clone();
+        let lines = heard.remarks();
         assert!((3..=5).contains(&lines.len()), "{lines:?}");
         let told: u64 =
             lines.iter().filter_map(|line| line.split(" more retries").next()?.parse::<u64>().ok()).sum();

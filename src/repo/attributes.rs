@@ -5,13 +5,14 @@
 //! files. It is published before its manifest, like the note, and means nothing without it.
 
 use bytes::Bytes;
-use packvault_storage::ListedObject;
+use packvault_storage::{Key, ListedObject};
 
 use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
 use crate::format::ArchiveAttributes;
 use crate::format::attributes::OBJECT_BYTES_MAX;
+use crate::format::sealed::Binding;
 use crate::{ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault-attributes";
@@ -21,8 +22,18 @@ impl Repository {
     pub async fn publish_attributes(&self, snapshot: &str, attributes: &ArchiveAttributes) -> Result<()> {
         let failed = || format!("cannot publish the attributes of snapshot {snapshot}");
         let object = attributes.encode().map_err(|error| format_error(failed(), error))?;
-        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
-        self.storage.create(&name, Bytes::from(object)).await.map_err(|error| storage_error(failed(), error))
+        let name = attributes_key(snapshot);
+        let file = self.sealing.seal(&Binding::Note(name.name()), object)?;
+        self.storage.create(&name, Bytes::from(file)).await.map_err(|error| storage_error(failed(), error))
+    }
+
+    /// The same of a snapshot that does not exist yet; what a run left which died is replaced.
+    pub async fn replace_attributes(&self, snapshot: &str, attributes: &ArchiveAttributes) -> Result<()> {
+        let failed = || format!("cannot publish the attributes of snapshot {snapshot}");
+        let object = attributes.encode().map_err(|error| format_error(failed(), error))?;
+        let name = attributes_key(snapshot);
+        let file = self.sealing.seal(&Binding::Note(name.name()), object)?;
+        self.storage.replace(&name, Bytes::from(file)).await.map_err(|error| storage_error(failed(), error))
     }
 
     /// Returns the attributes of a snapshot; `None` where the listing shows none.
@@ -48,11 +59,18 @@ impl Repository {
     ) -> Result<ArchiveAttributes> {
         let failed = || format!("cannot read the attributes of snapshot {snapshot}");
         // One that is longer than any of ours ends early and is found to be damaged.
-        let bytes = object.meta.size_bytes.min(OBJECT_BYTES_MAX);
+        let bytes = object.meta.size_bytes.min(OBJECT_BYTES_MAX + self.sealing.overhead_bytes());
         let read = self.storage.read_range(&object.key, 0..bytes).await;
-        let object = read.map_err(|error| storage_error(failed(), error))?;
-        ArchiveAttributes::decode(&object).map_err(|error| format_error(failed(), error))
+        let file = read.map_err(|error| storage_error(failed(), error))?;
+        let opened = self.sealing.open(&Binding::Note(object.key.name()), &file);
+        let decoded = opened.and_then(|object| ArchiveAttributes::decode(&object));
+        decoded.map_err(|error| format_error(failed(), error))
     }
+}
+
+/// Returns where the attributes of a snapshot lie.
+pub(super) fn attributes_key(snapshot: &str) -> Key {
+    key(format!("snapshots/{snapshot}{SUFFIX}"))
 }
 
 /// Returns the attributes of a listing, with the names of their snapshots.

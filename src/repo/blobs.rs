@@ -3,7 +3,7 @@
 //! Nothing here is decoded: the bytes that come back are as stored, and the engine's pipeline checks CRC,
 //! length and hash before anything uses them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::indexes::{IndexUnion, Location, format_error};
+use super::indexes::{IndexFile, IndexUnion, Location};
+use super::opened::{Known, OpenedPack, Reach, complete};
 use super::packs::pack_key;
-use super::{Repository, storage_error};
-use crate::format::pack::{self, Entry, Footer, Trailer};
-use crate::format::{BlobId, FormatError, FormatErrorKind, PackId};
+use super::reads::Reads;
+use super::{Repository, Sealing, storage_error};
+use crate::format::pack::{self, Entry};
+use crate::format::{BlobId, PackId};
 use crate::{Error, ErrorKind, Result};
 
 /// Packs whose footer is kept at hand (section 11).
@@ -24,14 +26,8 @@ const OPEN_PACKS_MAX: usize = 64;
 /// Entries of all footers that are kept at hand, the last one's aside: about 20 MiB.
 const OPEN_ENTRIES_MAX: usize = 200_000;
 
-/// Bytes read from the end of a pack at least: what lies before a short footer (lists, trees) comes along.
-const TAIL_BYTES_MIN: u64 = 64 * 1024;
-
-/// Bytes read from the end of a pack at most on the word of an index: the footer of the fullest pack.
-const TAIL_BYTES_MAX: u64 = pack::expected_file_bytes(0, pack::ENTRIES_MAX as u64);
-
-/// A pack up to this length is read whole when it is opened.
-const SMALL_PACK_BYTES_MAX: u64 = 256 * 1024;
+/// What is said of a blob whose index and pack tell different things: the pack is believed.
+pub const DISAGREES: &str = "the index and the pack's footer disagree";
 
 /// Why a blob cannot be had, with the names that a report needs.
 #[derive(Debug)]
@@ -59,15 +55,6 @@ impl From<BlobFailure> for Error {
     }
 }
 
-/// A pack whose header and footer have been read and checked.
-#[derive(Debug)]
-struct OpenedPack {
-    footer: Footer,
-    /// The end of the pack, which was read for the footer; all of a small one.
-    tail: Bytes,
-    tail_start: u64,
-}
-
 /// A pack as it was found: opened, or why it cannot be.
 type Opened = std::result::Result<Arc<OpenedPack>, Arc<Error>>;
 
@@ -83,13 +70,18 @@ pub struct BlobStore {
     lengths: HashMap<PackId, u64>,
     /// The most recently used last. That a pack is damaged is kept too, so that it is read once.
     opened: Mutex<VecDeque<(PackId, Opening)>>,
+    /// Blobs that are not where the index that counts says, and were found by another.
+    misplaced: Mutex<HashSet<BlobId>>,
 }
 
 impl BlobStore {
     /// Makes a store over the repository's packs, whose lengths [`Repository::pack_lengths`] returned, and with which
     /// the union was settled.
     pub fn new(repository: Repository, union: Arc<IndexUnion>, lengths: HashMap<PackId, u64>) -> Self {
-        Self { repository, union, lengths, opened: Mutex::default() }
+        // Packs that no index names hold nothing that could be read.
+        let named = lengths.iter().filter(|(pack, _)| union.pack_entries(pack) > 0);
+        repository.reads().listed(named.map(|(pack, bytes)| (*pack, *bytes)).collect());
+        Self { repository, union, lengths, opened: Mutex::default(), misplaced: Mutex::default() }
     }
 
     /// Returns the index union.
@@ -97,9 +89,24 @@ impl BlobStore {
         &self.union
     }
 
+    /// Returns who is told what was read of packs.
+    pub fn reads(&self) -> &Arc<Reads> {
+        self.repository.reads()
+    }
+
+    /// Returns how the frames are sealed.
+    pub fn sealing(&self) -> &Sealing {
+        self.repository.sealing()
+    }
+
     /// Returns the pack in which the index places the blob.
     pub fn pack_of(&self, id: &BlobId) -> Option<PackId> {
         self.union.get(id).map(|location| location.pack)
+    }
+
+    /// Returns how long the pack is; nothing of one that is not there.
+    pub fn pack_bytes(&self, pack: &PackId) -> u64 {
+        self.lengths.get(pack).copied().unwrap_or_default()
     }
 
     /// Tells whether the pack lies in the repository at all.
@@ -110,38 +117,89 @@ impl BlobStore {
     /// Resolves the blob: indexed, pack opens, the footer has it where the index says (section 11). Where that
     /// fails and another index places the blob elsewhere, it is looked for there.
     pub async fn locate(&self, id: &BlobId) -> std::result::Result<(PackId, Entry), BlobFailure> {
-        let Some(location) = self.union.get(id) else {
-            let error = Error::new(ErrorKind::Damaged, "no index names it");
-            return Err(BlobFailure { blob: *id, pack: None, error });
-        };
-        let failure = match self.locate_at(id, &location).await {
-            Ok(entry) => return Ok((location.pack, entry)),
-            Err(failure) if failure.error.is_inconclusive() => return Err(failure),
-            Err(failure) => failure,
-        };
+        let Some(location) = self.union.get(id) else { return Err(unnamed(id)) };
+        let opened = self.open_pack(&location.pack).await;
+        self.locate_by(id, &location, &opened).await
+    }
+
+    /// The same of a blob that the index places in this pack, which was opened before.
+    pub async fn locate_in(
+        &self,
+        id: &BlobId,
+        opened: &Result<Arc<OpenedPack>>,
+    ) -> std::result::Result<(PackId, Entry), BlobFailure> {
+        let Some(location) = self.union.get(id) else { return Err(unnamed(id)) };
+        self.locate_by(id, &location, opened).await
+    }
+
+    async fn locate_by(
+        &self,
+        id: &BlobId,
+        location: &Location,
+        opened: &Result<Arc<OpenedPack>>,
+    ) -> std::result::Result<(PackId, Entry), BlobFailure> {
+        match agreed(id, location, opened) {
+            Ok(entry) => Ok((location.pack, entry)),
+            Err(error) => {
+                let failure = BlobFailure { blob: *id, pack: Some(location.pack), error };
+                if failure.error.is_inconclusive() {
+                    return Err(failure);
+                }
+                self.locate_elsewhere(id, failure).await
+            }
+        }
+    }
+
+    async fn locate_elsewhere(
+        &self,
+        id: &BlobId,
+        failure: BlobFailure,
+    ) -> std::result::Result<(PackId, Entry), BlobFailure> {
         for other in self.union.others(id) {
-            match self.locate_at(id, &other).await {
-                Ok(entry) => return Ok((other.pack, entry)),
-                Err(failure) if failure.error.is_inconclusive() => return Err(failure),
+            match agreed(id, &other, &self.open_pack(&other.pack).await) {
+                Ok(entry) => {
+                    // What this user may not read may be there for others.
+                    if !failure.error.is_no_finding() {
+                        self.misplaced.lock().expect("no holder of the blobs panics").insert(*id);
+                    }
+                    return Ok((other.pack, entry));
+                }
+                Err(error) if error.is_inconclusive() => {
+                    return Err(BlobFailure { blob: *id, pack: Some(other.pack), error });
+                }
                 Err(_) => {}
             }
         }
         Err(failure)
     }
 
-    async fn locate_at(&self, id: &BlobId, location: &Location) -> std::result::Result<Entry, BlobFailure> {
-        let fail = |error| BlobFailure { blob: *id, pack: Some(location.pack), error };
-        let opened = self.open_pack(&location.pack).await.map_err(fail)?;
-        let Some(entry) = opened.footer.get(id) else {
-            return Err(fail(Error::new(ErrorKind::Damaged, "the pack's footer does not hold it")));
-        };
-        let agrees = entry.offset == location.offset
-            && entry.stored_bytes == location.stored_bytes
-            && entry.flags == location.flags;
-        if !agrees {
-            return Err(fail(Error::new(ErrorKind::Damaged, "the index and the pack's footer disagree")));
+    /// Returns the index file and the pack in which programs that take the last index at its word look for the blob in
+    /// vain: by the length of the pack, or by its footer where that was read.
+    pub fn outranking(&self, id: &BlobId) -> Option<(&IndexFile, PackId)> {
+        let is_misplaced = || self.misplaced.lock().expect("no holder of the blobs panics").contains(id);
+        let misplacing = || is_misplaced().then(|| self.union.naming(id)).flatten();
+        self.union.outranking(id).or_else(misplacing)
+    }
+
+    /// Says that the blob was looked for where the index places it.
+    pub fn looked_in_vain(&self, id: &BlobId) {
+        if let Some(location) = self.union.get(id) {
+            let end = location.offset.saturating_add(location.stored_bytes);
+            self.reads().damaged(location.pack, location.offset..end);
         }
-        Ok(*entry)
+    }
+
+    /// Returns what the footer of the pack says, in the order of the offsets; a pack that cannot be opened is an error.
+    pub async fn entries_of(&self, pack: &PackId) -> Result<Vec<Entry>> {
+        let mut entries = self.open_pack(pack).await?.footer.entries().to_vec();
+        // Frames without bytes share an offset, and stay in their order.
+        entries.sort_by_key(|entry| entry.offset);
+        Ok(entries)
+    }
+
+    /// Returns the length of the pack, if it lies in the repository.
+    pub fn length_of(&self, pack: &PackId) -> Option<u64> {
+        self.lengths.get(pack).copied()
     }
 
     /// Reads the stored bytes of an entry that was located.
@@ -166,27 +224,36 @@ impl BlobStore {
     fn kept(&self, pack: &PackId, range: &Range<u64>) -> Option<Bytes> {
         let opened = self.opened.lock().expect("no holder of the footers panics");
         let (_, opening) = opened.iter().rev().find(|(known, _)| known == pack)?;
-        let found = opening.get()?.as_ref().ok()?;
-        let start = usize::try_from(range.start.checked_sub(found.tail_start)?).ok()?;
-        let end = usize::try_from(range.end.checked_sub(found.tail_start)?).ok()?;
-        (start <= end && end <= found.tail.len()).then(|| found.tail.slice(start..end))
+        opening.get()?.as_ref().ok()?.kept(range)
     }
 
-    /// Opens the pack, or remembers having done so. Whoever waits for somebody else's attempt takes its outcome:
-    /// a store that does not answer must not be waited for once by each.
+    /// Opens the pack for its footer alone. It is not remembered, so that it takes memory only as long as it is held.
+    pub async fn open_footer(&self, id: &PackId) -> Result<Arc<OpenedPack>> {
+        let known = self.at_hand(id).and_then(|opening| opening.get().cloned());
+        let opened = match known {
+            Some(opened) => opened,
+            None => self.read_ends(id, Reach::FOOTER).await.map(Arc::new).map_err(Arc::new),
+        };
+        opened.map_err(|error| is_named(&error))
+    }
+
+    /// Opens the pack once, and remembers it. A caller that waits for another caller's attempt takes its outcome: if
+    /// the store does not answer, not every caller must wait for it anew.
     async fn open_pack(&self, id: &PackId) -> Result<Arc<OpenedPack>> {
         let opening = self.opening(id);
-        let read = async || self.read_ends(id).await.map(Arc::new).map_err(Arc::new);
+        let read = async || self.read_ends(id, Reach::BLOBS).await.map(Arc::new).map_err(Arc::new);
         opening.get_or_init(read).await.clone().map_err(|error| {
-            match error.kind() {
-                // Only what is known of the pack is remembered: what failed on the way may succeed the next time.
-                ErrorKind::Io | ErrorKind::Interrupted => self.forget(&opening),
-                // An index names it, so it is no pack that never was.
-                ErrorKind::NotFound => return Error::new(ErrorKind::Damaged, error.chain()),
-                _ => {}
+            // Only what is known of the pack is remembered: what failed on the way may succeed the next time.
+            if matches!(error.kind(), ErrorKind::Io | ErrorKind::Interrupted) {
+                self.forget(&opening);
             }
-            error.repeated()
+            is_named(&error)
         })
+    }
+
+    fn at_hand(&self, id: &PackId) -> Option<Opening> {
+        let opened = self.opened.lock().expect("no holder of the footers panics");
+        opened.iter().find(|(known, _)| known == id).map(|(_, opening)| opening.clone())
     }
 
     /// Lets the next who wants the pack try anew.
@@ -213,72 +280,49 @@ impl BlobStore {
         opening
     }
 
-    /// The open checks of section 2.5, with one call: where the footer lies follows from the length of the
-    /// pack and the number of its blobs in the index. Where the index is wrong about it, there is a second.
-    async fn read_ends(&self, id: &PackId) -> Result<OpenedPack> {
-        let storage = &self.repository.storage;
-        let key = pack_key(id);
-        let cannot_open = |error| storage_error(format!("cannot open pack {id}"), error);
-        let damaged = |error: FormatError| match error.kind() {
-            FormatErrorKind::Encrypted => {
-                Error::caused(ErrorKind::WrongKey, format!("cannot open pack {id} without its key"), error)
+    /// Opens the pack, and says what was read of it.
+    async fn read_ends(&self, id: &PackId, reach: Reach) -> Result<OpenedPack> {
+        let file_bytes = self.lengths.get(id).copied();
+        let implied_bytes = self.union.implied_bytes(id).filter(|_| file_bytes.is_none());
+        let known = Known { id: *id, file_bytes, implied_bytes, entries: self.union.pack_entries(id) };
+        let read = OpenedPack::open(&self.repository, &known, reach).await;
+        let bytes = file_bytes.unwrap_or_default();
+        match &read {
+            Ok(opened) => {
+                self.reads().sound(*id, 0..pack::HEADER_BYTES as u64);
+                self.reads().sound(*id, opened.footer_start..bytes);
             }
-            _ => format_error(format!("cannot use pack {id}"), error),
-        };
-        let file_bytes = match self.lengths.get(id) {
-            Some(length) => *length,
-            // A listing may have left it out; if it is not there, the store says so in its own words.
-            None => storage.stat(&key).await.map_err(cannot_open)?.size_bytes,
-        };
-        let tail_start = self.tail_start(id, file_bytes);
-        let header_bytes = file_bytes.min(pack::HEADER_BYTES as u64);
-        let (header, tail) = if tail_start == 0 {
-            let whole = storage.read_range(&key, 0..file_bytes).await.map_err(cannot_open)?;
-            let whole = complete(id, &(0..file_bytes), whole)?;
-            (whole.slice(..header_bytes as usize), whole)
-        } else {
-            let ranges = [0..header_bytes, tail_start..file_bytes];
-            let mut parts = storage.read_ranges(&key, &ranges).await.map_err(cannot_open)?.into_iter();
-            let [header, tail] = ranges.map(|range| complete(id, &range, parts.next().unwrap_or_default()));
-            (header?, tail?)
-        };
-        pack::check_header(&header).and_then(pack::Header::require_plain).map_err(damaged)?;
-        let trailer_start = tail.len().saturating_sub(pack::TRAILER_BYTES);
-        let trailer = Trailer::parse(&tail[trailer_start..], file_bytes).map_err(damaged)?;
-        let region = trailer.footer_offset()..trailer.footer_offset() + trailer.region_bytes();
-        let footer = if region.start >= tail_start {
-            let skip = (region.start - tail_start) as usize;
-            Footer::parse(&tail[skip..skip + trailer.region_bytes() as usize], &trailer, file_bytes)
-        } else {
-            let bytes = storage.read_range(&key, region.clone()).await.map_err(cannot_open)?;
-            let bytes = complete(id, &region, bytes)?;
-            Footer::parse(&bytes, &trailer, file_bytes)
-        };
-        // A footer of that size is not kept twice.
-        let tail = if tail.len() as u64 <= SMALL_PACK_BYTES_MAX { tail } else { Bytes::new() };
-        Ok(OpenedPack { footer: footer.map_err(damaged)?, tail, tail_start })
-    }
-
-    /// Returns from where on the pack is read when it is opened.
-    fn tail_start(&self, id: &PackId, file_bytes: u64) -> u64 {
-        if file_bytes <= SMALL_PACK_BYTES_MAX {
-            return 0;
+            // Nothing in it can be had: all of it was looked at.
+            Err(error) if !error.is_no_finding() && error.obstacle().is_none() => {
+                self.reads().damaged(*id, 0..bytes.max(1));
+            }
+            Err(_) => {}
         }
-        let footer = pack::expected_file_bytes(0, self.union.pack_entries(id));
-        file_bytes.saturating_sub(footer.clamp(TAIL_BYTES_MIN, TAIL_BYTES_MAX))
+        read
     }
 }
 
-/// Refuses an answer that is not as long as what was asked for. A driver promises that none is; a storage that
-/// breaks the promise must not be able to end the program.
-fn complete(pack: &PackId, range: &Range<u64>, bytes: Bytes) -> Result<Bytes> {
-    let (found, asked) = (bytes.len() as u64, range.end - range.start);
-    if found == asked {
-        return Ok(bytes);
+fn unnamed(id: &BlobId) -> BlobFailure {
+    BlobFailure { blob: *id, pack: None, error: Error::new(ErrorKind::Damaged, "no index names it") }
+}
+
+/// Returns what the footer says of the blob, if it says what the index says.
+fn agreed(id: &BlobId, location: &Location, opened: &Result<Arc<OpenedPack>>) -> Result<Entry> {
+    let opened = opened.as_ref().map_err(Error::repeated)?;
+    let Some(entry) = opened.entry(id) else {
+        return Err(Error::new(ErrorKind::Damaged, "the pack's footer does not hold it"));
+    };
+    let agrees = (entry.offset, entry.stored_bytes, entry.flags)
+        == (location.offset, location.stored_bytes, location.flags);
+    if agrees { Ok(*entry) } else { Err(Error::new(ErrorKind::Damaged, DISAGREES)) }
+}
+
+/// An index names the pack, so one that is not there is no pack that never was.
+fn is_named(error: &Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::new(ErrorKind::Damaged, error.chain()),
+        _ => error.repeated(),
     }
-    let message =
-        format!("cannot read pack {pack}: the storage returned {found} bytes and was asked for {asked}");
-    Err(Error::new(ErrorKind::Io, message))
 }
 
 #[cfg(test)]

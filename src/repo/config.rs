@@ -7,30 +7,35 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
 use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Prefix, Storage};
 
 use super::locks::{self, LockRequest};
 use super::{Repository, key, storage_error};
-use crate::format::{RepoConfig, RepoId, SUPPORTED_READER_LEVEL};
+use crate::format::{RepoConfig, RepoId, RepositoryKey, SUPPORTED_READER_LEVEL};
 use crate::progress::Silent;
 use crate::{Cancel, Error, ErrorKind, Result};
 
 /// The largest configuration that is read; ours has 164 bytes.
-const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+pub(super) const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 /// How long an init waits for another one, on a store where only a lock can tell which of them won.
 const INIT_WAIT_MAX: Duration = Duration::from_secs(60);
 
-fn config_key() -> Key {
+pub(super) fn config_key() -> Key {
     key("config.toml".to_owned())
 }
 
-/// Reads and checks the configuration.
-pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
+/// Reads and checks the configuration: what lies there, before anything is opened.
+pub async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
     let place = storage.location();
     let bytes = match storage.read_start(&config_key(), CONFIG_BYTES_MAX + 1).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == StorageErrorKind::NotFound => {
-            return Err(Error::new(ErrorKind::NoRepository, format!("no repository at {place}")));
+            return Err(match holds_objects(storage).await? {
+                true => Error::new(ErrorKind::ConfigLost, lost(storage)),
+                false => Error::new(ErrorKind::NoRepository, format!("no repository at {place}")),
+            });
         }
         Err(error) => return Err(storage_error(format!("cannot open the repository at {place}"), error)),
     };
@@ -40,8 +45,57 @@ pub(super) async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
             format!("config.toml of the repository at {place} has more than {CONFIG_BYTES_MAX} bytes"),
         ));
     }
-    RepoConfig::parse(&bytes, SUPPORTED_READER_LEVEL)
-        .map_err(|error| super::indexes::format_error(format!("cannot use config.toml at {place}"), error))
+    RepoConfig::parse(&bytes, SUPPORTED_READER_LEVEL).map_err(|error| {
+        let message = format!("cannot use config.toml at {place}");
+        match is_cut_off(&bytes) {
+            true => Error::caused(ErrorKind::Damaged, message, error),
+            false => super::indexes::format_error(message, error),
+        }
+    })
+}
+
+/// A file that lacks what every version has written was cut off, whatever its reading makes of that.
+fn is_cut_off(bytes: &[u8]) -> bool {
+    let needed = [&b"repo_id"[..], b"encryption"];
+    !needed.iter().all(|needed| bytes.windows(needed.len()).any(|found| found == *needed))
+}
+
+/// Tells whether anything lies there that only a repository has.
+async fn holds_objects(storage: &dyn Storage) -> Result<bool> {
+    for folder in ["snapshots", "indexes", "packs"] {
+        let prefix = Prefix::folder(folder).expect("a plain word is a key");
+        let first = storage.list(&prefix).try_next().await;
+        if first.map_err(|error| storage_error("cannot see what lies there", error))?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What is said of a place that holds a repository without its `config.toml`.
+fn lost(storage: &dyn Storage) -> String {
+    format!(
+        "no repository at {} can be opened: snapshots or packs lie there, and its config.toml is missing",
+        storage.location()
+    )
+}
+
+/// Refuses to make a repository where one has lost its `config.toml`: a new one would hide what there is, and its
+/// snapshots would be taken for those of the old one.
+pub(super) async fn expect_nothing_lost(storage: &dyn Storage) -> Result<()> {
+    match holds_objects(storage).await? {
+        true => {
+            let message = format!("{}: put that back; `repair config` makes it anew", lost(storage));
+            Err(Error::new(ErrorKind::Refused, message))
+        }
+        false => Ok(()),
+    }
+}
+
+/// Returns the id of a new repository.
+pub fn new_id() -> RepoId {
+    let id = uuid::Uuid::new_v4().hyphenated().to_string();
+    RepoId::parse(&id).expect("a hyphenated UUID is a repository id")
 }
 
 /// The folders of a repository. They are made because other programs expect to find them; ours makes
@@ -54,10 +108,29 @@ pub(super) async fn init(
     created_at: jiff::Timestamp,
     hostname: &str,
 ) -> Result<RepoConfig> {
-    init_with(storage, created_at, hostname, false).await
+    init_with(storage, created_at, hostname, false, None).await
 }
 
-/// Makes a repository where none is. `config.toml` comes last: only with it there is one.
+/// What keeps the key of a new repository. It is told the configuration, and returns once the key can be had again
+/// by whoever reads that: a repository whose key is lost is lost.
+pub type KeepKey<'a> = Box<dyn FnOnce(RepoConfig) -> BoxFuture<'a, Result<()>> + Send + 'a>;
+
+/// The key of a repository that is to be encrypted.
+pub struct NewKey<'a> {
+    /// The key.
+    pub key: &'a RepositoryKey,
+    /// Called before the repository exists, and by one init at a time.
+    pub keep: KeepKey<'a>,
+}
+
+impl std::fmt::Debug for NewKey<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NewKey(..)")
+    }
+}
+
+/// Makes a repository where none is, encrypted if there is a key for it. `config.toml` comes last: only with it there
+/// is one, and what keeps the key is durable before.
 ///
 /// `force_unlock` breaks the lock of another init, where one takes a lock.
 pub async fn init_with(
@@ -65,6 +138,7 @@ pub async fn init_with(
     created_at: jiff::Timestamp,
     hostname: &str,
     force_unlock: bool,
+    key: Option<NewKey<'_>>,
 ) -> Result<RepoConfig> {
     let place = storage.location();
     let taken = || {
@@ -77,20 +151,23 @@ pub async fn init_with(
         // Whatever else keeps it from being seen: publishing it decides.
         Err(_) => {}
     }
-    let id = uuid::Uuid::new_v4().hyphenated().to_string();
-    let id = RepoId::parse(&id).expect("a hyphenated UUID is a repository id");
-    let config = RepoConfig::new(id, created_at);
+    expect_nothing_lost(storage).await?;
+    let plain = RepoConfig::new(new_id(), created_at);
+    let (config, keep) = match key {
+        None => (plain, None),
+        Some(NewKey { key, keep }) => (plain.encrypted(key, super::sealing::nonce()?), Some(keep)),
+    };
     for folder in FOLDERS {
         let prefix = Prefix::folder(folder).expect("a plain word is a key");
         storage.make_folder(&prefix).await.map_err(|error| cannot_make(storage, error))?;
     }
-    let bytes = Bytes::from(config.encode());
     let guarantees = storage.guarantees();
     // Without renames, servers differ so much that two clients may have been told different things of this
-    // one: both must go the same way.
-    let is_ours = match guarantees.create_only && guarantees.rename {
-        true => publish(storage, bytes).await?,
-        false => publish_alone(storage, bytes, hostname, force_unlock).await?,
+    // one: both must go the same way. Where a key is kept two must never do so at once, wherever it is: the one would
+    // keep its key in the place of that of the other, whose repository is the one that is made.
+    let is_ours = match guarantees.create_only && guarantees.rename && keep.is_none() {
+        true => publish(storage, Bytes::from(config.encode())).await?,
+        false => publish_alone(storage, &config, keep, hostname, force_unlock).await?,
     };
     if is_ours { Ok(config) } else { Err(taken()) }
 }
@@ -104,8 +181,15 @@ async fn publish(storage: &dyn Storage, bytes: Bytes) -> Result<bool> {
     }
 }
 
-/// The same on a store that may tell several writers that they won: under the exclusive lock, and read back.
-async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str, force: bool) -> Result<bool> {
+/// The same under the exclusive lock, and read back: on a store that may tell several writers that they won, and where
+/// a key is kept first.
+async fn publish_alone(
+    storage: &dyn Storage,
+    config: &RepoConfig,
+    keep: Option<KeepKey<'_>>,
+    hostname: &str,
+    force: bool,
+) -> Result<bool> {
     let request = LockRequest {
         operation: "init",
         hostname: hostname.to_owned(),
@@ -114,9 +198,18 @@ async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str, forc
         progress: Arc::new(Silent),
         cancel: Cancel::new(),
     };
+    let bytes = Bytes::from(config.encode());
+    let mut keep = keep;
     let begun = tokio::time::Instant::now();
     loop {
+        let kept = &mut keep;
         let work = async {
+            if let Some(keep) = kept.take() {
+                if storage.stat(&config_key()).await.is_ok() {
+                    return Ok(false);
+                }
+                keep(config.clone()).await?;
+            }
             if !publish(storage, bytes.clone()).await? {
                 return Ok(false);
             }
@@ -124,7 +217,7 @@ async fn publish_alone(storage: &dyn Storage, bytes: Bytes, hostname: &str, forc
             Ok(found == bytes)
         };
         match locks::alone(storage, &request, work).await {
-            // Whoever holds the lock makes the repository, or has died.
+            // The holder of the lock is making the repository, or has died.
             Err(error) if error.kind() == ErrorKind::Locked && begun.elapsed() < INIT_WAIT_MAX => {
                 locks::pause().await;
             }
@@ -165,6 +258,7 @@ impl Repository {
 mod tests {
     use std::time::SystemTime;
 
+    use futures::FutureExt;
     use packvault_storage::{Fault, FaultStorage, Guarantees, MemoryStorage, Operation};
 
     use super::*;
@@ -184,6 +278,78 @@ mod tests {
         let (_, faults, _) = made().await;
         faults.at_next(Operation::Read, Fault::Before(StorageErrorKind::Denied));
         assert_eq!(read(&faults).await.unwrap_err().kind(), ErrorKind::NotPermitted);
+    }
+
+    /// Keeps the key as a file, like a way in, and tells whether the repository was there already.
+    fn keeping<'a>(storage: &'a dyn Storage, key: &'a RepositoryKey) -> NewKey<'a> {
+        let keep = move |config: RepoConfig| {
+            async move {
+                assert!(
+                    storage.stat(&config_key()).await.is_err(),
+                    "the key is kept before there is a repository"
+                );
+                let file = super::key("keys/way.age".to_owned());
+                let text = format!("{} {}", config.repo_id, key.expose()[0]);
+                // What an init left behind that did not come to its end stands in nobody's way.
+                let _ = storage.remove(&file).await;
+                storage.create(&file, Bytes::from(text)).await.map_err(|error| cannot_make(storage, error))
+            }
+            .boxed()
+        };
+        NewKey { key, keep: Box::new(keep) }
+    }
+
+    async fn kept(storage: &dyn Storage) -> String {
+        let file = storage.read(&super::key("keys/way.age".to_owned())).await.unwrap();
+        String::from_utf8(file.to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_key_is_kept_before_the_repository_is_there_and_not_where_one_is() {
+        let [ours, other] = [1, 2].map(|byte| RepositoryKey::from_bytes([byte; RepositoryKey::BYTES]));
+        let storage = MemoryStorage::new();
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        let config = init_with(&storage, epoch, "here", false, Some(keeping(&storage, &ours))).await.unwrap();
+        assert_eq!(kept(&storage).await, format!("{} 1", config.repo_id));
+        assert_eq!(read(&storage).await.unwrap(), config);
+        let again = init_with(&storage, epoch, "here", false, Some(keeping(&storage, &other))).await;
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(kept(&storage).await, format!("{} 1", config.repo_id), "the key is not exchanged");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_kept_makes_no_repository() {
+        let key = RepositoryKey::from_bytes([1; RepositoryKey::BYTES]);
+        let storage = MemoryStorage::new();
+        let keep = |_| async { Err(Error::new(ErrorKind::Io, "the key file cannot be written")) }.boxed();
+        let failing = NewKey { key: &key, keep: Box::new(keep) };
+        let epoch = jiff::Timestamp::UNIX_EPOCH;
+        let error = init_with(&storage, epoch, "here", false, Some(failing)).await.unwrap_err();
+        assert_eq!(error.to_string(), "the key file cannot be written");
+        assert_eq!(read(&storage).await.unwrap_err().kind(), ErrorKind::NoRepository);
+        init_with(&storage, epoch, "here", false, Some(keeping(&storage, &key))).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_many_inits_at_once_one_wins_and_its_key_is_the_one_that_is_kept() {
+        for rename in [true, false] {
+            let guarantees = Guarantees { rename, ..Guarantees::all() };
+            let storage = MemoryStorage::new().with_guarantees(guarantees);
+            let inits = (1..=8u8).map(|byte| {
+                let storage = storage.clone();
+                async move {
+                    let key = RepositoryKey::from_bytes([byte; RepositoryKey::BYTES]);
+                    let epoch = jiff::Timestamp::UNIX_EPOCH;
+                    let new = Some(keeping(&storage, &key));
+                    init_with(&storage, epoch, "here", false, new).await.map(|config| (config, byte))
+                }
+            });
+            let results = futures::future::join_all(inits.map(tokio::spawn)).await;
+            let won: Vec<_> = results.into_iter().filter_map(|result| result.unwrap().ok()).collect();
+            let [(config, byte)] = &won[..] else { panic!("{won:?}") };
+            assert_eq!(kept(&storage).await, format!("{} {byte}", config.repo_id), "{rename}");
+            assert_eq!(read(&storage).await.unwrap(), *config);
+        }
     }
 
     #[tokio::test]

@@ -1,14 +1,17 @@
 //! `indexes/`: where each blob lies. Readers use the union of all files (`union`, section 3.1).
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use packvault_storage::{Key, ObjectMeta, Prefix};
 use tokio::sync::Semaphore;
 
 use super::cache::Trust;
-pub use super::union::{Claim, IndexFile, IndexUnion, claims_of};
+pub use super::union::{Claim, IndexFile, IndexUnion, PlacedBlob, claims_of};
 use super::{Repository, key, storage_error};
 use crate::format::index::{self, IndexEntry};
+use crate::format::sealed::Binding;
 use crate::format::{BlobFlags, FormatError, FormatErrorKind, IndexId, PackId};
 use crate::{Error, ErrorKind, Result};
 
@@ -51,7 +54,13 @@ fn folder() -> Prefix {
     Prefix::folder("indexes").expect("a plain word is a key")
 }
 
-fn index_key(id: &IndexId) -> Key {
+/// Returns where the index file of that name lies, which a listing showed.
+pub(super) fn index_file_key(name: &str) -> Result<Key> {
+    let key = Key::parse(format!("indexes/{name}"));
+    key.map_err(|error| Error::caused(ErrorKind::Refused, format!("cannot name index {name}"), error))
+}
+
+pub(super) fn index_key(id: &IndexId) -> Key {
     key(format!("indexes/{id}{SUFFIX}"))
 }
 
@@ -59,7 +68,12 @@ impl Repository {
     /// Reads the union of all index files for whoever decides what need not be stored again: a damaged file is an
     /// error, and a copy near at hand counts only where the store shows that it is one.
     pub async fn load_indexes(&self) -> Result<IndexUnion> {
-        let (union, damaged) = self.read_indexes(Trust::Shown).await?;
+        self.load_indexes_without(&HashSet::new()).await
+    }
+
+    /// The same, as if the files of these names were not there.
+    pub async fn load_indexes_without(&self, names: &HashSet<String>) -> Result<IndexUnion> {
+        let (union, damaged) = self.read_indexes(Trust::Shown, names).await?;
         match damaged.into_iter().next() {
             None => Ok(union),
             Some(damaged) => Err(damaged.error),
@@ -69,7 +83,7 @@ impl Repository {
     /// Reads the union of all index files that can be read, and says which cannot. Where the store gives no
     /// answer, nothing is known of any.
     pub async fn find_indexes(&self) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
-        self.read_indexes(Trust::Copies).await
+        self.read_indexes(Trust::Copies, &HashSet::new()).await
     }
 
     /// Lists the index files, in the order of their names.
@@ -97,9 +111,14 @@ impl Repository {
         Ok(files)
     }
 
-    async fn read_indexes(&self, trust: Trust) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
-        let files = self.index_files().await?;
-        let mut union = IndexUnion::default();
+    async fn read_indexes(
+        &self,
+        trust: Trust,
+        without: &HashSet<String>,
+    ) -> Result<(IndexUnion, Vec<DamagedIndex>)> {
+        let mut files = self.index_files().await?;
+        files.retain(|(key, _)| !without.contains(key.name()));
+        let mut union = IndexUnion::new(self.sealing.clone());
         for (key, _) in &files {
             union.can_be_outranked &= self.ulids.stay_above(key.name());
         }
@@ -130,13 +149,17 @@ impl Repository {
     }
 
     async fn read_index(&self, key: &Key, meta: &ObjectMeta, trust: Trust) -> Result<Vec<IndexEntry>> {
-        if meta.size_bytes > INDEX_BYTES_MAX {
+        if meta.size_bytes > INDEX_BYTES_MAX + self.sealing.overhead_bytes() {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!("index {} has {} bytes, more than any writer makes", key.name(), meta.size_bytes),
             ));
         }
-        let read = self.read_listed(key, meta, trust, index::decode).await;
+        let name = key.name().strip_suffix(SUFFIX).unwrap_or(key.name());
+        let decode = |bytes: &[u8]| {
+            self.sealing.open(&Binding::Index(name), bytes).and_then(|file| index::decode(&file))
+        };
+        let read = self.read_listed(key, meta, trust, decode).await;
         read.map_err(|error| storage_error(format!("cannot read index {}", key.name()), error))?
             .map_err(|error| format_error(format!("cannot use index {}", key.name()), error))
     }
@@ -144,8 +167,9 @@ impl Repository {
     /// Publishes the index of one run. The packs it names must be durable before.
     pub async fn publish_index(&self, id: &IndexId, mut entries: Vec<IndexEntry>) -> Result<()> {
         entries.sort_by_key(|entry| entry.id);
+        let file = self.sealing.seal(&Binding::Index(&id.to_string()), index::encode(&entries))?;
         self.storage
-            .create(&index_key(id), Bytes::from(index::encode(&entries)))
+            .create(&index_key(id), Bytes::from(file))
             .await
             .map_err(|error| storage_error(format!("cannot publish index {id}"), error))
     }

@@ -16,20 +16,23 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use packvault_storage::ListedObject;
+use packvault_storage::{Key, ListedObject};
 use serde::{Deserialize, Serialize};
 
 use super::cache::Trust;
 use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key, storage_error};
+use crate::format::sealed::Binding;
 use crate::format::{BlobId, FormatError, FormatErrorKind};
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault.json";
 const VERSION: u64 = 1;
 /// A note is a few lines; a longer one is none of ours.
-const NOTE_BYTES_MAX: u64 = 1024 * 1024;
+pub(super) const NOTE_BYTES_MAX: u64 = 1024 * 1024;
+/// Former ids that a note keeps: a prune a week for some twenty years.
+const FORMER_IDS_MAX: usize = 1000;
 /// Notes read at once.
 const READS_IN_FLIGHT: usize = 16;
 /// How many notes are looked at, from the newest back, for one that says whose the snapshots are.
@@ -50,6 +53,9 @@ pub struct Note {
     /// Whether everything that was asked for is in the snapshot.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub complete: bool,
+    /// The ids that the snapshot had before it was squashed, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_ids: Vec<String>,
 }
 
 /// A note as it is stored.
@@ -87,11 +93,25 @@ fn is_yes(answer: &bool) -> bool {
 
 impl Default for Note {
     fn default() -> Self {
-        Self { source_problems: Vec::new(), archive: None, warnings: Vec::new(), complete: true }
+        Self {
+            source_problems: Vec::new(),
+            archive: None,
+            warnings: Vec::new(),
+            complete: true,
+            former_ids: Vec::new(),
+        }
     }
 }
 
 impl Note {
+    /// Notes that the snapshot had this id before. Of very many, the first and the last ones are kept.
+    pub fn formerly(&mut self, id: &str) {
+        if self.former_ids.len() >= FORMER_IDS_MAX {
+            self.former_ids.remove(1);
+        }
+        self.former_ids.push(id.to_owned());
+    }
+
     /// Tells whether it says nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -101,11 +121,33 @@ impl Note {
 impl Repository {
     /// Publishes the note of a snapshot, which must not have one.
     pub async fn publish_note(&self, snapshot: &str, note: &Note) -> Result<()> {
-        let name = key(format!("snapshots/{snapshot}{SUFFIX}"));
+        let name = note_key(snapshot);
+        let file = self.sealing.seal(&Binding::Note(name.name()), encode(note))?;
         self.storage
-            .create(&name, Bytes::from(encode(note)))
+            .create(&name, Bytes::from(file))
             .await
             .map_err(|error| storage_error(format!("cannot publish the note of snapshot {snapshot}"), error))
+    }
+
+    /// Publishes the note of a snapshot that does not exist yet; one that a run left which died is replaced.
+    pub async fn replace_note(&self, snapshot: &str, note: &Note) -> Result<()> {
+        let name = note_key(snapshot);
+        let file = self.sealing.seal(&Binding::Note(name.name()), encode(note))?;
+        let replaced = self.storage.replace(&name, Bytes::from(file)).await;
+        replaced
+            .map_err(|error| storage_error(format!("cannot publish the note of snapshot {snapshot}"), error))
+    }
+
+    /// Returns the snapshot that had this id before it was squashed, by the notes of the listing. An id keeps its time.
+    pub async fn formerly(&self, files: &SnapshotFiles, id: &str) -> Result<Option<String>> {
+        let time = id.split('-').next().unwrap_or(id);
+        for name in files.names().filter(|name| name.split('-').next() == Some(time)) {
+            let note = self.note_of(files, name).await?.unwrap_or_default();
+            if note.former_ids.iter().any(|former| former == id) {
+                return Ok(Some(name.to_owned()));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the note of each snapshot that has one, by the snapshot's name. One that cannot be understood
@@ -159,10 +201,13 @@ impl Repository {
     /// Reads one note; one that cannot be understood is an error.
     pub(super) async fn load_note(&self, object: &ListedObject) -> Result<Note> {
         let ListedObject { key, meta } = object;
-        if meta.size_bytes > NOTE_BYTES_MAX {
+        if meta.size_bytes > NOTE_BYTES_MAX + self.sealing.overhead_bytes() {
             let message = format!("{} has {} bytes, more than any note", key.as_str(), meta.size_bytes);
             return Err(Error::new(ErrorKind::Damaged, message));
         }
+        let decode = |bytes: &[u8]| {
+            self.sealing.open(&Binding::Note(key.name()), bytes).and_then(|text| decode(&text))
+        };
         let read = self.read_listed(key, meta, Trust::Copies, decode).await;
         read.map_err(|error| storage_error(format!("cannot read {}", key.as_str()), error))?
             .map_err(|error| format_error(format!("cannot use {}", key.as_str()), error))
@@ -183,7 +228,7 @@ fn encode(note: &Note) -> Vec<u8> {
     text
 }
 
-fn decode(text: &[u8]) -> std::result::Result<Note, FormatError> {
+pub(super) fn decode(text: &[u8]) -> std::result::Result<Note, FormatError> {
     #[derive(Deserialize)]
     struct Head {
         version: u64,
@@ -207,6 +252,11 @@ fn check_hash(text: &[u8]) -> std::result::Result<(), FormatError> {
         true => Ok(()),
         false => Err(FormatError::new(FormatErrorKind::Checksum, "the note is not what its hash says")),
     }
+}
+
+/// Returns where the note of a snapshot lies.
+pub(super) fn note_key(snapshot: &str) -> Key {
+    key(format!("snapshots/{snapshot}{SUFFIX}"))
 }
 
 /// Returns the notes of a listing, with the names of their snapshots.

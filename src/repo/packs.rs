@@ -9,11 +9,11 @@ use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use packvault_storage::{Key, Prefix, Staged};
+use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Prefix, Staged};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::{Repository, key, storage_error};
+use super::{Repository, Sealing, key, storage_error};
 use crate::format::index::IndexEntry;
 use crate::format::pack::{self, Entry};
 use crate::format::{BlobFlags, BlobId, PackId};
@@ -100,6 +100,8 @@ struct OpenPack {
 #[derive(Debug)]
 pub struct PackWriter {
     repository: Repository,
+    /// The one pack that is written, where its id is not ours to choose.
+    only: Option<PackId>,
     open: Option<OpenPack>,
     sealing: VecDeque<(PackId, JoinHandle<Result<()>>)>,
     written: WrittenPacks,
@@ -108,12 +110,24 @@ pub struct PackWriter {
 impl PackWriter {
     /// Makes a writer that has written nothing; the first blob opens the first pack.
     pub fn new(repository: Repository) -> Self {
-        Self { repository, open: None, sealing: VecDeque::new(), written: WrittenPacks::default() }
+        Self {
+            repository,
+            only: None,
+            open: None,
+            sealing: VecDeque::new(),
+            written: WrittenPacks::default(),
+        }
+    }
+
+    /// Makes a writer of one pack, which has this id elsewhere and is sealed when it is finished, however large it is.
+    pub fn of_one_pack(repository: Repository, id: PackId) -> Self {
+        Self { only: Some(id), ..Self::new(repository) }
     }
 
     /// Appends one blob. The caller has seen to it that the blob is not stored yet.
     pub async fn append(&mut self, blob: StoredBlob) -> Result<()> {
         let stored_bytes = blob.stored.len() as u64;
+        self.assert_sealed(blob.flags);
         self.open_pack().await?;
         self.write(blob.stored).await?;
         self.record(blob.id, stored_bytes, blob.raw_bytes, blob.flags, blob.crc32c).await
@@ -179,18 +193,24 @@ impl PackWriter {
         self.written
     }
 
+    /// Stops before anything is written that is not sealed as the repository is.
+    fn assert_sealed(&self, flags: BlobFlags) {
+        let is_encrypted = self.repository.sealing.is_encrypted();
+        assert!(flags.encrypted() == is_encrypted, "a blob is sealed if and only if its repository is");
+    }
+
     async fn open_pack(&mut self) -> Result<()> {
         if self.open.is_some() {
             return Ok(());
         }
-        let id = PackId::from_ulid(self.repository.ulids().next());
+        let id = self.only.unwrap_or_else(|| PackId::from_ulid(self.repository.ulids().next()));
         let mut staged = self
             .repository
             .storage
             .stage(&pack_key(&id))
             .await
             .map_err(|error| storage_error(format!("cannot begin pack {id}"), error))?;
-        let header = pack::encode_header(false);
+        let header = self.repository.sealing.pack_header();
         staged
             .write(Bytes::copy_from_slice(&header))
             .await
@@ -219,13 +239,14 @@ impl PackWriter {
         flags: BlobFlags,
         crc32c: u32,
     ) -> Result<()> {
+        self.assert_sealed(flags);
         let pack = self.open.as_mut().expect("open_pack ran before");
         let offset = pack.offset;
         pack.entries.push(Entry { id, offset, stored_bytes, raw_bytes, flags, crc32c });
         pack.offset += stored_bytes;
         self.written.entries.push(IndexEntry { id, pack: pack.id, offset, stored_bytes, flags });
         let full = pack.offset >= pack::TARGET_STORED_BYTES || pack.entries.len() >= pack::WRITER_ENTRIES_MAX;
-        if full { self.seal_open_pack().await } else { Ok(()) }
+        if full && self.only.is_none() { self.seal_open_pack().await } else { Ok(()) }
     }
 
     async fn seal_open_pack(&mut self) -> Result<()> {
@@ -236,16 +257,23 @@ impl PackWriter {
             self.await_oldest_seal().await?;
         }
         self.written.packs.push(pack.id);
-        self.sealing.push_back((pack.id, tokio::spawn(seal(pack).in_current_span())));
+        let sealing = self.repository.sealing.clone();
+        self.sealing.push_back((pack.id, tokio::spawn(seal(pack, sealing).in_current_span())));
         Ok(())
     }
 }
 
-async fn seal(pack: OpenPack) -> Result<()> {
+async fn seal(pack: OpenPack, sealing: Sealing) -> Result<()> {
     let OpenPack { id, mut staged, entries, .. } = pack;
     let lift = |error| storage_error(format!("cannot seal pack {id}"), error);
-    staged.write(Bytes::from(pack::encode_footer(&entries))).await.map_err(lift)?;
+    let footer = sealing.pack_footer(id, &entries)?;
+    staged.write(Bytes::from(footer)).await.map_err(lift)?;
     staged.seal().await.map_err(lift)
+}
+
+/// Tells whether a pack could not be sealed because another object has its name.
+pub fn is_taken(error: &Error) -> bool {
+    StorageError::behind(error).is_some_and(|step| step.kind() == StorageErrorKind::AlreadyExists)
 }
 
 #[cfg(test)]

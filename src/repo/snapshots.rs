@@ -10,13 +10,14 @@ use super::cache::Trust;
 use super::indexes::format_error;
 use super::notes::notes_among;
 use super::{Repository, key, storage_error};
+use crate::format::sealed::Binding;
 use crate::format::{FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".mvmanifest";
 
 /// A manifest is a few KiB; one with a list per day for 80 years has 4 MiB.
-const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(super) const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Manifests read at once.
 const READS_IN_FLIGHT: usize = 16;
@@ -59,6 +60,15 @@ impl SnapshotFiles {
         })
     }
 
+    /// Tells whether the manifest of that name is there.
+    pub fn has(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    pub(super) fn meta(&self, name: &str) -> Option<ObjectMeta> {
+        self.position(name).map(|position| self.manifests[position].1)
+    }
+
     fn position(&self, name: &str) -> Option<usize> {
         self.manifests.binary_search_by(|(known, _)| known.as_str().cmp(name)).ok()
     }
@@ -68,7 +78,8 @@ fn folder() -> Prefix {
     Prefix::folder("snapshots").expect("a plain word is a key")
 }
 
-fn manifest_key(id: &SnapshotId) -> Key {
+/// Returns where the manifest of a snapshot lies.
+pub(super) fn manifest_key(id: &SnapshotId) -> Key {
     key(format!("snapshots/{id}{SUFFIX}"))
 }
 
@@ -173,7 +184,7 @@ impl Repository {
     }
 
     async fn load_sized(&self, id: &SnapshotId, meta: &ObjectMeta) -> Result<Manifest> {
-        if meta.size_bytes > MANIFEST_BYTES_MAX {
+        if meta.size_bytes > MANIFEST_BYTES_MAX + self.sealing.overhead_bytes() {
             return Err(Error::new(
                 ErrorKind::Damaged,
                 format!(
@@ -182,7 +193,10 @@ impl Repository {
                 ),
             ));
         }
-        let decode = |bytes: &[u8]| Manifest::load(id, bytes, SUPPORTED_READER_LEVEL);
+        let decode = |bytes: &[u8]| {
+            let file = self.sealing.open(&Binding::Manifest(id), bytes)?;
+            Manifest::load(id, &file, SUPPORTED_READER_LEVEL)
+        };
         let read = self.read_listed(&manifest_key(id), meta, Trust::Copies, decode).await;
         read.map_err(|error| storage_error(format!("cannot read the manifest of snapshot {id}"), error))?
             .map_err(|error| format_error(format!("cannot use the manifest of snapshot {id}"), error))
@@ -192,8 +206,9 @@ impl Repository {
     pub async fn publish_snapshot(&self, manifest: &Manifest) -> Result<()> {
         let id = SnapshotId::parse(&manifest.snapshot_id)
             .map_err(|error| format_error("cannot publish a manifest without an id", error))?;
+        let file = self.sealing.seal(&Binding::Manifest(&id), manifest.encode())?;
         self.storage
-            .create(&manifest_key(&id), Bytes::from(manifest.encode()))
+            .create(&manifest_key(&id), Bytes::from(file))
             .await
             .map_err(|error| storage_error(format!("cannot publish the manifest of snapshot {id}"), error))
     }

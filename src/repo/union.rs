@@ -8,7 +8,9 @@
 //! the wrong place, and a create stores it again.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Sealing;
 use super::indexes::Location;
 use crate::format::index::IndexEntry;
 use crate::format::{BlobFlags, BlobId, PackId, pack};
@@ -44,12 +46,52 @@ pub struct IndexFile {
     pub bytes: u64,
 }
 
-/// Where a blob lies: a claim as a position, to keep an entry at 56 bytes, and what the file says.
-type Place = (u32, u64, u64, BlobFlags);
+/// Where a blob lies, as a file says.
+#[derive(Debug)]
+struct Place {
+    /// The claim as a position, to keep an entry at 56 bytes.
+    claim: u32,
+    flags: BlobFlags,
+    /// Whether somebody said that the blob is needed. Beside the flags it takes no room.
+    is_needed: AtomicBool,
+    offset: u64,
+    stored_bytes: u64,
+}
+
+impl Place {
+    fn of(claim: u32, entry: &IndexEntry) -> Self {
+        let IndexEntry { offset, stored_bytes, flags, .. } = *entry;
+        Self { claim, flags, is_needed: AtomicBool::new(false), offset, stored_bytes }
+    }
+
+    fn claim(&self) -> usize {
+        self.claim as usize
+    }
+
+    /// Tells whether both say the same of where in a pack the blob lies.
+    fn is_at(&self, other: &Self) -> bool {
+        (self.offset, self.stored_bytes, self.flags) == (other.offset, other.stored_bytes, other.flags)
+    }
+}
+
+/// One place of one blob, for whoever looks at all of them.
+#[derive(Debug, Clone, Copy)]
+pub struct PlacedBlob {
+    /// The blob.
+    pub id: BlobId,
+    /// Where it lies.
+    pub location: Location,
+    /// Who says so, as a position among all claims.
+    pub claim: usize,
+    /// Whether it is needed and looked for here.
+    pub is_needed: bool,
+}
 
 /// The union of all index files.
 #[derive(Debug)]
 pub struct IndexUnion {
+    /// How the packs are sealed, which decides how long they are.
+    sealing: Sealing,
     /// Whether an index that is published now would sort behind all others, and decide.
     pub(super) can_be_outranked: bool,
     files: Vec<IndexFile>,
@@ -65,7 +107,15 @@ pub struct IndexUnion {
 
 impl Default for IndexUnion {
     fn default() -> Self {
+        Self::new(Sealing::plain())
+    }
+}
+
+impl IndexUnion {
+    /// Makes a union of no files, over packs that are sealed like this.
+    pub fn new(sealing: Sealing) -> Self {
         Self {
+            sealing,
             can_be_outranked: true,
             files: Vec::new(),
             claims: Vec::new(),
@@ -76,9 +126,12 @@ impl Default for IndexUnion {
             entries: HashMap::new(),
         }
     }
-}
 
-impl IndexUnion {
+    /// Returns how the packs are sealed.
+    pub fn sealing(&self) -> &Sealing {
+        &self.sealing
+    }
+
     /// Returns where the blob lies.
     pub fn get(&self, id: &BlobId) -> Option<Location> {
         self.blobs.get(id).map(|place| self.location(place))
@@ -91,7 +144,7 @@ impl IndexUnion {
 
     /// Returns the claim that places the blob, as a position among all.
     pub fn claim_of(&self, id: &BlobId) -> Option<usize> {
-        self.blobs.get(id).map(|(claim, ..)| *claim as usize)
+        self.blobs.get(id).map(Place::claim)
     }
 
     /// Returns all claims, in the order of their files.
@@ -122,9 +175,14 @@ impl IndexUnion {
     /// Returns the index file and the pack in which such programs look for the blob.
     pub fn outranking(&self, id: &BlobId) -> Option<(&IndexFile, PackId)> {
         let others = self.is_outranked(id).then(|| self.others.get(id)).flatten()?;
-        let last =
-            others.iter().map(|(claim, ..)| &self.claims[*claim as usize]).max_by_key(|claim| claim.file)?;
+        let last = others.iter().map(|place| &self.claims[place.claim()]).max_by_key(|claim| claim.file)?;
         Some((self.file_of(last), last.pack))
+    }
+
+    /// Returns the index file and the pack by which the blob is looked for.
+    pub fn naming(&self, id: &BlobId) -> Option<(&IndexFile, PackId)> {
+        let claim = &self.claims[self.claim_of(id)?];
+        Some((self.file_of(claim), claim.pack))
     }
 
     /// Returns the packs of claims that are not sound although a blob is placed by them.
@@ -132,8 +190,13 @@ impl IndexUnion {
         if self.sound.iter().all(|sound| *sound) {
             return HashSet::new();
         }
-        let claims = self.blobs.values().map(|(claim, ..)| *claim as usize);
+        let claims = self.blobs.values().map(Place::claim);
         claims.filter(|claim| !self.sound[*claim]).map(|claim| self.claims[claim].pack).collect()
+    }
+
+    /// Returns how many distinct blobs the files name.
+    pub fn blob_count(&self) -> usize {
+        self.blobs.len()
     }
 
     /// Returns about how many bytes of memory the union takes.
@@ -147,6 +210,18 @@ impl IndexUnion {
         self.entries.get(pack).copied().unwrap_or(0)
     }
 
+    /// Returns the length that the pack has, if what the indexes say of it is true.
+    pub fn implied_bytes(&self, pack: &PackId) -> Option<u64> {
+        let claims = self.claims.iter().filter(|claim| claim.pack == *pack && claim.is_gapless);
+        claims.max_by_key(|claim| claim.entries).map(|claim| claim.implied_bytes)
+    }
+
+    /// Returns the blobs that are placed in these packs.
+    pub fn blobs_in(&self, packs: &HashSet<PackId>) -> impl Iterator<Item = BlobId> {
+        let is_in = |place: &Place| packs.contains(&self.claims[place.claim as usize].pack);
+        self.blobs.iter().filter(move |(_, place)| is_in(place)).map(|(id, _)| *id)
+    }
+
     /// Returns every pack that an index names.
     pub fn packs(&self) -> impl Iterator<Item = PackId> {
         self.entries.keys().copied()
@@ -156,6 +231,54 @@ impl IndexUnion {
     /// nothing that is written now could make them.
     pub fn is_relied_on(&self, id: &BlobId) -> bool {
         self.is_sound(id) && !(self.can_be_outranked && self.is_outranked(id))
+    }
+
+    /// Returns the place of a claim's file among all files.
+    pub fn position_of(&self, claim: &Claim) -> usize {
+        claim.file as usize
+    }
+
+    /// Tells whether the claim at this position holds, as far as lengths can tell.
+    pub fn is_sound_claim(&self, position: usize) -> bool {
+        self.sound.get(position) == Some(&true)
+    }
+
+    /// Notes that the blob is needed; tells whether an index names it.
+    pub fn need(&self, id: &BlobId) -> bool {
+        let place = self.blobs.get(id);
+        place.inspect(|place| place.is_needed.store(true, Ordering::Relaxed)).is_some()
+    }
+
+    /// Tells whether somebody noted that the blob is needed.
+    pub fn is_needed(&self, id: &BlobId) -> bool {
+        self.blobs.get(id).is_some_and(|place| place.is_needed.load(Ordering::Relaxed))
+    }
+
+    /// Returns every place of every blob, in no order.
+    pub fn places(&self) -> impl Iterator<Item = PlacedBlob> {
+        let others = self.others.iter().flat_map(|(id, places)| places.iter().map(move |place| (id, place)));
+        self.blobs.iter().chain(others).map(|(id, place)| PlacedBlob {
+            id: *id,
+            location: self.location(place),
+            claim: place.claim(),
+            is_needed: place.is_needed.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Returns the blobs that several places are known of, each with the packs of those that are not looked at first.
+    pub fn placed_twice(&self) -> impl Iterator<Item = (&BlobId, impl Iterator<Item = PackId>)> {
+        let packs = |places: &'_ Vec<Place>| {
+            let packs: Vec<PackId> = places.iter().map(|place| self.claims[place.claim()].pack).collect();
+            packs.into_iter()
+        };
+        self.others.iter().map(move |(id, places)| (id, packs(places)))
+    }
+
+    /// Makes the union of one index, as it was just written.
+    pub fn of_written(sealing: &Sealing, entries: &[IndexEntry]) -> Self {
+        let mut union = Self::new(sealing.clone());
+        union.add(IndexFile { name: String::new(), bytes: 0 }, entries);
+        union
     }
 
     /// Adds one index file. Files must come in the order of their names.
@@ -171,12 +294,11 @@ impl IndexUnion {
             positions.insert(pack, self.claims.len() as u32);
             let most = self.entries.entry(pack).or_default();
             *most = (*most).max(frames.len() as u64);
-            self.claims.push(claim(pack, frames, number));
+            self.claims.push(claim(&self.sealing, pack, frames, number));
         }
         self.blobs.reserve(entries.len());
         for entry in entries {
-            let place = (positions[&entry.pack], entry.offset, entry.stored_bytes, entry.flags);
-            self.place(entry.id, place);
+            self.place(entry.id, Place::of(positions[&entry.pack], entry));
         }
     }
 
@@ -185,8 +307,8 @@ impl IndexUnion {
             self.blobs.insert(id, place);
             return;
         };
-        let (old, new) = (&self.claims[known.0 as usize], &self.claims[place.0 as usize]);
-        if old.pack == new.pack && (known.1, known.2, known.3) == (place.1, place.2, place.3) {
+        let (old, new) = (&self.claims[known.claim()], &self.claims[place.claim()]);
+        if old.pack == new.pack && known.is_at(&place) {
             // The file that names more of the pack describes it better.
             if (new.is_gapless, new.entries) >= (old.is_gapless, old.entries) {
                 *known = place;
@@ -203,7 +325,7 @@ impl IndexUnion {
     pub fn settled(mut self, lengths: &HashMap<PackId, u64>) -> Self {
         self.sound = self.claims.iter().map(|claim| claim.is_sound(lengths)).collect();
         let rank = |place: &Place| {
-            let claim = place.0 as usize;
+            let claim = place.claim();
             (self.sound[claim], lengths.contains_key(&self.claims[claim].pack))
         };
         for (id, others) in &mut self.others {
@@ -211,7 +333,7 @@ impl IndexUnion {
             let best = (0..others.len()).rev().max_by_key(|position| (rank(&others[*position]), *position));
             if let Some(best) = best.filter(|best| rank(&others[*best]) > rank(last)) {
                 let (taken, passed) =
-                    (self.claims[others[best].0 as usize].pack, self.claims[last.0 as usize].pack);
+                    (self.claims[others[best].claim()].pack, self.claims[last.claim()].pack);
                 tracing::trace!(
                     target: "packvault::decision",
                     blob = %id,
@@ -234,12 +356,13 @@ impl IndexUnion {
         self
     }
 
-    fn location(&self, &(claim, offset, stored_bytes, flags): &Place) -> Location {
-        Location { pack: self.claims[claim as usize].pack, offset, stored_bytes, flags }
+    fn location(&self, place: &Place) -> Location {
+        let &Place { offset, stored_bytes, flags, .. } = place;
+        Location { pack: self.claims[place.claim()].pack, offset, stored_bytes, flags }
     }
 }
 
-fn claim(pack: PackId, mut frames: Vec<(u64, u64)>, file: u32) -> Claim {
+fn claim(sealing: &Sealing, pack: PackId, mut frames: Vec<(u64, u64)>, file: u32) -> Claim {
     frames.sort_unstable();
     let mut end = pack::HEADER_BYTES as u64;
     let mut is_gapless = true;
@@ -248,19 +371,19 @@ fn claim(pack: PackId, mut frames: Vec<(u64, u64)>, file: u32) -> Claim {
         end = end.max(offset.saturating_add(*bytes));
     }
     let entries = frames.len() as u64;
-    Claim { pack, entries, implied_bytes: pack::expected_file_bytes(end, entries), is_gapless, file }
+    Claim { pack, entries, implied_bytes: sealing.pack_bytes(end, entries), is_gapless, file }
 }
 
 /// Returns what one file says of each pack it names.
-pub fn claims_of(entries: &[IndexEntry]) -> Vec<Claim> {
-    let mut union = IndexUnion::default();
-    union.add(IndexFile { name: String::new(), bytes: 0 }, entries);
-    union.claims
+pub fn claims_of(entries: &[IndexEntry], sealing: &Sealing) -> Vec<Claim> {
+    IndexUnion::of_written(sealing, entries).claims
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::RepositoryKey;
+    use crate::format::pack::encrypted;
 
     const FRAME_BYTES: u64 = 100;
 
@@ -291,6 +414,7 @@ mod tests {
         assert_eq!(IndexUnion::default().table_bytes(), 0);
         let entries: Vec<IndexEntry> = (0..10_000).map(|number| entry(number, number, pack(1))).collect();
         let union = union(&[&entries], &[]);
+        assert_eq!(size_of::<Place>(), 24);
         // An id, a place, and a byte of the table, for each of up to twice as many as there are.
         assert!((10_000 * 56..10_000 * 57 * 3).contains(&union.table_bytes()), "{}", union.table_bytes());
     }
@@ -363,5 +487,19 @@ mod tests {
         entries.push(empty);
         let bytes = pack::expected_file_bytes(6 + 2 * FRAME_BYTES, 3);
         assert!(union(&[&entries], &[(pack(1), bytes)]).is_sound(&empty.id));
+    }
+
+    #[test]
+    fn a_pack_of_an_encrypted_repository_has_the_length_of_one() {
+        let entries = [entry(1, 0, pack(1))];
+        let sealing = Sealing::with_key(RepositoryKey::from_bytes([1; RepositoryKey::BYTES]));
+        let bytes = encrypted::expected_file_bytes(6 + FRAME_BYTES, 1);
+        assert_ne!(bytes, length(1));
+        for (sealing, sound) in [(sealing, bytes), (Sealing::plain(), length(1))] {
+            let claims = claims_of(&entries, &sealing);
+            for lengths in [bytes, length(1)] {
+                assert_eq!(claims[0].is_sound(&HashMap::from([(pack(1), lengths)])), lengths == sound);
+            }
+        }
     }
 }

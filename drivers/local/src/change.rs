@@ -1,9 +1,10 @@
 //! The small changes to a published object: touch, rename, remove, and the look that tells its size and time.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{Error, ErrorKind, Key, ObjectMeta, Operation, Result, Step, numbered};
+use packvault_storage::{Error, ErrorKind, Key, NotRemoved, ObjectMeta, Operation, Result, Step, numbered};
 use rustix::fs::{AtFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
@@ -53,9 +54,43 @@ pub(crate) fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result<()> {
 /// Removes the object and makes its absence durable.
 pub(crate) fn remove(client: &Client, key: &Key) -> Result<()> {
     let step = Step::new(Operation::Remove, key.as_str());
+    let folder = unlink_object(client, step, key)?;
+    sync_folder(step, &folder)
+}
+
+/// Removes the objects, one sync for all of a folder, and returns those that are not known to be gone.
+pub(crate) fn remove_all(client: &Client, keys: &[Key]) -> Vec<NotRemoved> {
+    let mut by_folder: BTreeMap<&str, Vec<&Key>> = BTreeMap::new();
+    for key in keys {
+        by_folder.entry(folder_and_name(key).0).or_default().push(key);
+    }
+    by_folder.into_iter().flat_map(|(folder, keys)| remove_in(client, folder, &keys)).collect()
+}
+
+fn remove_in(client: &Client, folder: &str, keys: &[&Key]) -> Vec<NotRemoved> {
+    let (mut gone, mut left) = (Vec::new(), Vec::new());
+    for key in keys.iter().copied() {
+        match unlink_object(client, Step::new(Operation::Remove, key.as_str()), key) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                left.push(NotRemoved { key: key.clone(), error });
+            }
+            // Whoever removed it before us may have died before the sync.
+            Ok(_) | Err(_) => gone.push(key),
+        }
+    }
+    let step = Step::new(Operation::Remove, folder);
+    let synced = client.open_folder(step, folder);
+    if let Err(error) = synced.and_then(|folder| folder.map_or(Ok(()), |folder| sync_folder(step, &folder))) {
+        left.extend(NotRemoved::all(gone, error));
+    }
+    left
+}
+
+/// Takes the object's name away, and returns the folder that it was in, which is not synced.
+fn unlink_object(client: &Client, step: Step<'_>, key: &Key) -> Result<File> {
     let (folder, _) = find(client, step, key)?;
     match rustix::fs::unlinkat(&folder, key.name(), AtFlags::empty()) {
-        Ok(()) => sync_folder(step, &folder),
+        Ok(()) => Ok(folder),
         Err(Errno::NOENT) => Err(step.not_found()),
         Err(errno) => Err(step.failed("remove its file", errno)),
     }

@@ -30,8 +30,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use packvault_storage::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step,
-    Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result,
+    Staged, Step, Storage, SweepReport,
 };
 
 pub use config::LocalConfig;
@@ -184,6 +184,12 @@ impl Storage for LocalStorage {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.run(Operation::Remove, key.clone(), |client, key| change::remove(client, key)).await
+    }
+
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        let (client, keys) = (Arc::clone(&self.client), keys.to_vec());
+        let object = keys.first().map_or_else(String::new, ToString::to_string);
+        blocking(Operation::Remove, &object, move || Ok(change::remove_all(&client, &keys))).await
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {

@@ -59,6 +59,11 @@ impl OpendalStorage {
         Ok(Self { store, ways: Ways::of(features), one_put_bytes_max: config.one_put_bytes_max })
     }
 
+    /// Returns the same storage that believes these features of its server.
+    pub fn with_features(&self, features: &OpendalFeatures) -> Self {
+        Self { ways: Ways::of(Some(features)), ..self.clone() }
+    }
+
     /// Asks the server what it keeps of its promises, on scratch keys that are removed afterwards.
     ///
     /// A server that cannot hold a repository at all is an error: the container is missing, the credentials

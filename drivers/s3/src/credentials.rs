@@ -149,6 +149,7 @@ fn told(error: &str) -> String {
     let line = error.lines().next().unwrap_or_default();
     let end = line.find("parse").map_or(line.len(), |at| at + "parse".len());
     let mut text = line[..end.min(line.floor_char_boundary(200))].to_owned();
+    text.truncate(text.trim_end_matches([':', ' ']).len());
     if end < line.len() {
         text.push_str(" what it was given");
     }
@@ -208,5 +209,6 @@ mod tests {
         let shown = told("unexpected: failed to parse output: invalid type: string \"hush\", expected u32");
         assert_eq!(shown, "unexpected: failed to parse what it was given");
         assert_eq!(told("x: process ended with 3: no\nhush"), "x: process ended with 3: no");
+        assert_eq!(told("x: process ended with 3: "), "x: process ended with 3");
     }
 }

@@ -99,6 +99,17 @@ impl Refusal {
         }
     }
 
+    /// Makes the refusal of one of many that were asked for in one request.
+    pub(crate) fn of_one(code: String, message: String) -> Self {
+        let status = match code.as_str() {
+            "AccessDenied" => StatusCode::FORBIDDEN,
+            "InternalError" | "ServiceUnavailable" => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let (message, region, redirected_to, date) = (shorten(&message), None, None, None);
+        Self { status, code: shorten(&code), message, region, redirected_to, date, is_head: false }
+    }
+
     /// Makes the error that the refusal is, unless the step knows better.
     pub(crate) fn error(&self, step: Step<'_>, place: &Place) -> Error {
         let (kind, detail) = self.explain(place);

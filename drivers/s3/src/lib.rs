@@ -5,6 +5,7 @@
 //! ([`S3Storage::probe`]) and the answer handed in whenever the storage is opened; without it the most
 //! careful way is taken. Retries are a wrapper's, except for the parts of an upload.
 
+mod batch;
 mod body;
 mod chain;
 mod client;
@@ -35,8 +36,8 @@ use futures::stream::BoxStream;
 use http::Method;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
-    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step, Storage,
-    SweepReport, Wire, sweep_scratch,
+    ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result, Staged,
+    Step, Storage, SweepReport, Wire, sweep_scratch,
 };
 
 pub use config::{Environment, ONE_PUT_BYTES_MAX, S3Config, S3Credentials, S3Timeouts};
@@ -64,6 +65,11 @@ impl S3Storage {
         let one_put_bytes_max = config.one_put_bytes_max;
         let client = Arc::new(Client::new(&config, wire)?);
         Ok(Self { client, ways: Ways::of(features.as_ref()), one_put_bytes_max })
+    }
+
+    /// Returns the same storage that believes these features of its server.
+    pub fn with_features(&self, features: S3Features) -> Self {
+        Self { ways: Ways::of(Some(&features)), ..self.clone() }
     }
 
     /// Asks the server what it keeps of its promises, on scratch keys that are removed afterwards.
@@ -140,6 +146,10 @@ impl Storage for S3Storage {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         write::remove(&self.client, key).await
+    }
+
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        Ok(batch::remove_all(&self.client, keys).await)
     }
 
     /// Sweeps no uploads where the server was not seen to tell truly when one began.

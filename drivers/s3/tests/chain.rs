@@ -218,6 +218,12 @@ async fn no_credentials_is_an_error_that_says_what_was_tried_and_shows_no_secret
     let error = setting.asked_as(&storage).await.unwrap_err();
     assert!(error.to_string().contains("process: "), "{error}");
     assert!(!format!("{error} {error:?} {storage:?}").contains("hush"), "{error} {error:?}");
+    // Nor what it says when it fails.
+    std::fs::write(&path, "#!/bin/sh\necho hush >&2\nexit 3\n").unwrap();
+    let storage = setting.storage();
+    let error = setting.asked_as(&storage).await.unwrap_err();
+    assert!(error.to_string().contains("process failed with status 3"), "{error}");
+    assert!(!format!("{error} {error:?} {storage:?}").contains("hush"), "{error} {error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

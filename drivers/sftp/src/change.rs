@@ -1,7 +1,8 @@
 //! The small changes to a published object: touch, rename, remove, and the look that tells its size and time.
 
 use futures::future;
-use packvault_storage::{ErrorKind, Key, ObjectMeta, Operation, Result, Step, numbered};
+use futures::stream::{self, StreamExt};
+use packvault_storage::{ErrorKind, Key, NotRemoved, ObjectMeta, Operation, Result, Step, numbered};
 
 use crate::channel::{Channel, Lease};
 use crate::client::{Client, Found, STAGING, folder_of, meta_of, refuse_scratch};
@@ -9,6 +10,10 @@ use crate::codec::{Attrs, Request};
 use crate::error::{Failure, ServerErrors};
 use crate::publish::explain_taken;
 use crate::read::{look_at, open, read_exactly};
+use crate::server_time;
+
+/// Removals under way at once: each is two or three short round trips.
+const REMOVALS_AT_ONCE: usize = 32;
 
 /// Returns the size and the time of the object.
 pub(crate) async fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {
@@ -21,7 +26,7 @@ pub(crate) async fn stat(client: &Client, key: &Key) -> Result<ObjectMeta> {
 /// object which takes its place meanwhile keeps its own time.
 pub(crate) async fn touch(client: &Client, key: &Key, expected: &[u8]) -> Result<()> {
     let step = Step::new(Operation::Touch, key.as_str());
-    let now = client.clock.now(client, step).await?;
+    let now = server_time::now(client, step).await?;
     let channel = client.light(step).await?;
     let (handle, _) = open(client, &channel, step, key).await?;
     let reading = read_exactly(client, &channel, step, &handle, 0, expected.len());
@@ -53,7 +58,7 @@ pub(crate) async fn remove(client: &Client, key: &Key) -> Result<()> {
     client.require_object(&channel, step, key).await?;
     client.handles.forget(key);
     match unlink(client, &channel, key.as_str()).await {
-        Ok(()) => client.syncs.sync(client, &channel, step, folder_of(key.as_str())).await,
+        Ok(()) => client.sync_folder(&channel, step, folder_of(key.as_str())).await,
         Err(failure) if failure.is_no_such_file() => Err(step.not_found()),
         Err(failure) => match client.look(&channel, step, key.as_str()).await? {
             // Some servers look before they remove, and fail without a word when they are too late.
@@ -61,6 +66,18 @@ pub(crate) async fn remove(client: &Client, key: &Key) -> Result<()> {
             _ => Err(step.failed("remove its file", failure)),
         },
     }
+}
+
+/// Removes the objects, several at a time, and returns those that are not known to be gone. Removals from one folder
+/// share their syncs.
+pub(crate) async fn remove_all(client: &Client, keys: &[Key]) -> Vec<NotRemoved> {
+    let removals = stream::iter(keys.to_vec()).map(|key| async move {
+        match remove(client, &key).await {
+            Err(error) if error.kind() != ErrorKind::NotFound => Some(NotRemoved { key, error }),
+            Ok(()) | Err(_) => None,
+        }
+    });
+    removals.buffer_unordered(REMOVALS_AT_ONCE).filter_map(|left| async { left }).collect().await
 }
 
 /// Moves the object to a name that must be absent, by way of `staging/`.
@@ -128,7 +145,7 @@ async fn settle(
     keys: [&Key; 2],
 ) -> Result<()> {
     let [from, to] = keys.map(|key| folder_of(key.as_str()));
-    let sync = |folder| client.syncs.sync(client, channel, step, folder);
+    let sync = |folder| client.sync_folder(channel, step, folder);
     let (_, from_synced) = future::join(unlink(client, channel, claim), sync(from)).await;
     from_synced?;
     if from == to { Ok(()) } else { sync(to).await }

@@ -1,4 +1,5 @@
-//! Who may give an object its name, on a server that decides nothing else than who makes a folder.
+//! A claim: the right to give an object its name, on a server that guarantees nothing but that one of two programs
+//! makes a folder.
 //!
 //! A claim is a folder `staging/claim-<hash>-<generation>` for the object's key; of several that make it
 //! one succeeds. A claim left by a dead process blocks nobody for long: when it is older than
@@ -6,7 +7,7 @@
 //! another's claim - two that did might remove each other's - but the sweep, which is told an age.
 //!
 //! A slow owner may remove its old claim while another takes the next generation, and a third may then take
-//! the freed one. So whoever has made a claim looks at its neighbours: the one below must still be there and
+//! the freed one. So after making a claim, a program looks at its neighbours: the one below must still be there and
 //! abandoned, the one above must be absent or abandoned. Both sides make before they look, so at least one
 //! of two sees the other, and gives way.
 
@@ -19,6 +20,7 @@ use crate::channel::Channel;
 use crate::client::{Client, STAGING, time_of};
 use crate::codec::{Attrs, Request};
 use crate::error::ServerErrors;
+use crate::server_time;
 
 /// A claim of this age belongs to nobody.
 const ABANDONED_AFTER: Duration = Duration::from_secs(600);
@@ -59,7 +61,7 @@ impl<'a> Claim<'a> {
         key: &Key,
     ) -> Result<Self> {
         client.make_folder(channel, step, STAGING).await?;
-        let now = client.clock.now(client, step).await?;
+        let now = server_time::now(client, step).await?;
         let begun = Instant::now();
         let names = Names { client, channel, step, stem: stem(key), now };
         for _ in 0..LOOKS_MAX {

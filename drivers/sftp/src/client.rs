@@ -18,7 +18,7 @@ use crate::error::ServerErrors;
 use crate::features::SftpFeatures;
 use crate::handles::Handles;
 use crate::pool::Pool;
-use crate::sync::Syncs;
+use crate::sync::{Syncs, sync_once};
 
 /// Folders remembered as looked at; beyond that the memory starts afresh.
 const FOLDERS_MAX: usize = 8192;
@@ -40,7 +40,7 @@ pub(crate) struct Client {
     pub features: SftpFeatures,
     pub clock: Arc<Clock>,
     pub handles: Arc<Handles>,
-    pub syncs: Arc<Syncs>,
+    syncs: Arc<Syncs>,
     folders: Arc<Mutex<Folders>>,
     plain: Arc<Mutex<HashSet<Key>>>,
     root: String,
@@ -142,7 +142,7 @@ impl Client {
         for path in missing.into_iter().rev() {
             let made = make(&channel, path).await;
             let Err(failure) = made else {
-                self.syncs.sync_parent_of_root(self, &channel, step, path).await?;
+                self.sync_parent_of_root(&channel, step, path).await?;
                 continue;
             };
             // Another process may have been faster.
@@ -177,7 +177,7 @@ impl Client {
             self.make_one(channel, step, path).await?;
             // Another process may have made it an instant ago and not yet synced; an object below it would
             // vanish with it. So the first use syncs, whoever made the folder.
-            self.syncs.sync(self, channel, step, folder_of(path)).await?;
+            self.sync_folder(channel, step, folder_of(path)).await?;
             self.folders().remember_durable(path);
         }
         Ok(())
@@ -214,6 +214,29 @@ impl Client {
                 Err(step.error(ErrorKind::Io, format!("another process removes the folder {path} at once")))
             }
         }
+    }
+
+    /// Makes the names in the folder durable, where the server can.
+    pub(crate) async fn sync_folder(&self, channel: &Channel, step: Step<'_>, folder: &str) -> Result<()> {
+        if !self.features.sync_folder {
+            return Ok(());
+        }
+        let synced = self.syncs.sync(channel, folder, &self.path(folder)).await;
+        synced.map_err(|failure| step.failed(format!("sync the folder {folder}"), failure))
+    }
+
+    /// Makes the name of a folder above the root, or of the root, durable.
+    async fn sync_parent_of_root(&self, channel: &Channel, step: Step<'_>, path: &str) -> Result<()> {
+        if !self.features.sync_folder {
+            return Ok(());
+        }
+        let parent = match path.rsplit_once('/') {
+            Some(("", _)) => "/",
+            Some((parent, _)) => parent,
+            None => ".",
+        };
+        let synced = sync_once(channel, parent).await;
+        synced.map_err(|failure| step.failed(format!("sync the folder {parent}"), failure))
     }
 
     /// Forgets what was seen of folders: one of them vanished.

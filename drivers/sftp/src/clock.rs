@@ -1,19 +1,12 @@
-//! The server's clock, asked now and then and carried on by ours in between.
+//! What the server's clock last showed, carried on by ours.
 //!
-//! The time of a file just written is the server's now, to the whole second below: the estimate is up to
-//! a second and an answer's way behind the server, and never before it. Our monotonic clock may stand
-//! still while the machine sleeps, which shows against our wall clock; then the server is asked anew.
+//! Our monotonic clock may stand still while the machine sleeps, which shows against our wall clock; then the server
+//! is asked anew (`server_time`).
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use packvault_storage::{ErrorKind, Result, Step};
 use tokio::time::Instant;
-
-use crate::client::{Client, time_of};
-use crate::codec::Request;
-use crate::error::ServerErrors;
-use crate::upload::Upload;
 
 /// How long an answer of the server's is carried on.
 const REFRESH: Duration = Duration::from_secs(600);
@@ -25,58 +18,45 @@ const DRIFT_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(crate) struct Clock(Mutex<Option<Reading>>);
 
+/// What it showed, and when that was.
 #[derive(Debug, Clone, Copy)]
-struct Reading {
-    server: SystemTime,
+pub(crate) struct Reading {
+    pub server: SystemTime,
     at: Instant,
     wall: SystemTime,
 }
 
 impl Clock {
-    /// Returns the present time on the server.
-    pub(crate) async fn now(&self, client: &Client, step: Step<'_>) -> Result<SystemTime> {
+    /// Returns the present time on the server, if it was asked not long ago.
+    pub(crate) fn now(&self) -> Option<SystemTime> {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(now) = known.and_then(|reading| reading.carried_on()) {
-            return Ok(now);
-        }
-        let reading = ask(client, step).await?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        Ok(reading.server)
+        known.and_then(|reading| reading.carried_on())
     }
 
-    /// Returns how far the server's clock is ahead of ours, in seconds, and asks it for that.
-    pub(crate) async fn offset_seconds(&self, client: &Client, step: Step<'_>) -> Result<i64> {
-        let reading = ask(client, step).await?;
+    /// Keeps what the server's clock showed just now.
+    pub(crate) fn note(&self, reading: Reading) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reading);
-        let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).map(|apart| apart.as_secs());
-        let ahead = seconds(reading.wall, reading.server).map(|ahead| ahead as i64);
-        Ok(ahead
-            .or_else(|_| seconds(reading.server, reading.wall).map(|behind| -(behind as i64)))
-            .unwrap_or(0))
     }
 }
 
 impl Reading {
+    /// Makes the reading of this moment.
+    pub(crate) fn of(server: SystemTime) -> Self {
+        Self { server, at: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// Returns how far the server's clock was ahead of ours, in seconds.
+    pub(crate) fn ahead_seconds(&self) -> i64 {
+        let seconds = |from: SystemTime, to: SystemTime| to.duration_since(from).map(|apart| apart.as_secs());
+        let ahead = seconds(self.wall, self.server).map(|ahead| ahead as i64);
+        let behind = || seconds(self.server, self.wall).map(|behind| -(behind as i64));
+        ahead.or_else(|_| behind()).unwrap_or(0)
+    }
+
     fn carried_on(&self) -> Option<SystemTime> {
         let elapsed = self.at.elapsed();
         let by_wall = self.wall.elapsed().ok()?;
         let drift = by_wall.abs_diff(elapsed);
         (elapsed < REFRESH && drift < DRIFT_MAX).then(|| self.server + elapsed)
     }
-}
-
-async fn ask(client: &Client, step: Step<'_>) -> Result<Reading> {
-    let channel = client.light(step).await?;
-    let upload = Upload::begin_scratch(client.clone(), channel, step, "clock").await?;
-    let attrs = async {
-        let request = Request::Fstat { handle: upload.handle().raw() };
-        upload.channel().begin(request).await?.attrs().await
-    };
-    let attrs = attrs.await.map_err(|failure| step.failed("look at a new file", failure))?;
-    let (at, wall) = (Instant::now(), SystemTime::now());
-    upload.discard(step).await?;
-    let (_, seconds) = attrs
-        .times
-        .ok_or_else(|| step.error(ErrorKind::Unsupported, "the server tells no times of files"))?;
-    Ok(Reading { server: time_of(seconds), at, wall })
 }

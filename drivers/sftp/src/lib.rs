@@ -30,6 +30,7 @@ mod probe;
 mod publish;
 mod read;
 mod reasons;
+mod server_time;
 mod ssh;
 mod staged;
 mod sweep;
@@ -47,8 +48,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use packvault_storage::probe::ProbeReport;
 use packvault_storage::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Step,
-    Storage, SweepReport, Wire,
+    Error, ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result,
+    Staged, Step, Storage, SweepReport, Wire,
 };
 use tokio::task::JoinSet;
 
@@ -254,6 +255,12 @@ impl Storage for SftpStorage {
         to_its_end(Operation::Remove, key, async move { change::remove(&client, &of).await }).await
     }
 
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        let Some(first) = keys.first() else { return Ok(Vec::new()) };
+        let (client, all) = (self.client.clone(), keys.to_vec());
+        to_its_end(Operation::Remove, first, async move { Ok(change::remove_all(&client, &all).await) }).await
+    }
+
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         let client = self.client.clone();
         to_its_end(Operation::Sweep, client::STAGING, async move { sweep::sweep(&client, older_than).await })
@@ -273,7 +280,7 @@ impl Storage for SftpStorage {
 
     async fn now(&self) -> Result<SystemTime> {
         let client = self.client.clone();
-        let work = async move { client.clock.now(&client, client.step(Operation::Now)).await };
+        let work = async move { server_time::now(&client, client.step(Operation::Now)).await };
         to_its_end(Operation::Now, self.client.location(), work).await
     }
 }

@@ -16,6 +16,7 @@ use crate::client::{Client, FILE_MODE, STAGING};
 use crate::codec::{Attrs, OPEN_CREATE, OPEN_EXCLUSIVE, OPEN_READ, OPEN_WRITE, Request, code, extension};
 use crate::error::{Failure, ServerErrors};
 use crate::features::SftpFeatures;
+use crate::server_time;
 use crate::upload::free_bytes;
 
 /// How the scratch folder's name begins.
@@ -58,7 +59,7 @@ pub(crate) async fn probe(client: &Client, step: Step<'_>) -> Result<(SftpFeatur
     };
     cleared.map_err(|failure| step.failed("remove the scratch names", failure))?;
     report.server = describe(first);
-    let offset = client.clock.offset_seconds(client, step).await?;
+    let offset = server_time::offset_seconds(client, step).await?;
     report.add("the server's clock against ours", Answer::Told, format!("{offset:+} s"));
     report.add("how fine times are", Answer::Told, "1 s, by the protocol");
     if let Some(free) = free_bytes(client, first).await {
@@ -202,7 +203,7 @@ impl Bench<'_> {
         let reader = channel.begin(request).await?.handle().await?;
         let renamed = channel.begin(Request::PosixRename { from: &from, to: &to }).await?.done().await;
         let moved = (self.size("replace-from").await?, self.size("replace-to").await?) == (None, Some(1));
-        // Whoever had it open must go on seeing the old bytes.
+        // A program that had it open must go on seeing the old bytes.
         let room = channel.room(2).await?;
         let seen = match channel.read(&reader, 0, 2, room)?.data(2).await {
             Ok(seen) => seen == b"22".as_slice(),

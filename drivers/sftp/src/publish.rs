@@ -146,7 +146,7 @@ async fn link(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Re
     }
     // The staging name goes while the folder is synced; should that fail, a sweep finds the name.
     let removing = async { channel.begin(Request::Remove { path: &from }).await?.done().await };
-    let syncing = client.syncs.sync(client, channel, step, folder_of(key.as_str()));
+    let syncing = client.sync_folder(channel, step, folder_of(key.as_str()));
     let (_, synced) = future::join(removing, syncing).await;
     synced?;
     Ok(Published::Done)
@@ -158,7 +158,7 @@ async fn link(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Re
 async fn rename_claimed(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> Result<Published> {
     require_absent(client, upload.channel(), step, key).await?;
     let claim = Claim::take(client, upload.channel(), step, key).await?;
-    // Whoever held the claim before may have published.
+    // The holder of the claim before us may have published.
     let published = match require_absent(client, upload.channel(), step, key).await {
         Ok(()) if claim.is_fresh() => rename(client, step, key, upload).await,
         Ok(()) => Err(step.error(ErrorKind::Conflict, "this process was stopped for too long")),
@@ -180,7 +180,7 @@ async fn rename(client: &Client, step: Step<'_>, key: &Key, upload: &Upload) -> 
         }
         Err(failure) => return Err(explain_taken(client, channel, step, key, failure).await),
     }
-    client.syncs.sync(client, channel, step, folder_of(key.as_str())).await?;
+    client.sync_folder(channel, step, folder_of(key.as_str())).await?;
     Ok(Published::Done)
 }
 
@@ -206,7 +206,7 @@ async fn take_name(client: &Client, step: Step<'_>, key: &Key, upload: &mut Uplo
         }
         Err(failure) => return Err(step.failed("give its file the final name", failure)),
     }
-    client.syncs.sync(client, channel, step, folder_of(key.as_str())).await?;
+    client.sync_folder(channel, step, folder_of(key.as_str())).await?;
     Ok(Published::Done)
 }
 
@@ -239,7 +239,7 @@ async fn create_in_place(client: &Client, step: Step<'_>, key: &Key, bytes: &Byt
         upload.finish(step).await?;
         upload.close(step).await?;
         upload.moved_away();
-        return client.syncs.sync(client, upload.channel(), step, folder_of(key.as_str())).await;
+        return client.sync_folder(upload.channel(), step, folder_of(key.as_str())).await;
     }
     Err(swept(step))
 }

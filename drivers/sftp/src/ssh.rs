@@ -137,7 +137,7 @@ impl Dial for Ssh {
     async fn dial(&self) -> Result<Line, Arc<Breakage>> {
         let role = self.role().await?;
         let mut command = Command::new("/bin/sh");
-        // Whoever was asked for a passphrase once is not asked for each further connection.
+        // A user who was asked for a passphrase once is not asked again for each further connection.
         let is_first = self.sessions.load(Ordering::Acquire) == 0;
         let arguments = arguments(&self.config, &role, is_first);
         command.arg("-c").arg(SHIELD).arg(&self.config.ssh_program).args(arguments);

@@ -14,6 +14,7 @@ use crate::client::{Client, Found, STAGING, meta_of};
 use crate::codec::{Attrs, Request};
 use crate::error::ServerErrors;
 use crate::probe::SCRATCH;
+use crate::server_time;
 use crate::tree::read_folder;
 
 /// How deep folders in `staging/` may lie in each other.
@@ -34,7 +35,7 @@ pub(crate) async fn sweep(client: &Client, older_than: Duration) -> Result<Sweep
         Found::Other(what) => return Err(step.refused(STAGING, what)),
     }
     client.make_folder(&channel, step, STAGING).await?;
-    let now = client.clock.now(client, step).await?;
+    let now = server_time::now(client, step).await?;
     let sweep = Sweep { client, channel: &channel, step, now, older_than };
     let (removed, _) = sweep.empty(STAGING.to_owned(), 0).await?;
     Ok(SweepReport { removed })

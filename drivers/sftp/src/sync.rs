@@ -7,13 +7,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use packvault_storage::{Result, Step};
-
 use crate::answers::OpenHandle;
 use crate::channel::Channel;
-use crate::client::Client;
 use crate::codec::{Attrs, OPEN_READ, Request};
-use crate::error::{Failure, ServerErrors};
+use crate::error::Failure;
 
 /// How many folders are held open for their syncs.
 const FOLDERS_MAX: usize = 32;
@@ -30,39 +27,14 @@ struct Gate {
 }
 
 impl Syncs {
-    /// Makes the names in the folder durable, where the server can.
+    /// Makes the names in the folder durable; `path` is what the server calls it.
     pub(crate) async fn sync(
         &self,
-        client: &Client,
         channel: &Channel,
-        step: Step<'_>,
         folder: &str,
-    ) -> Result<()> {
-        if !client.features.sync_folder {
-            return Ok(());
-        }
-        let synced = self.gate(folder).sync(channel, &client.path(folder)).await;
-        synced.map_err(|failure| step.failed(format!("sync the folder {folder}"), failure))
-    }
-
-    /// Makes the name of a folder above the root, or of the root, durable.
-    pub(crate) async fn sync_parent_of_root(
-        &self,
-        client: &Client,
-        channel: &Channel,
-        step: Step<'_>,
         path: &str,
-    ) -> Result<()> {
-        if !client.features.sync_folder {
-            return Ok(());
-        }
-        let parent = match path.rsplit_once('/') {
-            Some(("", _)) => "/",
-            Some((parent, _)) => parent,
-            None => ".",
-        };
-        let synced = Gate::default().sync(channel, parent).await;
-        synced.map_err(|failure| step.failed(format!("sync the folder {parent}"), failure))
+    ) -> std::result::Result<(), Failure> {
+        self.gate(folder).sync(channel, path).await
     }
 
     /// Lets go of all folders.
@@ -77,6 +49,11 @@ impl Syncs {
         }
         Arc::clone(gates.entry(folder.to_owned()).or_default())
     }
+}
+
+/// Makes the names in a folder durable that is not asked for again.
+pub(crate) async fn sync_once(channel: &Channel, path: &str) -> std::result::Result<(), Failure> {
+    Gate::default().sync(channel, path).await
 }
 
 impl Gate {

@@ -222,6 +222,8 @@ pub fn rules() -> Vec<Rule> {
             rename_refuses_a_taken_name
             rename_has_one_winner
             rename_to_one_name_has_one_winner
+            many_are_removed_at_once_and_nothing_else
+            what_is_gone_already_keeps_nothing_from_being_removed
             remove_is_reported_once;
         sweeping:
             a_sweep_removes_abandoned_uploads

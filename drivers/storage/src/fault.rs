@@ -15,9 +15,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
 
+use crate::removal::remove_each;
 use crate::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result,
+    Staged, Storage, SweepReport,
 };
 
 /// What goes wrong with one call.
@@ -342,6 +343,11 @@ impl Storage for FaultStorage {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.call(Operation::Remove, key.to_string(), || self.inner.remove(key)).await
+    }
+
+    /// Is a call for each key, so that a process can die, or a step fail, between any two.
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        Ok(remove_each(self, keys).await)
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {

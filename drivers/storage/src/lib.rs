@@ -1,22 +1,25 @@
 //! The storage contract: keys and bytes, nothing of backups.
 //!
 //! A [`Storage`] holds objects under checked [`Key`]s. Each sentence below that makes a promise is one
-//! rule of [`conformance`], and every driver runs the whole list. Retry, limits, recording, the log
-//! and faults are wrappers around any storage ([`retry`], [`limit`], [`record`], [`trace`], [`fault`]), never code in
-//! a driver.
+//! rule of `conformance`, and every driver runs the whole list. Retries and the log are wrappers around any storage
+//! ([`retry`], [`trace`]), never code in a driver; so are faults and a record of what was asked for, which with the
+//! rules are there for tests alone, by the feature `testing`.
 
 mod clock;
+#[cfg(feature = "testing")]
 pub mod conformance;
 mod error;
+#[cfg(feature = "testing")]
 pub mod fault;
 mod guarantees;
 mod key;
-pub mod limit;
 pub mod memory;
 pub mod probe;
 mod progress;
 mod range;
+#[cfg(feature = "testing")]
 pub mod record;
+mod removal;
 pub mod retry;
 mod scratch;
 mod spool;
@@ -34,14 +37,16 @@ use futures::stream::BoxStream;
 
 pub use clock::StoreClock;
 pub use error::{Error, ErrorKind, Operation, Result};
+#[cfg(feature = "testing")]
 pub use fault::{Fault, FaultStorage};
 pub use guarantees::Guarantees;
 pub use key::{Key, KeyError, Prefix};
-pub use limit::LimitStorage;
 pub use memory::MemoryStorage;
 pub use progress::Progress;
 pub use range::range_bytes;
+#[cfg(feature = "testing")]
 pub use record::RecordStorage;
+pub use removal::NotRemoved;
 pub use retry::{RetryPolicy, RetryStorage, RetryWatch};
 pub use scratch::{clean_scratch, scratch_folder, sweep_scratch};
 pub use spool::Spool;
@@ -144,6 +149,13 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
 
     /// Removes the object durably; `ErrorKind::NotFound` when there is none.
     async fn remove(&self, key: &Key) -> Result<()>;
+
+    /// Removes many objects durably, in no order, and returns those that are not known to be gone, each with its
+    /// reason. What is not there is gone, and an object that cannot be removed keeps no other from it. An error
+    /// instead of the list says that nothing is known of any.
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        Ok(removal::remove_each(self, keys).await)
+    }
 
     /// Removes abandoned uploads older than the given age, and what killed probes of that age left; never follows a
     /// link out of the repository.

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
-    SweepReport,
+    ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result, Staged,
+    Storage, SweepReport,
 };
 
 /// One call and how it ended.
@@ -225,6 +225,12 @@ impl Storage for RecordStorage {
 
     async fn remove(&self, key: &Key) -> Result<()> {
         self.log.record_plain(Operation::Remove, key, self.inner.remove(key).await)
+    }
+
+    /// Counts as one call, whose object is all its keys.
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        let names: Vec<&str> = keys.iter().map(Key::as_str).collect();
+        self.log.record_plain(Operation::Remove, names.join(" "), self.inner.remove_all(keys).await)
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {

@@ -25,8 +25,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 
 use crate::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Spool, Staged,
-    Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result,
+    Spool, Staged, Storage, SweepReport,
 };
 
 pub use attempts::RetryPolicy;
@@ -279,6 +279,34 @@ impl Storage for RetryStorage {
             }
             was_uncertain |= is_uncertain(&error);
             attempts.pause(error, what).await?;
+        }
+    }
+
+    /// Asks again for those alone that are not known to be gone, and may be with another attempt.
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        let object = keys.first().map_or("", Key::as_str);
+        let what = (Operation::Remove, object);
+        let mut attempts = self.attempts();
+        let (mut wanted, mut left) = (keys.to_vec(), Vec::new());
+        loop {
+            let removing = attempts.numbered(self.inner.remove_all(&wanted));
+            let not_removed = match self.once(Effect::Writes, what, removing).await {
+                Ok(not_removed) => not_removed,
+                Err(error) => {
+                    attempts.pause(error, what).await?;
+                    continue;
+                }
+            };
+            let (mut passing, lasting): (Vec<_>, Vec<_>) =
+                not_removed.into_iter().partition(|one| one.error.kind().is_passing());
+            left.extend(lasting);
+            let Some(NotRemoved { key, error }) = passing.pop() else { return Ok(left) };
+            wanted = passing.iter().map(|one| one.key.clone()).chain([key.clone()]).collect();
+            if let Err(error) = attempts.pause(error, what).await {
+                left.extend(passing);
+                left.push(NotRemoved { key, error });
+                return Ok(left);
+            }
         }
     }
 

@@ -16,7 +16,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::{
-    Error, Guarantees, Key, ListedObject, ObjectMeta, Operation, Prefix, Result, Staged, Storage, SweepReport,
+    Error, Guarantees, Key, ListedObject, NotRemoved, ObjectMeta, Operation, Prefix, Result, Staged, Storage,
+    SweepReport,
 };
 
 tokio::task_local! {
@@ -205,6 +206,14 @@ impl Storage for TraceStorage {
     async fn remove(&self, key: &Key) -> Result<()> {
         let request = Request::begin(Operation::Remove);
         request.end(key, self.inner.remove(key).await, nothing)
+    }
+
+    /// Is one request, whatever the store makes of it.
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        let request = Request::begin(Operation::Remove);
+        let removed = self.inner.remove_all(keys).await;
+        let left = removed.as_ref().map_or(0, Vec::len);
+        request.end(format_args!("{} objects, {left} not removed", keys.len()), removed, nothing)
     }
 
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {

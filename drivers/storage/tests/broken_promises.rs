@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use packvault_storage::conformance::{Factory, Subject, rules};
 use packvault_storage::{
-    Error, ErrorKind, Guarantees, Key, ListedObject, MemoryStorage, ObjectMeta, Operation, Prefix, Result,
-    Staged, Storage, SweepReport,
+    Error, ErrorKind, Guarantees, Key, ListedObject, MemoryStorage, NotRemoved, ObjectMeta, Operation,
+    Prefix, Result, Staged, Storage, SweepReport,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ enum Breach {
     RenameOverwrites,
     RenameTakesTheTimeAlong,
     RemoveIsSilent,
+    ABatchLosesOne,
+    ABatchTakesTheFolder,
+    ABatchStopsAtTheFirst,
     SweepTakesEverything,
     SealOverwrites,
     ClockIsAnother,
@@ -167,6 +170,27 @@ impl Storage for Broken {
         }
     }
 
+    async fn remove_all(&self, keys: &[Key]) -> Result<Vec<NotRemoved>> {
+        match self.breach {
+            Breach::ABatchLosesOne => self.memory.remove_all(keys.get(1..).unwrap_or_default()).await,
+            Breach::ABatchTakesTheFolder => {
+                for (key, _) in self.memory.objects() {
+                    if keys.iter().any(|wanted| wanted.parts().next() == key.parts().next()) {
+                        self.memory.remove(&key).await?;
+                    }
+                }
+                Ok(Vec::new())
+            }
+            Breach::ABatchStopsAtTheFirst => {
+                for key in keys {
+                    self.memory.remove(key).await?;
+                }
+                Ok(Vec::new())
+            }
+            _ => self.memory.remove_all(keys).await,
+        }
+    }
+
     async fn sweep(&self, older_than: Duration) -> Result<SweepReport> {
         match self.breach {
             Breach::SweepTakesEverything => self.memory.sweep(Duration::ZERO).await,
@@ -230,6 +254,9 @@ async fn the_list_notices_each_broken_promise() {
         (RenameOverwrites, "rename_refuses_a_taken_name"),
         (RenameTakesTheTimeAlong, "rename_keeps_bytes_and_time"),
         (RemoveIsSilent, "remove_is_reported_once"),
+        (ABatchLosesOne, "many_are_removed_at_once_and_nothing_else"),
+        (ABatchTakesTheFolder, "many_are_removed_at_once_and_nothing_else"),
+        (ABatchStopsAtTheFirst, "what_is_gone_already_keeps_nothing_from_being_removed"),
         (SweepTakesEverything, "a_sweep_spares_young_uploads"),
         (SealOverwrites, "seal_refuses_a_taken_key"),
         (ClockIsAnother, "now_is_the_clock_of_the_objects"),

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use packvault_storage::conformance::{self, Factory, Subject};
 use packvault_storage::{
-    FaultStorage, Guarantees, LimitStorage, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage,
-    Spool, Storage,
+    FaultStorage, Guarantees, MemoryStorage, RecordStorage, Result, RetryPolicy, RetryStorage, Spool, Storage,
 };
 
 /// Memory, and around it whatever the function puts.
@@ -55,12 +54,6 @@ async fn a_spool_keeps_every_rule() {
         let spool = Arc::new(Spool::new(std::env::temp_dir(), 4 << 20, 2));
         Arc::new(RetryStorage::new(memory, RetryPolicy::default()).through(spool)) as _
     };
-    conformance::run(&Wrapped(wrap)).await.assert_all_kept();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_one_keeps_every_rule() {
-    let wrap = |memory| Arc::new(LimitStorage::new(memory, 1)) as _;
     conformance::run(&Wrapped(wrap)).await.assert_all_kept();
 }
 

@@ -229,3 +229,39 @@ async fn a_listing_that_broke_shows_every_object_once() {
     let error = bench.storage.list(&Prefix::root()).try_collect::<Vec<_>>().await;
     assert_eq!(kind(error), ErrorKind::Denied);
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_a_batch_those_that_may_pass_are_tried_again_and_the_rest_is_told() {
+    let bench = bench();
+    let keys: Vec<Key> = ["a", "b", "c", "d"].map(key).to_vec();
+    for key in &keys {
+        bench.memory.create(key, "bytes".into()).await.unwrap();
+    }
+    bench.faults.at_call(1, Fault::Before(ErrorKind::Throttled));
+    bench.faults.at_call(2, Fault::Before(ErrorKind::Denied));
+    bench.faults.at_call(3, Fault::After(ErrorKind::Timeout));
+    let left = bench.storage.remove_all(&keys).await.unwrap();
+    let left: Vec<_> = left.iter().map(|one| (one.key.as_str(), one.error.kind())).collect();
+    assert_eq!(left, [("b", ErrorKind::Denied)]);
+    // Four, and then the two that nobody knew of.
+    assert_eq!(bench.faults.call_count(), 6);
+    assert_eq!(bench.memory.objects().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_never_passes_ends_and_tells_every_object() {
+    let bench = bench();
+    let keys: Vec<Key> = ["a", "b", "c"].map(key).to_vec();
+    for key in &keys {
+        bench.memory.create(key, "bytes".into()).await.unwrap();
+    }
+    for number in 1..100 {
+        bench.faults.at_call(number, Fault::Before(ErrorKind::Connection));
+    }
+    let left = bench.storage.remove_all(&keys).await.unwrap();
+    let mut names: Vec<_> = left.iter().map(|one| one.key.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert!(left.iter().all(|one| one.error.kind() == ErrorKind::Connection));
+    assert_eq!(bench.faults.call_count(), 3 * u64::from(RetryPolicy::default().attempts_max));
+}

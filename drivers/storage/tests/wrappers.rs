@@ -9,8 +9,7 @@ use std::time::{Duration, SystemTime};
 use futures::TryStreamExt;
 use packvault_storage::record::Counts;
 use packvault_storage::{
-    ErrorKind, Fault, FaultStorage, Key, LimitStorage, MemoryStorage, Operation, Prefix, RecordStorage,
-    Storage,
+    ErrorKind, Fault, FaultStorage, Key, MemoryStorage, Operation, Prefix, RecordStorage, Storage,
 };
 
 fn key(text: &str) -> Key {
@@ -135,19 +134,6 @@ async fn a_record_tells_every_call_and_sums_the_bytes() {
     counting.read(&key("old")).await.unwrap();
     assert!(counting.calls().is_empty());
     assert_eq!(counting.counts().bytes_read, 8);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_lets_only_so_many_calls_through_at_once() {
-    let (_, faults) = faulty();
-    for number in 1..=6 {
-        faults.at_call(number, Fault::Delay(Duration::from_secs(1)));
-    }
-    let limited = LimitStorage::new(Arc::new(faults), 2);
-    let begun = tokio::time::Instant::now();
-    let old = key("old");
-    futures::future::join_all((0..6).map(|_| limited.read(&old))).await;
-    assert_eq!(begun.elapsed().as_secs(), 3);
 }
 
 #[tokio::test]

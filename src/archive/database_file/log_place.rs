@@ -1,10 +1,10 @@
 //! Whether the log of a database lies beside the path that we were given.
 //!
 //! SQLite names the log after the path under which it opened the database. A database has several paths if it
-//! has a second hard link, or if the file alone is bound into a container: whoever opens it by another one
-//! keeps its log elsewhere, and what we read without that log is an old or a torn state of it. The locks tell,
-//! for they belong to the file and not to its name: who holds the database and has no hold of the log beside
-//! our path has another log.
+//! has a second hard link, or if the file alone is mounted into a container. A program that opens it by
+//! another path has its log elsewhere, and without that log we would read an old or a torn state. The locks show it,
+//! because they belong to the file and not to its name: a program that has a lock on the database, and none on the log
+//! beside our path, has another log.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -51,7 +51,7 @@ impl Checkpoints {
     }
 }
 
-/// Who holds the database, and whether the log beside our path is in use.
+/// Which program holds the database, and whether the log beside our path is in use.
 struct Use {
     holder: Option<ShownLock>,
     log: LogUse,

@@ -1,4 +1,4 @@
-//! Whether a file has stayed as it was, whoever promised that it would.
+//! Whether a file has stayed as it was, without trust in locks.
 //!
 //! Its facts are taken before the first page is read and after the last. For that to prove anything, no
 //! change may slip between them unseen:

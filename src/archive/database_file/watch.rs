@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -157,7 +157,7 @@ impl Watch {
     fn log_moved(&self) -> Result<Option<&'static str>> {
         let Some(before) = &self.before.log else { return Ok(None) };
         if self.rests == Rests::OnFile && !self.is_guarded {
-            // Whoever comes while nobody holds the log makes his own.
+            // A program that opens the database while nobody holds the log makes a new log: that is no harm.
             return Ok(None);
         }
         let Some(now) = LogFacts::of(&self.path)? else { return Ok(Some("its log was removed")) };
@@ -194,7 +194,8 @@ impl LogFacts {
         };
         let mut header = Vec::new();
         // A log that cannot be read is not read by SQLite either.
-        if let Ok(log) = File::open(&path) {
+        let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        if let Ok(log) = opened {
             let read = log.take(LOG_HEADER_BYTES).read_to_end(&mut header);
             read.map_err(|error| io_error("read", &path, error))?;
         }

@@ -177,3 +177,19 @@ fn a_check_that_takes_too_much_is_no_fault_of_a_source() {
         examine_source(&mut open_at_rest(&made.path).unwrap(), &made.path, Depth::Full, &bounds).unwrap();
     assert!(health.problems.is_empty() && health.unchecked[0].contains("memory"), "{health:?}");
 }
+
+#[test]
+fn a_page_that_the_system_refuses_is_no_damage_and_one_that_is_not_there_is() {
+    let line = |code: i32| format!("Tree 2 page 43: unable to get the page. error code={code}");
+    let no_answer = [ffi::SQLITE_IOERR_READ, ffi::SQLITE_IOERR_CORRUPTFS, ffi::SQLITE_CANTOPEN];
+    for code in no_answer {
+        let error = unread(&line(code)).unwrap();
+        let error = bounded_error("check", "a.db".as_ref(), error);
+        assert_eq!(error.kind(), ErrorKind::Io, "{code}");
+        assert!(error.chain().contains("cannot check the database a.db"), "{}", error.chain());
+    }
+    for code in [ffi::SQLITE_CORRUPT, ffi::SQLITE_IOERR_SHORT_READ, ffi::SQLITE_NOTADB] {
+        assert!(unread(&line(code)).is_none(), "{code}");
+    }
+    assert!(unread("row 1 missing from index x").is_none());
+}

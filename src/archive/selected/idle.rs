@@ -1,7 +1,8 @@
 //! Patterns that were of no use: a typing error, a folder that is not mounted today, a secret that has moved.
 //!
-//! Said of each, with what is found where it points. Quiet stays what cannot be a mistake: an `exclude` for
-//! whatever may lie anywhere, and a pattern for a place that is there and that the selection does not enter.
+//! Each is reported, with what is found where it points. A pattern that cannot be a mistake is not reported: an
+//! `exclude` for names in any folder (`**/cache`), and a pattern for a place that is there and that the selection does
+//! not enter.
 
 use std::path::Path;
 

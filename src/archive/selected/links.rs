@@ -1,7 +1,7 @@
-//! Links in the walk: none is followed, and what lies behind each decides what is said of it.
+//! Links in the walk: none is followed. What a link points to decides what is said of it.
 //!
-//! A link to something that is taken under its own name loses no content, and one to nothing has none. A link
-//! that leads elsewhere - a media folder on a larger disk - leaves everything behind it out of the snapshot.
+//! If the target of a link is taken under its own name, or if there is no target, nothing is lost. A link that leads
+//! elsewhere - a media folder on a larger disk - leaves everything behind it out of the snapshot.
 
 use std::path::Path;
 
@@ -42,7 +42,9 @@ impl SelectedWalk<'_> {
         let target = std::fs::read_link(&path).unwrap_or_default();
         let target = target.display();
         let (reason, asked) = match behind {
-            Behind::Taken => (format!("it is a symbolic link to {target}, which has its own place"), false),
+            Behind::Taken => {
+                (format!("it is a symbolic link to {target}, which is taken where it lies"), false)
+            }
             Behind::Nothing => (format!("it is a symbolic link to {target}, where nothing is"), false),
             Behind::Special => (format!("it is a symbolic link to {target}, which is no file"), false),
             Behind::Folder => (
@@ -64,7 +66,7 @@ impl SelectedWalk<'_> {
             self.rule.takes(&relative, &mut self.seen);
         }
         match behind {
-            // Whoever names a folder means what is in it; that it is a link must not cost him the rest.
+            // A pattern that names a folder means what is in it. If it is a link, the other files are taken all the same.
             Behind::Folder => {
                 self.leave(relative, &reason, asked);
                 Ok(())

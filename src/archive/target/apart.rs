@@ -1,7 +1,7 @@
 //! A target may not be the repository that is read, nor lie in it, nor hold it.
 //!
-//! Paths do not tell: a link or a bind mount gives one folder two. What tells is which folder each ancestor is,
-//! and, where a mount shows a part of a file system, the path of that part there.
+//! Paths are not enough: with a link or a bind mount, one folder has two. So device and inode of each ancestor are
+//! compared, and, where a mount shows a part of a file system, the path of that part there.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,15 @@ use rustix::fs::stat;
 use super::refused;
 use crate::Result;
 use crate::archive::beneath::io_error;
-
-/// What every repository holds.
-const OF_A_REPOSITORY: [&str; 4] = ["packs", "indexes", "snapshots", "locks"];
+use crate::archive::repositories;
 
 /// Refuses a target that is, holds, or lies in a repository; `repository` is the one that is read, if it is a
 /// folder of this machine.
 pub fn check_apart(target: &Path, repository: Option<&Path>) -> Result<()> {
     let target_there = existing(target)?;
-    for ancestor in target_there.ancestors() {
-        if looks_like_repository(ancestor) {
-            let why =
-                format!("{} is a repository, and a restore into it would damage it", ancestor.display());
-            return Err(refused(target, &why));
-        }
+    if let Some(around) = repositories::around(&target_there) {
+        let why = format!("{} is a repository, and a restore into it would damage it", around.display());
+        return Err(refused(target, &why));
     }
     let Some(repository) = repository else { return Ok(()) };
     let Ok(repository) = std::fs::canonicalize(repository) else { return Ok(()) };
@@ -66,7 +61,7 @@ fn relation(target: &Path, target_exists: bool, repository: &Path) -> Option<Rel
 
 /// Returns the folders of a repository that a mount may show alone.
 fn folders_of(repository: &Path) -> Vec<PathBuf> {
-    OF_A_REPOSITORY.iter().chain(&["staging"]).map(|name| repository.join(name)).collect()
+    repositories::FOLDERS.iter().chain(&["staging"]).map(|name| repository.join(name)).collect()
 }
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
@@ -85,10 +80,6 @@ fn existing(path: &Path) -> Result<PathBuf> {
         }
     }
     Err(io_error("find", path, std::io::Error::from(std::io::ErrorKind::NotFound)))
-}
-
-fn looks_like_repository(path: &Path) -> bool {
-    path.join("config.toml").is_file() && OF_A_REPOSITORY.iter().all(|name| path.join(name).is_dir())
 }
 
 /// What is mounted where.

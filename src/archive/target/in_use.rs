@@ -9,11 +9,16 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-use crate::archive::database_file::{ExclusiveLock, ShownLock, lock_shown, log_lock_shown, openers};
+use crate::archive::database_file::{ExclusiveLock, Opener, ShownLock, lock_shown, log_lock_shown, openers};
 use crate::{Error, ErrorKind, Result};
+
+/// How often is looked for a program that has a database open, and the pause between two looks.
+const LOOKS: u32 = 10;
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// The locks of a writer on databases; dropping it lets them go.
 #[derive(Debug, Default)]
@@ -42,10 +47,20 @@ pub fn check(folder: &OwnedFd, name: &str, shown: &Path) -> Result<()> {
     if let Some(lock) = lock_shown(&main).ok().flatten().or(of_log) {
         return Err(in_use(shown, Some(&lock)));
     }
-    match openers(&main).unwrap_or_default().first() {
+    match lasting_opener(&main) {
         Some(opener) => Err(said(shown, &format!("process {}, {}", opener.pid, opener.name))),
         None => Ok(()),
     }
+}
+
+/// Returns who has the file open each time that is looked. A process that was forked a moment ago has the files of its
+/// parent open, ours among them, until it runs its own program.
+fn lasting_opener(file: &File) -> Option<Opener> {
+    for _ in 1..LOOKS {
+        openers(file).unwrap_or_default().into_iter().next()?;
+        std::thread::sleep(LOOK_PAUSE);
+    }
+    openers(file).unwrap_or_default().into_iter().next()
 }
 
 fn open(folder: &OwnedFd, name: &str, flags: OFlags) -> Option<File> {
@@ -69,4 +84,35 @@ fn said(shown: &Path, who: &str) -> Error {
         shown.display()
     );
     Error::new(ErrorKind::InUse, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Starts a program that has the file open for so many seconds; the file is open already.
+    fn program(file: &Path, seconds: &str) -> std::process::Child {
+        let file = File::open(file).unwrap();
+        Command::new("sleep").arg(seconds).stdin(Stdio::from(file)).spawn().unwrap()
+    }
+
+    #[test]
+    fn who_has_a_database_open_is_in_the_way_and_who_had_it_open_for_a_moment_is_not() {
+        let place = tempfile::tempdir().unwrap();
+        let database = place.path().join("db");
+        std::fs::write(&database, "x").unwrap();
+        let folder = OwnedFd::from(File::open(place.path()).unwrap());
+        let mut passing = program(&database, "0.1");
+        let mut lasting = program(&database, "60");
+        let error = check(&folder, "db", &database).unwrap_err();
+        assert!(error.chain().contains(&format!("process {}", lasting.id())), "{}", error.chain());
+        lasting.kill().unwrap();
+        lasting.wait().unwrap();
+        passing.wait().unwrap();
+        let mut passing = program(&database, "0.1");
+        check(&folder, "db", &database).unwrap();
+        passing.wait().unwrap();
+    }
 }

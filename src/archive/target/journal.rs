@@ -1,8 +1,8 @@
 //! The journal of a restore: which steps were planned, written and durable before the first of them.
 //!
-//! How far it came is not written down: it shows in what lies where. What is still in `new/` was not put in
-//! place, what lies in `old/` under the number of its step was in its place. So no step needs a second write,
-//! and a journal that is there at all is whole: it comes under its name by a rename.
+//! How far the restore came is not written down: the files show it. A file that is still in `new/` was not put in place
+//! yet. A file in `old/` under the number of a step is what that step replaced. So no step needs a second write. A
+//! journal gets its name by a rename, so a journal that is there is whole.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -43,7 +43,7 @@ pub struct Journal {
     pub version: u32,
     /// All steps, in their order.
     pub steps: Vec<Step>,
-    /// The step that puts the database in place.
+    /// The step after which all is in place.
     pub commit: usize,
     /// The databases that are replaced.
     pub databases: Vec<String>,

@@ -1,6 +1,6 @@
-//! What restores left in a target that were killed: undone or finished before anything else is done there.
+//! What killed restores have left in a target: it is undone or finished before anything else is done there.
 //!
-//! A staging without a journal moved nothing, and is removed. With a journal the restore is finished if its
+//! A staging without a journal is removed: that restore has moved nothing yet. With a journal the restore is finished if its
 //! database is in place, and undone if not. Earlier versions kept no journal; they set logs aside under names of
 //! their own, which are found again too.
 
@@ -97,8 +97,8 @@ fn is_committed(grounds: &Grounds, journal: &Journal) -> Result<bool> {
     Ok(is_moved && !Journal::is_being_undone(&grounds.staging))
 }
 
-/// Whoever may write to the target could leave there a journal of his own making: only that of this user, of the
-/// target's owner or of root is followed.
+/// Refuses a journal that somebody else may have forged: everybody who may write to the target could leave one. Only
+/// one of this user, of the target's owner or of root is followed.
 fn check_trusted(folder: &OwnedFd, staging: &OwnedFd, shown: &Path) -> Result<()> {
     let stat = |folder: &OwnedFd| fstat(folder).map_err(|errno| file_error("stat", shown, errno));
     let (target, staging) = (stat(folder)?, stat(staging)?);

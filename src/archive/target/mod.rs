@@ -1,11 +1,11 @@
 //! The destination of a restore: staged beside what is there, put in place only once it is proved.
 //!
-//! Everything is written below `.packvault-restore-<ulid>/new/` in the target folder, on the same file system.
-//! Putting it in place is a journal (`journal.rs`) of renames (`moves.rs`), the database last; a step that
-//! fails has all others undone (`undo.rs`), and what a killed restore left is undone or finished by the next
-//! command (`leftovers.rs`). Until the first step nothing that a user or an application looks at has changed, and
-//! giving up is removing one folder. All steps go through held handles of the target and of its folders, one
-//! component at a time, and follow no link.
+//! Opening and staging are here, merging and giving up in `publishing.rs`. Everything is written below
+//! `.packvault-restore-<ulid>/new/` in the target folder, on the same file system. Putting it in place is a journal
+//! (`journal.rs`) of renames (`moves.rs`), the database last; a step that fails has all others undone (`undo.rs`), and
+//! what a killed restore left is undone or finished by the next command (`leftovers.rs`). Until the first step nothing
+//! that a user or an application looks at has changed, and giving up is removing one folder. All steps go through held
+//! handles of the target and of its folders, one component at a time, and follow no link.
 
 mod apart;
 mod entry;
@@ -17,35 +17,32 @@ mod moves;
 mod obstacles;
 mod old_database;
 mod opening;
+mod publishing;
 mod steps;
 mod undo;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
 
-use self::folders::{names, open_folder_at, remove_if_there, remove_tree, split, sync_below, sync_folder};
-use self::in_use::Held;
-use self::journal::{Journal, NEW};
+use self::folders::{names, open_folder_at, remove_tree, split, sync_below};
+use self::journal::NEW;
 pub use self::leftovers::{check_finished, is_staging};
 use self::moves::Grounds;
 use self::opening::{check_not_live, cleaned, open_or_make, own, remove_made};
-use self::steps::Plan;
 use super::attributes::{self, Outcome, RestoredAttributes};
-use super::beneath::{file_error, io_error, open_folder};
+use super::beneath::{file_error, io_error};
 use super::ownership::Ownership;
-use super::profile::{Profile, SIDECARS};
+use super::profile::Profile;
 use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.
 const STAGING_PREFIX: &str = ".packvault-restore-";
-/// How often it is tried to remove the staging of a restore that is given up.
-const REMOVALS_MAX: usize = 3;
 /// Descriptors that are kept so that giving up does not lack them.
 const SPARE_DESCRIPTORS: usize = 8;
 
@@ -69,6 +66,8 @@ pub struct TargetPolicy {
     pub force: bool,
     /// The kind of application, which knows whether it runs on the target.
     pub application: Option<Arc<dyn Profile>>,
+    /// Whether the database is not among what is restored: the one that is there stays.
+    pub without_database: bool,
 }
 
 /// A folder that an archive of this machine lies in.
@@ -98,6 +97,7 @@ pub struct Target {
     staging_name: String,
     grounds: Grounds,
     database_name: String,
+    without_database: bool,
     force: bool,
     remarks: Vec<String>,
     /// Closed when the restore is given up, which takes descriptors.
@@ -165,6 +165,7 @@ impl Target {
             staging_name,
             grounds,
             database_name: policy.database_name.clone(),
+            without_database: policy.without_database,
             force: policy.force,
             remarks,
             spare: Mutex::new(spare),
@@ -224,150 +225,6 @@ impl Target {
     /// Makes all that was staged durable.
     pub fn sync_staged(&self) -> Result<()> {
         sync_below(&self.grounds.staging, &self.path)
-    }
-
-    /// Checks that everything staged can be put in place: rights, mount points, folders where a file comes or the
-    /// other way round, links on the way, and databases that are open elsewhere.
-    pub fn check_merge(&self) -> Result<()> {
-        let plan = self.plan()?;
-        if self.force {
-            return Ok(());
-        }
-        self.each_database(&plan, in_use::check)
-    }
-
-    /// Puts everything in place, the database last, and makes it durable. The staging must have been
-    /// synced and checked before. On failure what was there is put back. Returns what the user should know.
-    pub fn publish(&self) -> Result<Vec<String>> {
-        let (parents, name) = split(&self.database_name);
-        let staged = self.grounds.fresh.get(parents, &self.path)?;
-        for sidecar in SIDECARS {
-            remove_if_there(&staged, &format!("{name}{sidecar}"), &self.path)?;
-        }
-        let mut plan = self.plan()?;
-        let mut held = Held::default();
-        if !self.force {
-            self.each_database(&plan, |folder, name, shown| {
-                in_use::check(folder, name, shown)?;
-                held.hold(folder, name, shown)
-            })?;
-        }
-        let reached = self.real_path.join(&self.staging_name);
-        let mut remarks = self.grounds.prepare(&mut plan, &reached)?;
-        sync_below(&self.grounds.staging, &self.path)?;
-        let journal = Journal::new(plan);
-        let done = journal
-            .write(&self.grounds.staging, &self.grounds.staging_path)
-            .and_then(|()| self.grounds.take_all(&journal))
-            .and_then(|()| self.check_still_there())
-            .and_then(|()| sync_below(&self.folder, &self.path))
-            .and_then(|()| self.sync_ancestors());
-        if let Err(error) = done {
-            return Err(self.put_back(&journal, error));
-        }
-        tracing::info!(target: "packvault::restore", path = %self.path.display(), "all is in place");
-        drop(held);
-        if let Err(error) = self.clean_up() {
-            remarks
-                .push(format!("all is restored, but what it replaced is not removed yet: {}", error.chain()));
-        }
-        Ok(remarks)
-    }
-
-    fn plan(&self) -> Result<Plan> {
-        self.check_still_there()?;
-        steps::plan(&self.grounds.fresh, &self.grounds.target, &self.path, &self.database_name)
-    }
-
-    fn each_database(
-        &self,
-        plan: &Plan,
-        mut visit: impl FnMut(&OwnedFd, &str, &Path) -> Result<()>,
-    ) -> Result<()> {
-        for database in &plan.databases {
-            let (folder, name) = self.grounds.place(database)?;
-            visit(&folder, name, &self.path.join(database))?;
-        }
-        Ok(())
-    }
-
-    /// Undoes what was done, and adds to the error what could not be.
-    fn put_back(&self, journal: &Journal, error: Error) -> Error {
-        self.release();
-        let undone = undo::undo(&self.grounds, journal);
-        let Some(first) = undone.problems.first() else { return error };
-        self.holds_the_old.store(true, Ordering::Relaxed);
-        let message = format!(
-            "cannot restore into {}, and cannot put back all that was there: {first}; it lies in {}, and the next \
-             restore into this folder puts it back",
-            self.path.display(),
-            self.grounds.staging_path.join(journal::OLD).display()
-        );
-        Error::caused(error.kind(), message, error)
-    }
-
-    fn clean_up(&self) -> Result<()> {
-        self.release();
-        self.grounds.target.release();
-        Journal::remove(&self.grounds.staging, &self.grounds.staging_path)?;
-        remove_tree(&self.folder, &self.staging_name, &self.grounds.staging_path)?;
-        leftovers::remove_temporary_databases(&self.path, &self.folder, &self.database_name)
-    }
-
-    /// Removes the staging and the folders made for it. What lay in the target is as it was. Returns what is left
-    /// behind all the same, for the user to know.
-    ///
-    /// The caller has seen to it that nobody stages a file any more.
-    pub fn discard(&self) -> Option<String> {
-        self.release();
-        if self.holds_the_old.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.grounds.target.release();
-        let remove = || {
-            Journal::remove(&self.grounds.staging, &self.grounds.staging_path)?;
-            // By its handle: the name may have come to mean another folder.
-            folders::remove_below(&self.grounds.staging);
-            match unlinkat(&self.folder, &*self.staging_name, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(file_error("remove", &self.grounds.staging_path, errno)),
-            }
-        };
-        // What failed once may pass; what is on a disk in plain text should not stay there.
-        let removed = (1..REMOVALS_MAX).fold(remove(), |removed, _| removed.or_else(|_| remove()));
-        remove_made(&self.made);
-        removed.err().map(|error| {
-            let staging = self.grounds.staging_path.display();
-            format!(
-                "part of what was restored is still in {staging}, which the next restore removes: {}",
-                error.chain()
-            )
-        })
-    }
-
-    /// Lets go of every descriptor that is held for speed or for this moment.
-    fn release(&self) {
-        self.spare.lock().expect("no holder of the spare descriptors panics").clear();
-        self.grounds.fresh.release();
-    }
-
-    /// The path must still name the folder that is held.
-    fn check_still_there(&self) -> Result<()> {
-        let held = fstat(&self.folder).map_err(|errno| file_error("stat", &self.path, errno))?;
-        let named = rustix::fs::lstat(&self.path).map_err(|errno| file_error("stat", &self.path, errno))?;
-        if (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino) {
-            return Ok(());
-        }
-        Err(refused(&self.path, "it was replaced by another folder while it was restored into"))
-    }
-
-    /// Makes the entries of the folders that were made durable in their parents.
-    fn sync_ancestors(&self) -> Result<()> {
-        for made in &self.made {
-            let parent = made.parent().unwrap_or(Path::new("/"));
-            sync_folder(&open_folder(parent)?, parent)?;
-        }
-        Ok(())
     }
 }
 

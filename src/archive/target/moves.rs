@@ -2,9 +2,9 @@
 //!
 //! # What an application may find
 //!
-//! At every instant, whoever opens the database finds the old one with its log, or the new one without any.
-//! Three files have three names, and no system renames them at once. So the old database is made one file
-//! first:
+//! At every instant, a program that opens the database finds the old one with its log, or the new one without a log.
+//! The old database, its log and the new database are three files, and no system renames three files in one step. So
+//! the old database and its log are made one file first:
 //!
 //! 1. Its copy with all that its log holds takes its place (`Merge`). The log beside it now holds nothing but
 //!    pages that the copy has already: played back or not, the content is the same.
@@ -180,7 +180,7 @@ impl Grounds {
         let first_of_databases = journal.first_of_databases();
         for (number, step) in journal.steps.iter().enumerate() {
             if number == first_of_databases {
-                // Whoever finds the new database after a power cut must find its files as well.
+                // If the new database is there after a power cut, its files must be there too.
                 self.check_folders(&journal.steps)?;
                 sync_below(self.target.root(), &self.path)?;
             }
@@ -253,8 +253,12 @@ impl Grounds {
         let shown = self.path.join(relative);
         let held = self.target.get(relative, &shown)?;
         let why = "it was replaced by another folder while it was restored into";
-        let named = folder_at(self.target.root().as_ref(), relative, &shown)
-            .map_err(|error| Error::caused(ErrorKind::Refused, refused(&shown, why).to_string(), error))?;
+        let named = folder_at(self.target.root().as_ref(), relative, &shown).map_err(|error| match error
+            .kind()
+        {
+            ErrorKind::Source => Error::caused(ErrorKind::Refused, refused(&shown, why).to_string(), error),
+            _ => error,
+        })?;
         if named.is_some_and(|named| is_same(&named, &held)) { Ok(()) } else { Err(refused(&shown, why)) }
     }
 }

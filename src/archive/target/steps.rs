@@ -1,7 +1,7 @@
 //! The steps by which what is staged comes into place, planned and checked before the first is taken.
 //!
-//! A folder that the target lacks moves whole, everything else file by file; the database comes last. Any
-//! database, that of the application and those among its files, moves in the order that is argued for in
+//! A folder that the target lacks moves whole, everything else file by file; the database comes last. Of a part without
+//! it, any file may. Any database, that of the application and those among its files, moves in the order that is argued for in
 //! `publish.rs`.
 
 use std::fs::File;
@@ -56,14 +56,14 @@ pub enum Action {
 pub struct Plan {
     /// The steps.
     pub steps: Vec<Step>,
-    /// The one that puts the database in place.
+    /// The one that puts the database in place; the last, where there is none.
     pub commit: usize,
     /// The paths at which databases come.
     pub databases: Vec<String>,
 }
 
 /// Plans every step, and refuses what could not be done or could not be undone.
-pub fn plan(fresh: &HeldFolders, target: &HeldFolders, shown: &Path, database: &str) -> Result<Plan> {
+pub fn plan(fresh: &HeldFolders, target: &HeldFolders, shown: &Path, database: Option<&str>) -> Result<Plan> {
     let (files, others, last, databases) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut planner = Planner { fresh, target, shown, database, files, others, last, databases };
     let mut folders = vec![String::new()];
@@ -71,19 +71,24 @@ pub fn plan(fresh: &HeldFolders, target: &HeldFolders, shown: &Path, database: &
         planner.folder(&folder, &mut folders)?;
     }
     let Planner { files, others, last, databases, .. } = planner;
-    if last.is_empty() {
+    if let Some(database) = database.filter(|_| last.is_empty()) {
         let message = format!("the staged database {} vanished", shown.join(database).display());
         return Err(Error::new(ErrorKind::Io, message));
     }
     let steps: Vec<Step> = files.into_iter().chain(others).chain(last).collect();
-    Ok(Plan { commit: steps.len() - 1, steps, databases })
+    let commit = steps.len().checked_sub(1);
+    let commit = commit.ok_or_else(|| {
+        Error::new(ErrorKind::Io, format!("what was staged for {} vanished", shown.display()))
+    })?;
+    Ok(Plan { commit, steps, databases })
 }
 
 struct Planner<'a> {
     fresh: &'a HeldFolders,
     target: &'a HeldFolders,
     shown: &'a Path,
-    database: &'a str,
+    /// The application's database, if it is among what is staged.
+    database: Option<&'a str>,
     files: Vec<Step>,
     /// Databases among the files.
     others: Vec<Step>,
@@ -111,10 +116,8 @@ impl Planner<'_> {
                     }
                     None => {
                         writes = true;
-                        let leads_to_database = self
-                            .database
-                            .strip_prefix(path.as_str())
-                            .is_some_and(|rest| rest.starts_with('/'));
+                        let below = self.database.and_then(|database| database.strip_prefix(path.as_str()));
+                        let leads_to_database = below.is_some_and(|rest| rest.starts_with('/'));
                         let step = Step { path, action: Action::Place, placed: None, was: None };
                         if leads_to_database { self.last.push(step) } else { self.files.push(step) }
                     }
@@ -131,7 +134,7 @@ impl Planner<'_> {
                 obstacles::check_entry(&of_folder, found, &shown)?;
             }
             writes = true;
-            let main = path == self.database;
+            let main = self.database == Some(path.as_str());
             let is_sidecar = self.databases.iter().any(|base| is_sidecar_of(&path, base));
             let is_database = main || is_database(&staged, &name, &new, &shown)?;
             // What lies beside an old database is out of the way when that of the new one comes.

@@ -5,11 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
 use rusqlite::Connection;
+use rustix::fs::fstat;
 
 use super::entry::Entry;
-use super::journal::{MERGED, OLD};
+use super::journal::{Journal, MERGED, OLD};
 use super::leftovers::{find_unfinished, is_temporary_database};
 use super::*;
+use crate::archive::beneath::open_folder;
 
 const ULID: &str = "01arz3ndektsv4rrffq69g5fav";
 
@@ -356,6 +358,63 @@ fn killed_after_any_step_an_application_finds_the_old_database_with_its_log_or_t
     }
 }
 
+/// Stages files of which none is the application's database; one is a database of its own.
+fn stage_part(path: &Path) -> Target {
+    let policy = TargetPolicy { without_database: true, ..nested(true) };
+    let target = Target::open(path, &policy, ULID).unwrap();
+    let new = tempfile::tempdir().unwrap();
+    at_rest(&new.path().join("db"), "new");
+    let bytes = std::fs::read(new.path().join("db")).unwrap();
+    target.stage_file("side.db", 0o600).unwrap().write_all(&bytes).unwrap();
+    for file in ["f/1", "g/1"] {
+        target.stage_file(file, 0o600).unwrap().write_all(b"new").unwrap();
+    }
+    target
+}
+
+#[test]
+fn a_part_without_the_database_is_in_place_as_a_whole_or_not_at_all() {
+    let mut count = 0;
+    loop {
+        let folder = tempfile::tempdir().unwrap();
+        old_archive(folder.path(), crashed);
+        let before = files(folder.path());
+        let target = stage_part(folder.path());
+        let steps = take(&target, count);
+        drop(target);
+        assert_eq!(rows(&folder.path().join(DATABASES[0])), [("old".to_owned(), 200)]);
+        let is_unfinished = find_unfinished(folder.path()).unwrap().is_some();
+        assert_eq!(is_unfinished, count < steps, "{count} of {steps}");
+        Target::open(folder.path(), &nested(true), ULID).unwrap().discard();
+        if count >= steps {
+            assert_eq!(rows(&folder.path().join("side.db")), [("new".to_owned(), 200)]);
+            let read = |file: &str| std::fs::read(folder.path().join(file)).unwrap();
+            assert_eq!([read("f/1"), read("g/1"), read("f/2")], [&b"new"[..], b"new", b"old"]);
+            break;
+        }
+        assert!(files(folder.path()) == before, "after {count} of {steps} steps");
+        count += 1;
+    }
+    assert!(count > 4);
+}
+
+#[test]
+fn a_part_is_published_beside_a_database_with_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    old_archive(folder.path(), crashed);
+    let target = stage_part(folder.path());
+    target.check_merge().unwrap();
+    target.publish().unwrap();
+    assert_eq!(rows(&folder.path().join(DATABASES[0])), [("old".to_owned(), 200)]);
+    assert!(folder.path().join("data/a.db-wal").exists(), "its log is nobody's business");
+    assert_eq!(rows(&folder.path().join("side.db")), [("new".to_owned(), 200)]);
+    let empty = tempfile::tempdir().unwrap();
+    let policy = TargetPolicy { without_database: true, ..nested(false) };
+    let target = Target::open(empty.path(), &policy, ULID).unwrap();
+    assert_eq!(target.check_merge().unwrap_err().kind(), ErrorKind::Io, "nothing is no part");
+    target.discard();
+}
+
 #[test]
 fn a_step_that_fails_has_all_before_it_undone() {
     let folder = tempfile::tempdir().unwrap();
@@ -515,7 +574,8 @@ fn a_target_that_is_the_repository_or_lies_in_it_or_holds_it_is_refused() {
         check(target).unwrap();
     }
     // Another repository is one as well.
-    std::fs::write(repository.join("config.toml"), "").unwrap();
+    let config = "repo_id = \"5d61e8af-fa85-4c85-a408-d2e53ac0ed20\"\n";
+    std::fs::write(repository.join("config.toml"), config).unwrap();
     let error = apart::check_apart(&repository.join("packs/x"), None).unwrap_err();
     assert!(error.to_string().contains("is a repository"), "{error}");
 }

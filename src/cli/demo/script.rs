@@ -1,9 +1,11 @@
 //! What the demo shows, and in which order.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use packvault::sample::{self, Change, SampleOptions};
+use packvault::repo::keys;
 use packvault::{Error, ErrorKind, Result};
+use packvault_sample::{self as sample, Change, SampleOptions};
 use serde::Deserialize;
 
 use super::shell::Shell;
@@ -19,9 +21,12 @@ struct Snapshot {
 }
 
 /// Plays the demo to its end, the proof.
-pub fn play(shell: &mut Shell<'_>) -> Result<()> {
+pub fn play(shell: &mut Shell<'_>, encrypts: bool) -> Result<()> {
     make_archive(shell)?;
-    shell.run(&["init", "--repo", "./backup"])?;
+    match encrypts {
+        true => init_encrypted(shell)?,
+        false => shell.run(&["init", "--repo", "./backup"])?,
+    }
     shell.run(&["create", "mail", "--repo", "./backup", "--tag", "first"])?;
     change_archive(shell)?;
     shell.run(&["create", "mail", "--repo", "./backup", "--tag", "second"])?;
@@ -36,8 +41,21 @@ pub fn play(shell: &mut Shell<'_>) -> Result<()> {
     prove(shell, "restored-2", "copy-2.db")
 }
 
+fn init_encrypted(shell: &mut Shell<'_>) -> Result<()> {
+    shell.note("A passphrase by chance, in a file that only you can read.")?;
+    let file = shell.path("passphrase");
+    let passphrase = keys::generate()?;
+    let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file);
+    let written =
+        options.and_then(|mut file| std::io::Write::write_all(&mut file, passphrase.expose().as_bytes()));
+    written.map_err(|error| io_error("write", &file, error))?;
+    shell.export("PACKVAULT_PASSPHRASE_FILE", file)?;
+    shell.run(&["init", "--repo", "./backup", "--encrypt"])?;
+    shell.run(&["key", "list", "--repo", "./backup"])
+}
+
 fn make_archive(shell: &Shell<'_>) -> Result<()> {
-    let summary = sample::make(&shell.path("mail"), &SampleOptions::default())?;
+    let summary = sample::make(&shell.path("mail"), &SampleOptions::default()).map_err(not_invented)?;
     let (messages, attachments) = (summary.messages, summary.attachment_rows);
     let holds = format!("{} and {}", counted(messages, "message"), counted(attachments, "attachment"));
     shell.note(&format!("An archive like msgvault's, all invented: {holds}."))?;
@@ -46,11 +64,15 @@ fn make_archive(shell: &Shell<'_>) -> Result<()> {
 
 fn change_archive(shell: &Shell<'_>) -> Result<()> {
     let change = Change { insert_fraction: 0.05, add_attachments: Some(3), ..Change::default() };
-    let summary = sample::mutate(&shell.path("mail"), &change)?;
+    let summary = sample::mutate(&shell.path("mail"), &change).map_err(not_invented)?;
     let (new, changed) = (summary.messages_inserted, summary.messages_updated);
     let deleted = summary.messages_deleted;
     shell.note(&format!("A day goes by: {new} messages new, {changed} changed, {deleted} deleted."))?;
     keep_copy(shell, "copy-2.db")
+}
+
+fn not_invented(error: sample::Error) -> Error {
+    Error::caused(ErrorKind::Io, "cannot make the archive of the demonstration", error)
 }
 
 /// Keeps the database as it is now, to compare with later. The log is empty: nobody has the database open.

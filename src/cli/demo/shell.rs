@@ -22,7 +22,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Variables of the user's that a command of the demo must not see.
-const HIDDEN: [&str; 3] = ["PACKVAULT_REPO", "MSGVAULT_HOME", "XDG_CONFIG_HOME"];
+const HIDDEN: [&str; 8] = [
+    "PACKVAULT_REPO",
+    "PACKVAULT_PASSPHRASE",
+    "PACKVAULT_PASSPHRASE_FILE",
+    "PACKVAULT_PASSPHRASE_COMMAND",
+    "PACKVAULT_IDENTITY",
+    "MSGVAULT_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+];
 
 /// Where the demo's commands run.
 pub struct Shell<'a> {
@@ -30,6 +39,8 @@ pub struct Shell<'a> {
     program: PathBuf,
     session: &'a Session,
     commands: Vec<String>,
+    /// What each command finds in its environment besides.
+    variables: Vec<(&'static str, PathBuf)>,
 }
 
 impl<'a> Shell<'a> {
@@ -37,12 +48,25 @@ impl<'a> Shell<'a> {
     pub fn new(folder: &Path, session: &'a Session) -> Result<Self> {
         let failed = |error| Error::caused(ErrorKind::Io, "cannot find this program", error);
         let program = std::env::current_exe().map_err(failed)?;
-        Ok(Self { folder: folder.to_path_buf(), program, session, commands: Vec::new() })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            program,
+            session,
+            commands: Vec::new(),
+            variables: Vec::new(),
+        })
     }
 
     /// Returns the path of something in the demo's folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Has every later command find this in its environment.
+    pub fn export(&mut self, name: &'static str, value: PathBuf) -> Result<()> {
+        self.print(&format!("$ export {name}={}\n", shell_word(&value.display().to_string())))?;
+        self.variables.push((name, value));
+        Ok(())
     }
 
     /// Returns the commands that were shown.
@@ -101,6 +125,7 @@ impl<'a> Shell<'a> {
         HIDDEN.iter().for_each(|name| _ = command.env_remove(name));
         command.args(arguments).current_dir(&self.folder);
         command.env("HOME", &self.folder).env("PACKVAULT_CONFIG", "/dev/null");
+        command.envs(self.variables.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // In a group of its own, so that a Ctrl-C on the terminal reaches it through the demo only.
         command.process_group(0);

@@ -3,9 +3,12 @@
 //! Finished stages stay above the running ones until all is over; then everything is cleared, so that the
 //! result stands alone.
 
+use std::io::IsTerminal as _;
+
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use packvault::progress::Stage;
 
+use super::screen::Screen;
 use super::{Painter, View};
 use crate::cli::text::escape;
 
@@ -14,6 +17,17 @@ const BAR: &str = "{prefix:11}  [{bar:24}]  {msg}";
 
 /// A stage that cannot say how far it is.
 const SPINNER: &str = "{prefix:11}  {spinner}  {msg}";
+
+/// How often bars are drawn at most, in a second.
+const DRAWINGS: u8 = 20;
+
+/// Returns where bars are drawn: on the terminal, if standard error is one.
+pub(in crate::cli) fn target() -> ProgressDrawTarget {
+    match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), DRAWINGS),
+        false => ProgressDrawTarget::hidden(),
+    }
+}
 
 /// Draws a line per stage.
 pub(in crate::cli) struct Bars {

@@ -5,10 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use packvault::profiles::msgvault::config::expand_home;
+use packvault::archive::repositories;
 use packvault::{Error, ErrorKind, Location, Result};
 
 use super::super::text::escape;
+use super::home::expand_home;
 
 /// How many names are listed that were not given.
 const NAMES_MAX: usize = 20;
@@ -34,6 +35,17 @@ pub fn refuse_tilde(path: &Path, place: &str, home: Option<&Path>) -> Result<()>
         "{place}: a `~` stands for no folder here: did you mean {}? A folder of that very name is ./{}",
         meant.display(),
         path.display()
+    );
+    Err(Error::new(ErrorKind::Usage, message))
+}
+
+/// Refuses a folder in a repository, where nothing may be made that is no part of it.
+pub fn refuse_in_repository(folder: &Path, place: &str) -> Result<()> {
+    let Some(repository) = repositories::around(folder) else { return Ok(()) };
+    let message = format!(
+        "{place}: {} lies in the repository {}; name another folder",
+        folder.display(),
+        repository.display()
     );
     Err(Error::new(ErrorKind::Usage, message))
 }

@@ -7,15 +7,29 @@
 /// The longest name of a key that is shown.
 const KEY_BYTES_MAX: usize = 40;
 
+/// A mistake, in the words of the parser.
+#[derive(Debug)]
+pub struct Mistake {
+    /// Where it begins in the text.
+    pub offset: usize,
+    /// What is wrong, and what was found.
+    pub message: String,
+}
+
+impl From<toml::de::Error> for Mistake {
+    fn from(error: toml::de::Error) -> Self {
+        Self { offset: error.span().map_or(0, |span| span.start), message: error.message().to_owned() }
+    }
+}
+
 /// Returns the line, counted from one, and what is wrong there.
-pub fn of(text: &str, error: &toml::de::Error) -> (usize, String) {
-    let offset = error.span().map_or(0, |span| span.start.min(text.len()));
-    let before = &text.as_bytes()[..offset];
+pub fn of(text: &str, mistake: &Mistake) -> (usize, String) {
+    let before = &text.as_bytes()[..mistake.offset.min(text.len())];
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     if text.parse::<toml::Table>().is_err() {
         return (line, "this is no valid TOML; a text stands in quotes, and each key once".to_owned());
     }
-    (line, meaning(error.message(), key_at(text, line)))
+    (line, meaning(&mistake.message, key_at(text, line)))
 }
 
 /// Returns what the message says, without what was found.
@@ -42,6 +56,12 @@ fn meaning(message: &str, key: Option<&str>) -> String {
 fn expected(message: &str) -> Option<String> {
     if message.contains("is no size") {
         return Some("a size: 4096, 64MiB or 1.5GB".to_owned());
+    }
+    if message.contains("is no sample") {
+        return Some("a share or a size: 4% or 10GiB".to_owned());
+    }
+    if message.contains("is no duration") {
+        return Some("a duration: 14d, 6m or 1y6m".to_owned());
     }
     // Other messages are not the parser's, and may quote the value last.
     if !message.starts_with("invalid ") && !message.starts_with("unknown ") {
@@ -74,11 +94,11 @@ fn is_key(name: &str) -> bool {
 mod tests {
     use serde::Deserialize;
 
-    use super::super::ConfigFile;
+    use super::super::sections;
     use super::*;
 
     fn said(text: &str) -> (usize, String) {
-        of(text, &toml::from_str::<ConfigFile>(text).map(drop).expect_err(text))
+        of(text, &sections::read(text).1.expect(text))
     }
 
     #[test]
@@ -136,12 +156,12 @@ mod tests {
                 "proxy",
             ] {
                 let text = format!("[repository.x]\nlocation = 's3://b'\n{key} = {value}\n");
-                let Err(error) = toml::from_str::<ConfigFile>(&text) else { continue };
+                let Some(error) = sections::read(&text).1 else { continue };
                 let (_, message) = of(&text, &error);
                 assert!(!message.contains("hunter2"), "{text}: {message}");
             }
             for text in [format!("x = {value}"), format!("[archive.a]\nhome = '/x'\nprofile = {value}")] {
-                if let Err(error) = toml::from_str::<ConfigFile>(&text) {
+                if let Some(error) = sections::read(&text).1 {
                     assert!(!of(&text, &error).1.contains("hunter2"), "{text}");
                 }
             }

@@ -1,19 +1,23 @@
 //! What the configuration file says of a repository: where it lies and how its server is reached.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use packvault::location::{S3Options, S3Secrets, SftpOptions, endpoint_refusal};
-use packvault::profiles::msgvault::config::expand_home;
-use packvault::{Error, ErrorKind, Location, Result};
+use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Deserialize;
 
+use super::super::awaited;
 use super::super::text::ByteSize;
+use super::home::expand_home;
 use super::secret::SecretSource;
 use super::{Environment, places};
 
 /// What a user may wait for a server: not so short that no server answers, nor so long that a night is over.
 const TIMEOUT_SECONDS: RangeInclusive<u64> = 1..=3600;
+
+/// The longest file of certificates; those of a whole system have some hundred kilobytes.
+const CERTIFICATES_BYTES_MAX: u64 = 4 << 20;
 
 /// Why a path is refused: from which folder a command will be run, whoever wrote the file did not know.
 pub(super) const IS_RELATIVE: &str = "is a relative path; write it from the root, or from your home with ~";
@@ -35,6 +39,8 @@ pub struct RepositoryChoice {
     pub location: Location,
     /// Its section of the configuration file, if it has one.
     pub section: Option<RepositorySection>,
+    /// Whether it is the environment that names it, with what else stands there.
+    pub is_from_environment: bool,
 }
 
 /// `[repository.NAME]`.
@@ -53,6 +59,14 @@ pub struct RepositorySection {
     pub spool: Option<String>,
     /// How many bytes may wait there.
     pub spool_size: Option<ByteSize>,
+    /// Whether this client removes nothing there.
+    #[serde(default)]
+    pub append_only: bool,
+    /// Where the passphrase of the repository is.
+    pub passphrase: Option<SecretSource>,
+    /// Whether the repository must be encrypted.
+    pub encryption: Option<Encryption>,
+    identity: Option<OneOrMore>,
     endpoint: Option<String>,
     region: Option<String>,
     profile: Option<String>,
@@ -67,6 +81,31 @@ pub struct RepositorySection {
     ssh_program: Option<String>,
     ssh_options: Option<Vec<String>>,
     connections: Option<usize>,
+}
+
+/// What the configuration asks of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encryption {
+    /// It must be encrypted.
+    Required,
+}
+
+/// A file, or several.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+impl OneOrMore {
+    fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
 }
 
 /// The public part of a key, which may stand in the file.
@@ -107,6 +146,12 @@ impl RepositorySection {
         if let Some((key, _)) = rates.iter().find(|(_, rate)| *rate == Some(ByteSize(0))) {
             return Some((key, "is at least 1 byte per second; leave it out for no limit"));
         }
+        if let Some(why) = self.passphrase.as_ref().and_then(SecretSource::refusal) {
+            return Some(("passphrase", why));
+        }
+        if self.identity_files().iter().any(|file| is_relative(file)) {
+            return Some(("identity", IS_RELATIVE));
+        }
         if self.ca_certificate.as_deref().is_some_and(is_relative) {
             return Some(("ca_certificate", IS_RELATIVE));
         }
@@ -125,6 +170,20 @@ impl RepositorySection {
                 .or_else(|| (self.connections == Some(0)).then_some(("connections", "is at least 1"))),
             _ => first(&s3).or_else(|| first(&sftp)).map(misplaced),
         }
+    }
+
+    /// Tells whether it says where a secret is that opens the repository.
+    pub fn names_a_secret(&self) -> bool {
+        self.passphrase.is_some() || !self.identity_files().is_empty()
+    }
+
+    /// Returns the files of identities.
+    pub fn identities(&self, home: Option<&Path>) -> Result<Vec<PathBuf>> {
+        self.identity_files().iter().map(|file| expand_home(file, home)).collect()
+    }
+
+    fn identity_files(&self) -> &[String] {
+        self.identity.as_ref().map_or(&[], OneOrMore::as_slice)
     }
 
     fn wrong_keys(&self) -> Option<(&'static str, &'static str)> {
@@ -151,7 +210,7 @@ impl RepositorySection {
     }
 
     /// Returns what is settled about an S3 store; fetches its secrets.
-    pub fn s3(&self, environment: &Environment) -> Result<S3Options> {
+    pub fn s3(&self, environment: &Environment, cancel: &Cancel) -> Result<S3Options> {
         let home = environment.home.as_deref();
         Ok(S3Options {
             region: self.region.clone(),
@@ -161,28 +220,29 @@ impl RepositorySection {
             ca_certificate: self
                 .ca_certificate
                 .as_deref()
-                .map(|path| read_certificate(path, home))
+                .map(|path| read_certificate(path, home, cancel))
                 .transpose()?,
             proxy: self.proxy.clone(),
             anonymous: self.anonymous.unwrap_or(false),
-            secrets: self.secrets(home)?,
-            ..environment.s3(self.endpoint.clone())?
+            secrets: self.secrets(home, cancel)?,
+            ..environment.s3(self.endpoint.clone(), cancel)?
         })
     }
 
-    fn secrets(&self, home: Option<&Path>) -> Result<Option<S3Secrets>> {
+    fn secrets(&self, home: Option<&Path>, cancel: &Cancel) -> Result<Option<S3Secrets>> {
         let (Some(id), Some(secret)) = (&self.access_key_id, &self.secret_access_key) else {
             return Ok(None);
         };
         let access_key_id = match id {
             PlainOrSource::Plain(id) => id.clone(),
-            PlainOrSource::Source(source) => source.fetch("access_key_id", home)?,
+            PlainOrSource::Source(source) => source.fetch("access_key_id", home, cancel)?.to_string(),
         };
-        let token = self.session_token.as_ref().map(|source| source.fetch("session_token", home));
+        let token = self.session_token.as_ref().map(|source| source.fetch("session_token", home, cancel));
+        let token = token.transpose()?.map(|token| token.to_string());
         Ok(Some(S3Secrets {
             access_key_id,
-            secret_access_key: secret.fetch("secret_access_key", home)?,
-            session_token: token.transpose()?,
+            secret_access_key: secret.fetch("secret_access_key", home, cancel)?.to_string(),
+            session_token: token,
         }))
     }
 
@@ -199,13 +259,14 @@ impl RepositorySection {
 
 impl Environment {
     /// Returns what the variables of Amazon's own tools settle, for a server whose URL may be settled already.
-    pub fn s3(&self, endpoint: Option<String>) -> Result<S3Options> {
+    pub fn s3(&self, endpoint: Option<String>, cancel: &Cancel) -> Result<S3Options> {
         let variable = |name: &str| self.aws.get(name).filter(|value| !value.is_empty());
         let endpoint = match endpoint {
             Some(endpoint) => Some(endpoint),
             None => self.endpoint()?,
         };
-        let certificate = variable("AWS_CA_BUNDLE").map(|path| read_certificate(path, self.home.as_deref()));
+        let certificate =
+            variable("AWS_CA_BUNDLE").map(|path| read_certificate(path, self.home.as_deref(), cancel));
         Ok(S3Options {
             endpoint,
             ca_certificate: certificate.transpose()?,
@@ -230,12 +291,15 @@ impl Environment {
     }
 }
 
-fn read_certificate(path: &str, home: Option<&Path>) -> Result<Vec<u8>> {
+fn read_certificate(path: &str, home: Option<&Path>, cancel: &Cancel) -> Result<Vec<u8>> {
     let path = expand_home(path, home)?;
-    std::fs::read(&path).map_err(|error| {
-        let message = format!("cannot read the certificates in {}", path.display());
-        Error::caused(ErrorKind::Usage, message, error)
-    })
+    let message = format!("cannot read the certificates in {}", path.display());
+    let failed = |error| Error::caused(ErrorKind::Usage, message.clone(), error);
+    let bytes = awaited::read(&path, CERTIFICATES_BYTES_MAX, cancel, failed)?;
+    match bytes.len() as u64 > CERTIFICATES_BYTES_MAX {
+        true => Err(Error::new(ErrorKind::Usage, format!("{message}: they are longer than any"))),
+        false => Ok(bytes.to_vec()),
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +365,7 @@ mod tests {
             "location = 's3://b'\naccess_key_id = 'AK'\nsecret_access_key = { command = ['echo', 'hush'] }";
         let mut environment = Environment::default();
         environment.aws.insert("AWS_ENDPOINT_URL".into(), "https://nas".into());
-        let options = section(text).s3(&environment).unwrap();
+        let options = section(text).s3(&environment, &Cancel::new()).unwrap();
         assert_eq!(options.endpoint.as_deref(), Some("https://nas"));
         let secrets = options.secrets.unwrap();
         assert_eq!((secrets.access_key_id.as_str(), secrets.secret_access_key.as_str()), ("AK", "hush"));

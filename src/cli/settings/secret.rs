@@ -1,13 +1,14 @@
 //! Secrets by reference: the configuration says where a secret is, never what it is.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use packvault::profiles::msgvault::config::expand_home;
-use packvault::{Error, ErrorKind, Result};
+use packvault::{Cancel, Error, ErrorKind, Result};
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
+use super::super::awaited;
+use super::home::expand_home;
 use super::repository::{IS_RELATIVE, is_relative, is_relative_program};
 
 /// The longest secret; the token of temporary keys may have some kilobytes.
@@ -38,8 +39,8 @@ impl SecretSource {
     }
 
     /// Fetches the secret; `what` names it in errors, which never hold any of it.
-    pub fn fetch(&self, what: &str, home: Option<&Path>) -> Result<String> {
-        let bytes = if let Some(name) = &self.env {
+    pub fn fetch(&self, what: &str, home: Option<&Path>, cancel: &Cancel) -> Result<Zeroizing<String>> {
+        if let Some(name) = &self.env {
             let value = std::env::var_os(name).filter(|value| !value.is_empty());
             let missing = || match is_variable(name) {
                 true => usage(format!("{what}: the environment variable {name} is not set")),
@@ -48,20 +49,39 @@ impl SecretSource {
                     usage(format!("{what}: `env` takes the name of an environment variable that is set"))
                 }
             };
-            value.ok_or_else(missing)?.into_encoded_bytes()
+            text(what, &Zeroizing::new(value.ok_or_else(missing)?.into_encoded_bytes()))
         } else if let Some(file) = &self.file {
-            read_file(what, &expand_home(file, home)?)?
+            from_file(what, &expand_home(file, home)?, cancel)
         } else {
-            run(what, self.command.as_deref().unwrap_or_default())?
-        };
-        let text = String::from_utf8(bytes).map_err(|_| usage(format!("{what} is not UTF-8")))?;
-        // An editor or a program ends the line.
-        let secret = text.trim_end_matches(['\r', '\n']);
-        if secret.is_empty() || secret.chars().any(char::is_control) {
-            return Err(usage(format!("{what} is empty or not one line of text")));
+            from_command(what, self.command.as_deref().unwrap_or_default(), cancel)
         }
-        Ok(secret.to_owned())
     }
+}
+
+/// Fetches a secret from a file; `what` names it in errors.
+pub fn from_file(what: &str, path: &Path, cancel: &Cancel) -> Result<Zeroizing<String>> {
+    let failed =
+        |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot read {}", path.display()), error);
+    text(what, &awaited::read(path, SECRET_BYTES_MAX, cancel, failed)?)
+}
+
+/// Fetches a secret from what a program prints; `what` names it in errors.
+pub fn from_command(what: &str, words: &[String], cancel: &Cancel) -> Result<Zeroizing<String>> {
+    text(what, &run(what, words, cancel)?)
+}
+
+/// Returns the secret that the bytes are.
+fn text(what: &str, bytes: &[u8]) -> Result<Zeroizing<String>> {
+    if bytes.len() as u64 > SECRET_BYTES_MAX {
+        return Err(usage(format!("{what} is longer than any key")));
+    }
+    let text = std::str::from_utf8(bytes).map_err(|_| usage(format!("{what} is not UTF-8")))?;
+    // An editor or a program ends the line.
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if secret.is_empty() || secret.chars().any(char::is_control) {
+        return Err(usage(format!("{what} is empty or not one line of text")));
+    }
+    Ok(Zeroizing::new(secret.to_owned()))
 }
 
 /// Tells whether the text is what variables are called: capitals, digits and underscores.
@@ -70,41 +90,28 @@ fn is_variable(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_uppercase() || c == '_') && name.chars().all(is_legal)
 }
 
-fn read_file(what: &str, path: &PathBuf) -> Result<Vec<u8>> {
-    let failed =
-        |error| Error::caused(ErrorKind::Usage, format!("{what}: cannot read {}", path.display()), error);
-    read_bounded(what, std::fs::File::open(path).map_err(failed)?)
-}
-
-fn run(what: &str, words: &[String]) -> Result<Vec<u8>> {
+fn run(what: &str, words: &[String], cancel: &Cancel) -> Result<Zeroizing<Vec<u8>>> {
     let (program, arguments) =
         words.split_first().ok_or_else(|| usage(format!("{what} names no program")))?;
     // The secret itself may stand where the program belongs, so no word of the command is shown.
     let failed = |error| {
         Error::caused(ErrorKind::Usage, format!("{what}: cannot run the program of `command`"), error)
     };
-    // It may ask its user something: standard input and standard error are the terminal's.
+    // It may ask its user something: standard input and standard error are the terminal's, and so is its process group.
     let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().map_err(failed)?;
     let output = child
         .stdout
         .take()
         .ok_or_else(|| usage(format!("{what}: the program of `command` has no output")))?;
-    let bytes = read_bounded(what, output);
-    let status = child.wait().map_err(failed)?;
+    let read = move || awaited::read_bounded(output, SECRET_BYTES_MAX);
+    let bytes = awaited::unless_stopped(cancel, read);
+    let ended = bytes.and_then(|bytes| Ok((bytes, awaited::status(&mut child, cancel)?)));
+    let (bytes, status) = ended.inspect_err(|_| awaited::end(&mut child))?;
+    let status = status.map_err(failed)?;
     if !status.success() {
         return Err(usage(format!("{what}: the program of `command` ended with {status}")));
     }
-    bytes
-}
-
-fn read_bounded(what: &str, source: impl std::io::Read) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let failed = |error| Error::caused(ErrorKind::Usage, format!("{what} cannot be read"), error);
-    source.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(usage(format!("{what} is longer than any key")));
-    }
-    Ok(bytes)
+    bytes.map_err(|error| Error::caused(ErrorKind::Usage, format!("{what} cannot be read"), error))
 }
 
 fn usage(message: String) -> Error {
@@ -124,8 +131,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hush\r\n").unwrap();
         let from_file = source(&format!("file = '{}'", file.path().display()));
-        assert_eq!(from_file.fetch("the key", None).unwrap(), "hush");
-        assert_eq!(source("command = ['printf', 'hush']").fetch("the key", None).unwrap(), "hush");
+        assert_eq!(from_file.fetch("the key", None, &Cancel::new()).unwrap().as_str(), "hush");
+        assert_eq!(
+            source("command = ['printf', 'hush']").fetch("the key", None, &Cancel::new()).unwrap().as_str(),
+            "hush"
+        );
     }
 
     #[test]
@@ -143,9 +153,23 @@ mod tests {
             "file = '/nowhere/at/all'",
             "env = 'PACKVAULT_TEST_NOBODY_SETS_THIS'",
         ] {
-            let error = source(text).fetch("the key", None).unwrap_err();
+            let error = source(text).fetch("the key", None, &Cancel::new()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
             assert!(error.to_string().starts_with("the key") && !error.chain().contains("hush"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_when_the_user_says_so_also_once_it_has_answered() {
+        for script in ["sleep 600", "echo hush; exec >&-; sleep 600"] {
+            let cancel = Cancel::new();
+            let own = cancel.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                own.cancel();
+            });
+            let hanging = source(&format!("command = ['sh', '-c', '{script}']"));
+            assert_eq!(hanging.fetch("the key", None, &cancel).unwrap_err().kind(), ErrorKind::Interrupted);
         }
     }
 

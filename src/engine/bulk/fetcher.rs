@@ -8,7 +8,9 @@ use tokio::sync::Semaphore;
 
 use crate::Result;
 use crate::format::PackId;
+use crate::repo::Sealing;
 use crate::repo::blobs::BlobStore;
+use crate::repo::reads::Reads;
 
 /// Requests under way at once. The pipeline's budget bounds their bytes too, to between 16 and 32 MiB
 /// according to how large the blobs are; that keeps a line with 50 ms to and fro busy up to 300 MiB/s.
@@ -25,6 +27,16 @@ impl Fetcher {
     /// Makes a fetcher with nothing under way.
     pub(super) fn new(store: Arc<BlobStore>) -> Self {
         Self { store, requests: Arc::new(Semaphore::new(REQUESTS_IN_FLIGHT)) }
+    }
+
+    /// Returns how the frames are sealed.
+    pub(super) fn sealing(&self) -> &Sealing {
+        self.store.sealing()
+    }
+
+    /// Returns who is told what was read of packs.
+    pub(super) fn reads(&self) -> &Arc<Reads> {
+        self.store.reads()
     }
 
     /// Reads a range of a pack, when it is its turn.

@@ -7,27 +7,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::fetcher::Fetcher;
-use super::{BlobVisitor, PieceSink};
+use super::{BlobVisitor, PieceSink, sealed};
 use crate::engine::pipeline::{Pipeline, Task};
 use crate::format::pack::Entry;
-use crate::format::{PackId, StreamDecoder};
+use crate::format::{FormatError, PackId, StreamDecoder};
 use crate::repo::blobs::BlobFailure;
 use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a large blob fetched with one request.
-const PIECE_BYTES: u64 = 2 * 1024 * 1024;
+pub(super) const PIECE_BYTES: u64 = 2 * 1024 * 1024;
 /// Pieces of one blob in memory: one being decoded, the others under way or waiting.
 const PIECES_MAX: u64 = 8;
 
 /// A blob on its way through a worker, piece by piece.
-struct Decoding {
-    decoder: StreamDecoder,
-    sink: Box<dyn PieceSink>,
+pub(super) struct Decoding {
+    pub(super) decoder: StreamDecoder,
+    pub(super) sink: Box<dyn PieceSink>,
 }
 
 /// How taking a piece can fail: the blob is damaged, or the sink cannot go on.
-enum PieceFailure {
+pub(super) enum PieceFailure {
     Blob(Error),
     Sink(Error),
 }
@@ -40,12 +40,18 @@ pub(super) async fn read<V: BlobVisitor>(
     entry: Entry,
     visitor: &Arc<V>,
 ) -> Result<()> {
-    let _reservation = pipeline.reserve(entry.stored_bytes.min(PIECES_MAX * PIECE_BYTES)).await;
+    let _reservation = pipeline.reserve(Pieces::bytes_of(&entry)).await;
     match decode_all(pipeline, fetcher, pack, &entry, visitor).await {
-        Ok(()) => visitor.done(&entry),
+        Ok(()) => {
+            fetcher.reads().sound(pack, entry.stored_range());
+            visitor.done(&entry);
+        }
         Err(PieceFailure::Sink(error)) => return Err(error),
         Err(PieceFailure::Blob(error)) if error.kind() == ErrorKind::Interrupted => return Err(error),
         Err(PieceFailure::Blob(error)) => {
+            if !error.is_no_finding() {
+                fetcher.reads().damaged(pack, entry.stored_range());
+            }
             visitor.failed(BlobFailure { blob: entry.id, pack: Some(pack), error })?;
             visitor.done(&entry);
         }
@@ -54,7 +60,7 @@ pub(super) async fn read<V: BlobVisitor>(
 }
 
 /// Pieces of one blob, fetched ahead.
-struct Pieces<'a> {
+pub(super) struct Pieces<'a> {
     pipeline: &'a Pipeline,
     fetcher: &'a Fetcher,
     pack: PackId,
@@ -63,9 +69,20 @@ struct Pieces<'a> {
     begun: VecDeque<Task<Bytes>>,
 }
 
-impl Pieces<'_> {
+impl<'a> Pieces<'a> {
+    /// Begins at the first piece of the frame.
+    pub(super) fn new(pipeline: &'a Pipeline, fetcher: &'a Fetcher, pack: PackId, entry: &Entry) -> Self {
+        let rest = entry.offset..entry.offset + entry.stored_bytes;
+        Self { pipeline, fetcher, pack, rest, begun: VecDeque::new() }
+    }
+
+    /// Returns how many bytes of the frame are in memory at once.
+    pub(super) fn bytes_of(entry: &Entry) -> u64 {
+        entry.stored_bytes.min(PIECES_MAX * PIECE_BYTES)
+    }
+
     /// Returns the next piece, `None` after the last; meanwhile others are fetched.
-    async fn next(&mut self) -> Option<Result<Bytes>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Bytes>> {
         // The piece handed out before is still in memory, and counts.
         while (self.begun.len() as u64) < PIECES_MAX - 1 && !self.rest.is_empty() {
             let end = self.rest.end.min(self.rest.start.saturating_add(PIECE_BYTES));
@@ -84,30 +101,46 @@ async fn decode_all<V: BlobVisitor>(
     entry: &Entry,
     visitor: &Arc<V>,
 ) -> std::result::Result<(), PieceFailure> {
-    let damaged = |error| PieceFailure::Blob(format_error("its stored bytes are damaged", error));
-    let mut decoding = Decoding {
-        decoder: StreamDecoder::new(entry).map_err(damaged)?,
-        sink: visitor.pieces(entry).map_err(PieceFailure::Sink)?,
+    let pieces = Pieces::new(pipeline, fetcher, pack, entry);
+    let decoding = match fetcher.sealing().frame_check(entry).map_err(damaged)? {
+        None => decode_plain(pipeline, pieces, entry, visitor).await?,
+        Some(check) => sealed::decode(pipeline, pieces, check, entry, visitor).await?,
     };
-    let rest = entry.offset..entry.offset + entry.stored_bytes;
-    let mut pieces = Pieces { pipeline, fetcher, pack, rest, begun: VecDeque::new() };
-    while let Some(piece) = pieces.next().await {
-        let (piece, mut moved) = (piece.map_err(PieceFailure::Blob)?, decoding);
-        let decoded = pipeline.run(move |_| Ok(take_piece(&mut moved, &piece).map(|()| moved)));
-        decoding = decoded.await.map_err(PieceFailure::Blob)??;
-    }
     let Decoding { decoder, sink } = decoding;
     let finished = pipeline.run(move |_| {
         Ok(match decoder.finish() {
             Ok(()) => sink.finish().map_err(PieceFailure::Sink),
-            Err(error) => Err(PieceFailure::Blob(format_error("its stored bytes are damaged", error))),
+            Err(error) => Err(damaged(error)),
         })
     });
     finished.await.map_err(PieceFailure::Blob)?
 }
 
-fn take_piece(decoding: &mut Decoding, piece: &[u8]) -> std::result::Result<(), PieceFailure> {
-    let damaged = |error| PieceFailure::Blob(format_error("its stored bytes are damaged", error));
+/// Returns the blob's decoder at its end, and its sink, which has had all of it.
+async fn decode_plain<V: BlobVisitor>(
+    pipeline: &Pipeline,
+    mut pieces: Pieces<'_>,
+    entry: &Entry,
+    visitor: &Arc<V>,
+) -> std::result::Result<Decoding, PieceFailure> {
+    let mut decoding = Decoding {
+        decoder: StreamDecoder::new(entry).map_err(damaged)?,
+        sink: visitor.pieces(entry).map_err(PieceFailure::Sink)?,
+    };
+    while let Some(piece) = pieces.next().await {
+        let (piece, mut moved) = (piece.map_err(PieceFailure::Blob)?, decoding);
+        let decoded = pipeline.run(move |_| Ok(take_piece(&mut moved, &piece).map(|()| moved)));
+        decoding = decoded.await.map_err(PieceFailure::Blob)??;
+    }
+    Ok(decoding)
+}
+
+pub(super) fn damaged(error: FormatError) -> PieceFailure {
+    PieceFailure::Blob(format_error("its stored bytes are damaged", error))
+}
+
+/// Decodes a piece of the frame, and hands what comes of it to the sink.
+pub(super) fn take_piece(decoding: &mut Decoding, piece: &[u8]) -> std::result::Result<(), PieceFailure> {
     let Decoding { decoder, sink } = decoding;
     let mut rest = decoder.accept(piece).map_err(damaged)?;
     while let Some(raw) = decoder.next_raw(&mut rest).map_err(damaged)? {

@@ -14,7 +14,6 @@ use super::known::{KnownBlobs, is_unusable};
 use super::sink::{BlobSink, EncodedBlob, Payload, encode_hashed};
 use super::spool;
 use crate::archive::content::{Content, ContentRef, ContentStore};
-use crate::engine::Context;
 use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::{Pipeline, Reservation, Worker};
 use crate::format::{BlobId, ListedAttachment, Manifest, attachment_list};
@@ -50,13 +49,14 @@ impl CapturedAttachments {
 
 /// Reads, checks and stores every attachment.
 pub async fn capture(
-    context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     store: Arc<dyn ContentStore>,
     references: Vec<ContentRef>,
 ) -> Result<CapturedAttachments> {
+    let context = pipeline.context();
     context.progress.begin(Stage::Attachments, Unit::Items, Some(references.len() as u64));
+    pipeline.set_aside(store.table_bytes_max()).await;
     let mut captured = CapturedAttachments { listed: Vec::with_capacity(references.len()), blobs_added: 0 };
     let known = sink.known().clone();
     let mut encoded = stream::iter(batches(references))
@@ -212,6 +212,7 @@ fn encode_one(
     if !fits {
         return spool::encode(
             worker,
+            (known.sealing(), reference.id),
             content,
             || store.open(reference),
             |content, found| check_hash(content, reference, found),

@@ -8,12 +8,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::CreateOptions;
+use super::captured::{SourceState, source_of};
 use super::hold::WriterHold;
 use super::keyframe::ParentState;
+use super::known::KnownBlobs;
 use super::pages::{self, CapturedPages, ScanLimits};
 use super::sink::BlobSink;
-use super::{CreateOptions, SourceState, no_room, source_of, tables_bytes};
 use crate::archive::bounds::{self, Bounds};
+use crate::archive::cloned;
 use crate::archive::content::ContentStore;
 use crate::archive::database_file::Moved;
 use crate::archive::foreign;
@@ -21,10 +24,11 @@ use crate::archive::freeze::FrozenDatabase;
 use crate::archive::health::{self, Depth, Health};
 use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, Profile};
+use crate::engine::aside;
 use crate::engine::identity::{self, Recorded};
 use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::{Pipeline, Task};
-use crate::engine::{Context, aside};
+use crate::format::{Geometry, PageHash};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -41,8 +45,8 @@ pub struct CapturedDatabase {
     pub facts: CapturedFacts,
     /// The live attachments.
     pub store: Arc<dyn ContentStore>,
-    /// Page size and number of pages.
-    pub geometry: (u32, u64),
+    /// Its pages, counted.
+    pub geometry: Geometry,
     /// Its pages.
     pub pages: CapturedPages,
     /// How it was found and left.
@@ -60,9 +64,7 @@ impl SourceState {
 
 /// What a capture of a database works with.
 pub struct DatabaseCapture<'a> {
-    /// The surroundings of the operation.
-    pub context: &'a Context,
-    /// Where work is done.
+    /// Where work is done, and what surrounds the operation.
     pub pipeline: &'a Pipeline,
     /// The kind of application.
     pub profile: &'a Arc<dyn Profile>,
@@ -98,11 +100,11 @@ impl DatabaseCapture<'_> {
             without_locks |= Moved::of(&moved).is_some_and(Moved::is_without_locks);
             // What is still being read holds the database, and locks with it.
             self.pipeline.quiesce().await;
-            self.context.cancel.check()?;
+            self.pipeline.context().cancel.check()?;
             if number == ATTEMPTS_MAX {
                 return Err(restless(&self.paths.database, moved));
             }
-            self.context.progress.remark(&format!("{}; it is read again", moved.chain()));
+            self.pipeline.context().progress.remark(&format!("{}; it is read again", moved.chain()));
             tokio::time::sleep(PAUSE * number).await;
             parent.reload_hashes(reader).await;
         }
@@ -115,13 +117,18 @@ impl DatabaseCapture<'_> {
         parent: &mut ParentState,
         number: u32,
     ) -> Result<CapturedDatabase> {
-        let Self { context, pipeline, profile, paths, options, .. } = self;
+        let Self { pipeline, profile, paths, options, .. } = self;
+        let context = pipeline.context();
         context.progress.begin(Stage::Freeze, Unit::Steps, None);
-        let pinned = self.pin(number).await?;
-        let hold = WriterHold::begin(&pinned, options.hold_max)?;
+        let (pinned, held) = self.pin(number).await?;
+        let hold = WriterHold::begin(&pinned, held, options.hold_max)?;
         let (asked, archive) = ((*profile).clone(), (*paths).clone());
+        let has_document_text = options.document_text;
         let looked_at = aside::run(&self.bounds_of_questions(&pinned), "ask the database", move |bounds| {
-            let facts = asked.capture(&pinned, bounds).map_err(|error| pinned.explain(error))?;
+            let mut facts = asked.capture(&pinned, bounds).map_err(|error| pinned.explain(error))?;
+            if has_document_text {
+                facts.artifacts.extend(asked.document_text(&pinned, bounds)?);
+            }
             let store = asked.content_store(&archive, &pinned)?;
             // A database that cannot be asked says nothing of whose it is.
             let tables = identity::tables(&pinned.connection()).unwrap_or_default();
@@ -134,22 +141,22 @@ impl DatabaseCapture<'_> {
         }
         context.progress.end(Stage::Freeze);
 
-        let geometry = (pinned.page_size(), pinned.page_count());
+        let geometry = pinned.geometry();
         tracing::info!(
             target: "packvault::decision",
             attempt = number,
             reading = ?pinned.reading(),
-            pages = geometry.1,
-            page_size = geometry.0,
+            pages = geometry.page_count,
+            page_size = geometry.page_size,
             "the database is at rest"
         );
         if number == 1 {
-            pipeline.set_aside(tables_bytes(geometry.1, sink.known())).await;
+            pipeline.set_aside(tables_bytes(geometry.page_count, sink.known())).await;
         }
-        let parent_hashes = parent.take_hashes(geometry.0);
+        let parent_hashes = parent.take_hashes(geometry.page_size);
         let limits = ScanLimits { wal_growth_bytes_max: options.wal_growth_bytes_max, hold: &hold };
         let checking = self.check_beside(&pinned, &hold);
-        let read = match pages::read(context, pipeline, sink, &pinned, parent_hashes, &limits).await {
+        let read = match pages::read(pipeline, sink, &pinned, parent_hashes, &limits).await {
             Ok(read) => read,
             Err(error) => return pipeline.run(move |_| Err(pinned.explain(error))).await,
         };
@@ -168,14 +175,14 @@ impl DatabaseCapture<'_> {
         let mut source = hold.explain(released)?;
         source.held_seconds = hold.end();
         source.findings.warnings.extend(read.full_folder().map(no_room));
-        let pages = read.store(context, pipeline, sink).await?;
+        let pages = read.store(pipeline, sink).await?;
         Ok(CapturedDatabase { facts, store, geometry, pages, source, tables })
     }
 
     /// Returns what the questions may take. Those to msgvault are ours, and as many as they must be; those to
     /// another application are the user's.
     fn bounds_of_questions(&self, pinned: &PinnedDatabase) -> Bounds {
-        let cancel = &self.context.cancel;
+        let cancel = &self.pipeline.context().cancel;
         match self.profile.access() {
             Access::Owner => Bounds::unhurried(cancel),
             Access::Foreign => {
@@ -185,19 +192,25 @@ impl DatabaseCapture<'_> {
         }
     }
 
-    async fn pin(&self, number: u32) -> Result<PinnedDatabase> {
-        let Self { context, pipeline, profile, paths, options, .. } = self;
+    /// Pins the database. Where a copy of it can be had at once, that one takes its place; then it is known for how
+    /// long writers were held off.
+    async fn pin(&self, number: u32) -> Result<(PinnedDatabase, Option<Duration>)> {
+        let Self { pipeline, profile, paths, options, .. } = self;
+        let context = pipeline.context();
         let (database, gatekeeper) = (paths.database.clone(), profile.gatekeeper(paths));
         let (cancel, progress) = (context.cancel.clone(), context.progress.clone());
         let forced = if number == ATTEMPTS_MAX { Some(Reading::Transaction) } else { options.reading };
-        let asked = (*profile).clone();
+        let (asked, spool) = ((*profile).clone(), context.spool.clone());
         pipeline
             .run(move |_| match asked.access() {
                 Access::Owner => {
-                    FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref())?
-                        .pinned()
+                    let frozen =
+                        FrozenDatabase::freeze(&database, gatekeeper.as_ref(), &cancel, progress.as_ref())?;
+                    Ok((frozen.pinned()?, None))
                 }
-                Access::Foreign => foreign::pin_reading(&database, &cancel, forced),
+                Access::Foreign => {
+                    cloned::let_writers_go(foreign::pin_reading(&database, &cancel, forced)?, &spool)
+                }
             })
             .await
     }
@@ -219,8 +232,8 @@ impl DatabaseCapture<'_> {
         if !hold.is_on() || pinned.reading() != Reading::File || !self.checks(pinned) {
             return None;
         }
-        self.context.progress.begin(Stage::Health, Unit::Steps, None);
-        let bounds = Bounds::of_check(&self.context.cancel, pinned.bytes());
+        self.pipeline.context().progress.begin(Stage::Health, Unit::Steps, None);
+        let bounds = Bounds::of_check(&self.pipeline.context().cancel, pinned.bytes());
         let ((connection, scan), path, depth) =
             (pinned.share(), pinned.path().to_owned(), self.depth(pinned));
         let work = move |bounds: &Bounds| {
@@ -242,7 +255,7 @@ impl DatabaseCapture<'_> {
         source: SourceState,
         is_checked: bool,
     ) -> Result<SourceState> {
-        let context = self.context;
+        let context = self.pipeline.context();
         let (checks, depth) = (self.checks(&pinned) && !is_checked, self.depth(&pinned));
         let bounds = Bounds::of_check(&context.cancel, pinned.bytes());
         if checks {
@@ -282,4 +295,17 @@ fn restless(database: &Path, moved: Error) -> Error {
         database.display()
     );
     Error::caused(ErrorKind::Source, message, moved)
+}
+
+/// Returns about how many bytes the hashes of the pages and the places of the blobs take.
+fn tables_bytes(pages: u64, known: &KnownBlobs) -> u64 {
+    pages.saturating_mul(size_of::<PageHash>() as u64).saturating_add(known.table_bytes())
+}
+
+fn no_room(folder: &Path) -> String {
+    format!(
+        "{} had no room for what has changed in the database: its writers were held off until some of it was \
+         stored; make room there, or name another folder with --spool",
+        folder.display()
+    )
 }

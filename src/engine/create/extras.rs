@@ -11,7 +11,7 @@
 mod databases;
 mod read;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,14 +21,13 @@ use self::databases::Image;
 use self::read::Outcome;
 use super::sink::{BlobSink, EncodedBlob};
 use crate::archive::attributes::attributes_of_found;
-use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, LeftFile, find};
+use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, FoundRepository, LeftFile, find};
 use crate::archive::findings::Findings;
 use crate::archive::foreign;
 use crate::archive::profile::{Profile, SIDECARS, database_files};
-use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation};
 use crate::engine::report::{CapturedDatabase, LeftOut};
-use crate::format::{ArchiveAttributes, ExtrasEntry, extras_tree};
+use crate::format::{ArchiveAttributes, ExtrasEntry, RepoId, extras_tree};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -95,13 +94,14 @@ pub fn look(sources: &[ExtrasSource], (profile, allowed): Secrets) -> Result<Fou
 
 /// Reads and stores every extra file; `checks` tells whether a database of a length is checked.
 pub async fn capture(
-    context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     sources: Vec<ExtrasSource>,
     secrets: Secrets,
+    ours: &RepoId,
     checks: impl Fn(u64) -> bool,
 ) -> Result<CapturedExtras> {
+    let context = pipeline.context();
     let (found, attributes) = pipeline
         .run(move |_| {
             let found = look(&sources, secrets)?;
@@ -110,10 +110,10 @@ pub async fn capture(
         })
         .await?;
     context.progress.begin(Stage::Extras, Unit::Items, Some(found.extras.len() as u64));
-    let FoundExtras { extras, left_out, idle } = found;
+    let FoundExtras { extras, mut left_out, idle, repositories } = found;
+    say_whose_repositories(&mut left_out, &repositories, ours);
     let (sidecars, files) = split_sidecars(extras);
     let mut taking = Taking {
-        context,
         pipeline,
         sink,
         entries: Vec::with_capacity(files.len()),
@@ -143,6 +143,24 @@ pub async fn capture(
         left_out.into_iter().map(|left| LeftOut { path: left.path, reason: left.reason }).collect();
     let count = entries.len() as u64;
     Ok(CapturedExtras { tree, count, databases, left_out, findings, attributes, problems })
+}
+
+/// Says which of the repositories is the one that is written to: that one lies there on purpose, and cannot be in
+/// itself. Any other is something that was asked for and is missing, until it is excluded.
+fn say_whose_repositories(left_out: &mut [LeftFile], repositories: &[FoundRepository], ours: &RepoId) {
+    let found: HashMap<&str, &FoundRepository> =
+        repositories.iter().map(|found| (found.path.as_str(), found)).collect();
+    for left in left_out {
+        let Some(FoundRepository { path, is }) = found.get(left.path.as_str()).copied() else { continue };
+        left.asked = is.id.as_ref() != Some(ours);
+        left.reason = match left.asked {
+            true => format!(
+                "{}, and a repository is no part of a snapshot; {path:?} in `exclude` says that this is meant",
+                is.what
+            ),
+            false => "it is the repository of this backup".to_owned(),
+        };
+    }
 }
 
 /// Returns a sentence for everything that was asked for and is missing, up to a number.
@@ -180,7 +198,6 @@ fn base_of(path: &str) -> Option<&str> {
 
 /// Files on their way into the snapshot.
 struct Taking<'a> {
-    context: &'a Context,
     pipeline: &'a Pipeline,
     sink: &'a mut BlobSink,
     entries: Vec<ExtrasEntry>,
@@ -225,7 +242,7 @@ impl Taking<'_> {
             .map(|extra| read_one(pipeline, known.clone(), extra))
             .buffered(pipeline.jobs() + 2);
         while let Some(one) = read.next().await {
-            self.context.cancel.check()?;
+            self.pipeline.context().cancel.check()?;
             let (extra, outcome, reservation) = one?;
             match outcome {
                 Outcome::Read(mode, blob) => self.store(&extra, mode, blob).await?,
@@ -241,7 +258,7 @@ impl Taking<'_> {
                 Outcome::Unreadable(reason) => self.leave(&extra, reason, true)?,
             }
             drop(reservation);
-            self.context.progress.advance(Stage::Extras, 1);
+            self.pipeline.context().progress.advance(Stage::Extras, 1);
         }
         Ok(changed)
     }
@@ -271,21 +288,21 @@ impl Taking<'_> {
         let (known, unknown): (Vec<_>, Vec<_>) = sidecars
             .into_iter()
             .partition(|extra| databases.contains(base_of(extra.recorded()).unwrap_or("")));
-        self.context.progress.advance(Stage::Extras, known.len() as u64);
+        self.pipeline.context().progress.advance(Stage::Extras, known.len() as u64);
         let (others, orphans) = self.pipeline.run(move |_| databases::without_base(unknown)).await?;
         for orphan in orphans {
             let base = base_of(orphan.recorded()).unwrap_or_default();
             let reason = format!("it belongs to the database {base:?}, without which it is of no use");
             self.left_out.push(LeftFile { path: orphan.recorded().to_owned(), reason, asked: false });
-            self.context.progress.advance(Stage::Extras, 1);
+            self.pipeline.context().progress.advance(Stage::Extras, 1);
         }
         Ok(others)
     }
 
     async fn database(&mut self, extra: FoundExtra, checks: bool) -> Result<()> {
-        self.context.cancel.check()?;
+        self.pipeline.context().cancel.check()?;
         let known = self.sink.known().clone();
-        let cancel = self.context.cancel.clone();
+        let cancel = self.pipeline.context().cancel.clone();
         let window = if self.busy < PATIENT_WITH { foreign::WINDOW_MAX } else { IMPATIENT_WINDOW };
         let (extra, image) = self
             .pipeline
@@ -310,7 +327,7 @@ impl Taking<'_> {
                 self.leave(&extra, reason, true)?;
             }
         }
-        self.context.progress.advance(Stage::Extras, 1);
+        self.pipeline.context().progress.advance(Stage::Extras, 1);
         Ok(())
     }
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use rustix::fs::statvfs;
 
 use super::plan::PlannedBlob;
+use crate::archive::unnamed::unnamed_file;
 use crate::engine::pipeline::{Pipeline, Reservation};
 use crate::{Error, ErrorKind, Result};
 
@@ -153,7 +154,7 @@ impl PageSpool {
         let folder = self.folder.clone();
         pipeline
             .run(move |_| {
-                let made = std::fs::create_dir_all(&folder).and_then(|()| tempfile::tempfile_in(&folder));
+                let made = unnamed_file(&folder);
                 let free = statvfs(&folder).map_or(0, |system| system.f_bavail * system.f_frsize);
                 let bytes_max = free.saturating_sub(FREE_BYTES_MIN.max(free / FREE_PART));
                 Ok((made.ok(), bytes_max.max(1)))

@@ -19,6 +19,8 @@ const INTERRUPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct WriterHold {
     /// Since when they are held off; `None` if they are not.
     since: Option<Instant>,
+    /// For how long they were held off before.
+    before: Option<Duration>,
     max: Option<Duration>,
     database: PathBuf,
     watch: Option<JoinHandle<()>>,
@@ -26,7 +28,8 @@ pub struct WriterHold {
 
 impl WriterHold {
     /// Looks whether the pin holds writers off, and watches over the limit from now on.
-    pub fn begin(pinned: &PinnedDatabase, max: Option<Duration>) -> Result<Self> {
+    /// `before` tells for how long they were held off already, if they were.
+    pub fn begin(pinned: &PinnedDatabase, before: Option<Duration>, max: Option<Duration>) -> Result<Self> {
         let since = pinned.holds_writers()?.then(|| pinned.since());
         let watch = since.zip(max).map(|(since, max)| {
             let handle = pinned.connection().get_interrupt_handle();
@@ -38,7 +41,7 @@ impl WriterHold {
                 }
             })
         });
-        Ok(Self { since, max, database: pinned.path().to_owned(), watch })
+        Ok(Self { since, before, max, database: pinned.path().to_owned(), watch })
     }
 
     /// Tells whether writers are held off.
@@ -72,7 +75,8 @@ impl WriterHold {
     /// Ends the watch, the pin having been released; returns how many seconds writers were held off, if they
     /// were.
     pub fn end(self) -> Option<f64> {
-        self.since.map(|since| (since.elapsed().as_secs_f64() * 1e3).round() / 1e3)
+        let held = self.since.map(|since| since.elapsed()).or(self.before);
+        held.map(|held| (held.as_secs_f64() * 1e3).round() / 1e3)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::archive::page_cache;
 use crate::engine::chain::{self, ChainFailure, ChainLink, LoadedMap, Manifests};
 use crate::engine::metadata::MetadataReader;
 use crate::format::{
-    BlobId, Manifest, PageHash, PageHashDelta, PageHashes, PageMapKind, PageMapObject, RepoConfig,
+    BlobId, Geometry, Manifest, PageHash, PageHashDelta, PageHashes, PageMapKind, PageMapObject, RepoConfig,
 };
 use crate::progress::Progress;
 use crate::repo::Repository;
@@ -169,12 +169,12 @@ impl ParentMaps {
 
     /// The rules for a keyframe, in their order; only page-map objects count.
     fn wants_keyframe(&self, depth: i64) -> Option<&'static str> {
-        match () {
-            () if depth >= DEPTH_MAX => Some("the chain is as long as it may be"),
-            () if self.deltas_stored_bytes > self.keyframe_stored_bytes => {
-                Some("the deltas take more room than their keyframe")
-            }
-            () => None,
+        if depth >= DEPTH_MAX {
+            Some("the chain is as long as it may be")
+        } else if self.deltas_stored_bytes > self.keyframe_stored_bytes {
+            Some("the deltas take more room than their keyframe")
+        } else {
+            None
         }
     }
 }
@@ -210,9 +210,10 @@ fn tell_keyframe(why: &str) {
 pub async fn store_maps(
     sink: &mut BlobSink,
     parent: &ParentState,
-    (page_size, page_count): (u32, u64),
+    geometry: Geometry,
     captured: CapturedPages,
 ) -> Result<StoredMaps> {
+    let Geometry { page_size, page_count } = geometry;
     let scan = |kind, captured: &CapturedPages| PageMapObject {
         kind,
         page_size,

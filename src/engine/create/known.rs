@@ -14,6 +14,7 @@ use std::sync::{Arc, RwLock};
 use crate::ErrorKind;
 use crate::format::{BlobId, PackId};
 use crate::progress::Progress;
+use crate::repo::Sealing;
 use crate::repo::blobs::BlobFailure;
 use crate::repo::indexes::{Claim, IndexFile, IndexUnion};
 
@@ -42,8 +43,8 @@ impl KnownBlobs {
         Self { union, unsound: RwLock::default(), relied_on }
     }
 
-    /// Tells whether the blob is stored in a pack that can be relied on. Whoever asks does so because the new
-    /// snapshot needs it.
+    /// Tells whether the blob is stored in a pack that can be relied on. Ask only for blobs that the new snapshot
+    /// needs: the pack is remembered as one that must be there.
     pub fn contains(&self, id: &BlobId) -> bool {
         let (true, Some(claim)) = (self.union.is_relied_on(id), self.union.claim_of(id)) else {
             return false;
@@ -77,6 +78,11 @@ impl KnownBlobs {
         self.union.table_bytes()
     }
 
+    /// Returns how new blobs are sealed.
+    pub fn sealing(&self) -> &Sealing {
+        self.union.sealing()
+    }
+
     /// Returns the stored length of a blob, as the index gives it.
     pub fn stored_bytes(&self, id: &BlobId) -> Option<u64> {
         self.union.get(id).map(|location| location.stored_bytes)
@@ -86,5 +92,6 @@ impl KnownBlobs {
 /// Tells whether a stored object is of no use for a capture, so that the capture does without it: it is damaged or
 /// gone, or this program cannot open it. What may be read by another user only, or the next time, is as good as before.
 pub fn is_unusable(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::WrongKey)
+    use ErrorKind::{Damaged, NoKey, NotFound, Unsupported, WrongKey};
+    matches!(kind, Damaged | NotFound | Unsupported | NoKey | WrongKey)
 }

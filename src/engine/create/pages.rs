@@ -14,7 +14,7 @@ use crate::archive::pages;
 use crate::archive::pinned::{PageSource, PinnedDatabase};
 use crate::engine::Context;
 use crate::engine::pipeline::{Pipeline, Reservation, Task};
-use crate::format::{BlobId, PageHash, Run};
+use crate::format::{BlobId, Geometry, PageHash, Run};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -82,14 +82,14 @@ pub struct ReadPages {
 ///
 /// The new hashes take the place of the parent's, chunk by chunk: there is one table of them, not two.
 pub async fn read(
-    context: &Context,
     pipeline: &Pipeline,
     sink: &mut BlobSink,
     pinned: &PinnedDatabase,
     mut hashes: Vec<PageHash>,
     limits: &ScanLimits<'_>,
 ) -> Result<ReadPages> {
-    let (page_size, page_count) = (pinned.page_size(), pinned.page_count());
+    let context = pipeline.context();
+    let Geometry { page_size, page_count } = pinned.geometry();
     context.progress.begin(Stage::Scan, Unit::Pages, Some(page_count));
     context.progress.begin(Stage::Pack, Unit::Bytes, None);
     let mut encoding = Encoding {
@@ -123,13 +123,13 @@ pub async fn read(
         let (planned, free) = planner.push(scanned);
         pipeline.recycle(free);
         for blob in planned {
-            encoding.put(context, pipeline, sink, held.as_mut(), blob).await?;
+            encoding.put(pipeline, sink, held.as_mut(), blob).await?;
             limits.hold.check()?;
         }
     }
     context.progress.end(Stage::Scan);
     for blob in planner.finish() {
-        encoding.put(context, pipeline, sink, held.as_mut(), blob).await?;
+        encoding.put(pipeline, sink, held.as_mut(), blob).await?;
     }
     Ok(ReadPages { encoding, hashes, held })
 }
@@ -142,14 +142,10 @@ impl ReadPages {
     }
 
     /// Stores what is not stored yet; the database is not needed any more.
-    pub async fn store(
-        mut self,
-        context: &Context,
-        pipeline: &Pipeline,
-        sink: &mut BlobSink,
-    ) -> Result<CapturedPages> {
+    pub async fn store(mut self, pipeline: &Pipeline, sink: &mut BlobSink) -> Result<CapturedPages> {
+        let context = pipeline.context();
         if let Some(held) = &mut self.held {
-            self.encoding.push_held(context, pipeline, sink, held).await?;
+            self.encoding.push_held(pipeline, sink, held).await?;
         }
         while !self.encoding.waiting.is_empty() {
             self.encoding.pop(context, sink).await?;
@@ -201,58 +197,45 @@ impl Encoding {
     /// those before it.
     async fn put(
         &mut self,
-        context: &Context,
         pipeline: &Pipeline,
         sink: &mut BlobSink,
         held: Option<&mut HeldPages>,
         blob: PlannedBlob,
     ) -> Result<()> {
-        let Some(held) = held else { return self.push(context, pipeline, sink, blob).await };
+        let Some(held) = held else { return self.push(pipeline, sink, blob).await };
         let Some(blob) = held.keep(pipeline, blob).await? else { return Ok(()) };
-        self.push_held(context, pipeline, sink, held).await?;
-        self.push(context, pipeline, sink, blob).await
+        self.push_held(pipeline, sink, held).await?;
+        self.push(pipeline, sink, blob).await
     }
 
     /// Begins to store all that was kept, in its order.
     async fn push_held(
         &mut self,
-        context: &Context,
         pipeline: &Pipeline,
         sink: &mut BlobSink,
         held: &mut HeldPages,
     ) -> Result<()> {
         loop {
-            self.make_room(context, pipeline, sink, held.next_bytes()).await?;
+            self.make_room(pipeline, sink, held.next_bytes()).await?;
             let Some((blob, reservation)) = held.next(pipeline).await? else { return Ok(()) };
             match reservation {
                 Some(reservation) => self.start(pipeline, sink, blob, reservation),
-                None => self.push(context, pipeline, sink, blob).await?,
+                None => self.push(pipeline, sink, blob).await?,
             }
         }
     }
 
-    async fn push(
-        &mut self,
-        context: &Context,
-        pipeline: &Pipeline,
-        sink: &mut BlobSink,
-        blob: PlannedBlob,
-    ) -> Result<()> {
+    async fn push(&mut self, pipeline: &Pipeline, sink: &mut BlobSink, blob: PlannedBlob) -> Result<()> {
         let raw_bytes = blob.raw.len() as u64;
-        self.make_room(context, pipeline, sink, raw_bytes).await?;
+        self.make_room(pipeline, sink, raw_bytes).await?;
         let reservation = pipeline.reserve(raw_bytes).await;
         self.start(pipeline, sink, blob, reservation);
         Ok(())
     }
 
     /// Waits until one more blob of this length may be under way.
-    async fn make_room(
-        &mut self,
-        context: &Context,
-        pipeline: &Pipeline,
-        sink: &mut BlobSink,
-        raw_bytes: u64,
-    ) -> Result<()> {
+    async fn make_room(&mut self, pipeline: &Pipeline, sink: &mut BlobSink, raw_bytes: u64) -> Result<()> {
+        let context = pipeline.context();
         while self.waiting.len() >= self.capacity {
             self.pop(context, sink).await?;
         }

@@ -13,9 +13,9 @@ use bytes::Bytes;
 use super::known::KnownBlobs;
 use crate::engine::pipeline::{Pipeline, Worker};
 use crate::format::{BlobFlags, BlobId, crc32c};
-use crate::repo::Repository;
 use crate::repo::indexes::format_error;
 use crate::repo::packs::{PackWriter, StoredBlob, WrittenPacks};
+use crate::repo::{Repository, Sealing};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a spooled blob that are moved at a time.
@@ -69,18 +69,26 @@ pub fn encode_hashed(
     if known.contains(&id) {
         return Ok(EncodedBlob { id, raw_bytes, payload: Payload::Known });
     }
+    let blob = stored_blob(worker, known.sealing(), id, raw)?;
+    Ok(EncodedBlob { id, raw_bytes, payload: Payload::Memory(blob) })
+}
+
+/// Returns a blob as it is stored: compressed if that is worth it, and sealed if the repository is.
+pub fn stored_blob(worker: &mut Worker, sealing: &Sealing, id: BlobId, raw: Vec<u8>) -> Result<StoredBlob> {
+    let raw_bytes = raw.len() as u64;
     let kept = worker
         .compressor
         .encode(&raw, &mut worker.frame)
         .map_err(|error| format_error("cannot compress a blob", error))?;
-    let (flags, stored) = if kept {
-        (BlobFlags::COMPRESSED, Bytes::copy_from_slice(&worker.frame))
-    } else {
-        (BlobFlags::RAW, Bytes::from(raw))
+    let (flags, frame) = if kept { (BlobFlags::COMPRESSED, &worker.frame) } else { (BlobFlags::RAW, &raw) };
+    let stored = match sealing.seal_frame(&id, frame)? {
+        Some(sealed) => Bytes::from(sealed),
+        None if kept => Bytes::copy_from_slice(frame),
+        None => Bytes::from(raw),
     };
+    let flags = sealing.flags(flags);
     let crc32c = crc32c(&stored);
-    let blob = StoredBlob { id, raw_bytes, flags, crc32c, stored };
-    Ok(EncodedBlob { id, raw_bytes, payload: Payload::Memory(blob) })
+    Ok(StoredBlob { id, raw_bytes, flags, crc32c, stored })
 }
 
 /// Takes blobs and fills packs.

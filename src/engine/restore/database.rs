@@ -2,30 +2,30 @@
 
 use std::sync::Arc;
 
-use super::plan::Plan;
+use super::plan::PlannedPages;
 use crate::archive::beneath::io_error;
 use crate::archive::target::Target;
-use crate::engine::page_writer::PageWriter;
+use crate::engine::bulk;
+use crate::engine::page_writer::{PageWriter, into_file};
 use crate::engine::pipeline::Pipeline;
-use crate::engine::{Context, bulk};
 use crate::progress::{Stage, Unit};
 use crate::repo::blobs::BlobStore;
 use crate::{Error, ErrorKind, Result};
 
 /// Writes the database into the staging; returns the number of blobs that were read.
 pub async fn write(
-    context: &Context,
     pipeline: &Pipeline,
     store: &Arc<BlobStore>,
-    plan: &Plan,
+    pages: &PlannedPages,
     target: &Arc<Target>,
     name: String,
 ) -> Result<u64> {
-    context.progress.begin(Stage::Database, Unit::Pages, Some(plan.map.page_count()));
-    let database_bytes = plan
+    let context = pipeline.context();
+    context.progress.begin(Stage::Database, Unit::Pages, Some(pages.map.page_count()));
+    let database_bytes = pages
         .map
         .page_count()
-        .checked_mul(u64::from(plan.map.page_size()))
+        .checked_mul(u64::from(pages.map.page_size()))
         .ok_or_else(|| Error::new(ErrorKind::Damaged, "the database would have more than 2^64 bytes"))?;
     let (held, path) = (target.clone(), target.staged_path(&name));
     let shown = path.clone();
@@ -37,10 +37,11 @@ pub async fn write(
         })
         .await?;
     let watched = (context.progress.clone(), Stage::Database);
-    let writer = PageWriter::new(&plan.map, plan.map.runs(), plan.hashes.clone(), (file, path), watched);
+    let put = into_file(file, path);
+    let writer = PageWriter::new(&pages.map, pages.map.runs(), pages.hashes.clone(), put, watched);
     let blobs = writer.blobs();
     let count = blobs.len() as u64;
-    bulk::read(context, pipeline, store, blobs, &Arc::new(writer)).await?;
+    bulk::read(pipeline, store, blobs, &Arc::new(writer)).await?;
     context.progress.end(Stage::Database);
     Ok(count)
 }

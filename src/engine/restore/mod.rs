@@ -7,7 +7,8 @@
 mod database;
 mod files;
 mod owner;
-mod plan;
+mod part;
+pub(super) mod plan;
 mod proof;
 mod statistics;
 
@@ -17,13 +18,16 @@ use std::sync::Arc;
 use futures::join;
 
 use self::files::{FilesVisitor, RestoredFile};
+use self::part::Part;
 use self::plan::Plan;
+use self::proof::Proved;
+use super::inside::pattern::Patterns;
 use super::metadata::MetadataReader;
 use super::pipeline::Pipeline;
 use super::report::{Check, Proof, RestoreReport, RestoredAttachments, RestoredDatabase};
-use super::{Context, ReadLocking, Selection, bulk, logged};
+use super::{Context, ReadLocking, Selection, bulk, logged, restore_check};
 use crate::archive::attributes::{Outcome, Owners, RestoredAttributes};
-use crate::archive::profile::Profile;
+use crate::archive::profile::{CONTENT_NAME, Profile};
 use crate::archive::target::{LiveHome, Target, TargetPolicy};
 use crate::format::ArchiveAttributes;
 use crate::progress::{Stage, Unit};
@@ -63,6 +67,10 @@ pub struct RestoreOptions {
     pub adopt: bool,
     /// How others are kept from removing what is read.
     pub locking: ReadLocking,
+    /// What matches is restored, and nothing else; without patterns all is.
+    pub only: Option<Patterns>,
+    /// Whether it is refused, before anything is written, where there is less room than it is expected to need.
+    pub expects_room: bool,
 }
 
 /// Restores a snapshot. On failure the target is as it was. `profile` is that of snapshots which do not say
@@ -76,23 +84,10 @@ pub async fn restore(
 ) -> Result<RestoreReport> {
     let context = &context.logged();
     let span = tracing::info_span!(target: "packvault::operation", "restore");
-    // On the heap: what an operation keeps would fill much of a small stack.
-    let work = Box::pin(locked(repository, profile, selection, options, context));
-    logged::operation(span, repository.storage().location(), work).await
-}
-
-async fn locked(
-    repository: &Repository,
-    profile: Arc<dyn Profile>,
-    selection: Selection,
-    options: RestoreOptions,
-    context: &Context,
-) -> Result<RestoreReport> {
-    super::sweep(context);
-    let lock = options.locking.lock(repository, "restore", context).await?;
-    let is_locked = lock.is_held();
-    let (mut report, warnings) =
-        lock.during(Box::pin(run(repository, profile, selection, options, context, is_locked))).await?;
+    let locking = options.locking;
+    let work = |is_locked| run(repository, profile, selection, options, context, is_locked);
+    let work = locking.around(repository, "restore", context, work);
+    let (mut report, warnings) = logged::operation(span, repository.storage().location(), work).await?;
     report.warnings.extend(warnings);
     Ok(report)
 }
@@ -120,7 +115,8 @@ async fn run(
     let union = Arc::new(union.settled(&lengths));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
     let reader = MetadataReader::new(store.clone(), pipeline.clone());
-    let plan = plan::make(repository, &reader, &profile, &files, selection, options.without_auxiliary).await;
+    let asked = plan::Asked { only: options.only.as_ref(), without_auxiliary: options.without_auxiliary };
+    let plan = plan::make(repository, &reader, &profile, &files, selection, asked).await;
     let plan = plan.map_err(|error| blame_indexes(error, &damaged_indexes))?;
     tracing::info!(
         target: "packvault::decision",
@@ -131,6 +127,11 @@ async fn run(
         "what is restored is known"
     );
     let mut warnings = Vec::new();
+    if files.forgotten().contains(plan.manifest.snapshot_id.as_str()) {
+        let id = &plan.manifest.snapshot_id;
+        warnings
+            .push(format!("snapshot {id} was forgotten; it can be restored only as long as others need it"));
+    }
     let recorded = recorded_attributes(repository, &files, &plan, &mut warnings).await?;
     let profile = plan.profile.clone();
     for damaged in &damaged_indexes {
@@ -145,8 +146,11 @@ async fn run(
     context.cancel.check()?;
     pipeline.set_aside(plan.table_bytes().saturating_add(store.union().table_bytes())).await;
 
+    if options.expects_room {
+        restore_check::expect_room(&options.target, plan.needed_bytes(), context)?;
+    }
     if !options.adopt {
-        owner::check(repository, &pipeline, &files, &plan, &options).await?;
+        owner::check(repository, (&pipeline, &context.cancel), &files, &plan, &options).await?;
     }
     let policy = TargetPolicy {
         overwrite: options.overwrite,
@@ -157,6 +161,7 @@ async fn run(
         repository: options.repository.clone(),
         force: options.force,
         application: Some(profile.clone()),
+        without_database: plan.database().is_none(),
     };
     let ulid = repository.ulids().next().to_string().to_lowercase();
     let path = options.target.clone();
@@ -169,13 +174,13 @@ async fn run(
         owners: options.owners,
         database_name: profile.database_name(),
     });
-    let staged =
-        Box::pin(stage(context, &pipeline, &store, &profile, &plan, &target, &wanted, &options)).await;
+    let staged = Box::pin(stage(&pipeline, &reader, &plan, &target, &wanted, &options)).await;
     pipeline.quiesce().await;
     let mut staged = match staged {
         Ok(staged) => staged,
         Err(error) => {
             say_remarks();
+            let error = target.blamed(error);
             target.discard().iter().for_each(|remark| context.progress.remark(remark));
             return Err(if error.is_full() { lacks_room(&plan, &target, error) } else { error });
         }
@@ -203,18 +208,20 @@ async fn run(
     warnings.extend(staged.unchecked);
     warnings.extend(staged.settled.iter().filter_map(warning_of));
     context.progress.end(Stage::Publish);
+    let bytes = plan.restored_bytes();
     Ok(RestoreReport {
         id: plan.manifest.snapshot_id.clone(),
         target: shown,
-        database: RestoredDatabase {
-            bytes: plan.manifest.db.page_count * u64::from(plan.manifest.db.page_size),
-            pages: plan.manifest.db.page_count,
-            identical: staged.identical,
-        },
+        database: plan.database().map(|pages| RestoredDatabase {
+            bytes: plan.database_bytes(),
+            pages: pages.map.page_count(),
+            identical: staged.changed.is_none(),
+            changed: staged.changed,
+        }),
         attachments: staged.attachments,
         extras: plan.extras.len() as u64,
         proof: Proof {
-            pages: plan.manifest.db.page_count,
+            pages: plan.database().map_or(0, |pages| pages.map.page_count()),
             blobs: staged.blobs,
             integrity_check: staged.integrity_check,
             stats: staged.stats,
@@ -226,15 +233,14 @@ async fn run(
             .iter()
             .find_map(|outcome| outcome.given_to)
             .map(|(user, group)| format!("{user}:{group}")),
+        part: plan.part.map(|part| part.told),
+        bytes,
     })
 }
 
 /// Says how much room the whole restore takes.
 fn lacks_room(plan: &Plan, target: &Target, error: Error) -> Error {
-    let database = plan.manifest.db.page_count.saturating_mul(u64::from(plan.manifest.db.page_size));
-    let attachments = plan.listed.values().copied();
-    let files = attachments.chain(plan.extras.iter().map(|entry| entry.size));
-    let bytes = files.fold(database, u64::saturating_add);
+    let bytes = plan.restored_bytes();
     let message = format!("no room in {}: the snapshot needs {bytes} bytes there", target.path().display());
     Error::caused(error.kind(), message, error)
 }
@@ -252,7 +258,8 @@ fn blame_indexes(error: Error, damaged: &[DamagedIndex]) -> Error {
 }
 
 struct Staged {
-    identical: bool,
+    /// What had to be changed in the database.
+    changed: Option<&'static str>,
     attachments: RestoredAttachments,
     blobs: u64,
     /// How owners, modes and times could be given back.
@@ -290,25 +297,31 @@ fn warning_of(outcome: &Outcome) -> Option<String> {
 }
 
 /// Writes everything into the staging and proves it there.
-#[allow(clippy::too_many_arguments, reason = "the parts of one restore, named once here")]
 async fn stage(
-    context: &Context,
     pipeline: &Pipeline,
-    store: &Arc<BlobStore>,
-    profile: &Arc<dyn Profile>,
+    reader: &MetadataReader,
     plan: &Plan,
     target: &Arc<Target>,
     wanted: &Arc<RestoredAttributes>,
     options: &RestoreOptions,
 ) -> Result<Staged> {
-    let page_blobs = database::write(context, pipeline, store, plan, target, profile.database_name()).await?;
-    let database = target.staged_database();
-    let expected = proof::content_paths(profile, plan, database.clone(), &context.cancel).await?;
-
+    let (context, store) = (pipeline.context(), reader.store());
+    let mut blobs = 0;
+    let mut database = None;
+    if let Some(pages) = plan.database() {
+        blobs += database::write(pipeline, store, pages, target, plan.profile.database_name()).await?;
+        database = Some(target.staged_database());
+    }
+    let (expected, warning) = match (&plan.part, &database) {
+        (None, Some(database)) => {
+            (proof::content_paths(plan, database.clone(), &context.cancel).await?, None)
+        }
+        _ => part::paths((pipeline, reader), plan, database.clone()).await?,
+    };
     let content: Vec<RestoredFile> = expected
         .into_iter()
         .map(|expected| RestoredFile {
-            path: format!("{}/{}", profile.content_name(), expected.path),
+            path: format!("{CONTENT_NAME}/{}", expected.path),
             mode: 0o600,
             blob: expected.id,
             bytes: plan.listed[&expected.id],
@@ -318,17 +331,15 @@ async fn stage(
         files: content.len() as u64,
         bytes: content.iter().map(|file| file.bytes).sum(),
     };
-    let attachment_blobs = write_files(context, pipeline, store, target, content, Stage::Attachments).await?;
+    blobs += write_files(pipeline, store, target, content, Stage::Attachments).await?;
     let extras = plan.extras.iter().map(|entry| RestoredFile {
         path: entry.path.clone(),
         mode: entry.restored_mode(),
         blob: entry.blob,
         bytes: entry.size,
     });
-    let extras_blobs = write_files(context, pipeline, store, target, extras.collect(), Stage::Extras).await?;
-
-    let asked = proof::Wanted { integrity_check: !options.skip_integrity_check, stats: !options.skip_stats };
-    let proved = proof::settle_and_prove(context, profile, &plan.manifest, database, asked).await?;
+    blobs += write_files(pipeline, store, target, extras.collect(), Stage::Extras).await?;
+    let proved = prove(context, plan, database, options).await?;
     let (held, wanted) = (target.clone(), wanted.clone());
     context.progress.step(Stage::Proof, "making it durable");
     let outcome = pipeline
@@ -341,31 +352,50 @@ async fn stage(
         .await?;
     context.progress.end(Stage::Proof);
     context.cancel.check()?;
-    let blobs = page_blobs + attachment_blobs + extras_blobs;
     Ok(Staged {
-        identical: !proved.settled,
+        changed: proved.changed,
         attachments,
         blobs,
         settled: vec![outcome],
         integrity_check: proved.integrity_check,
         stats: proved.stats,
-        unchecked: proved.warnings,
+        unchecked: warning.into_iter().chain(proved.warnings).collect(),
     })
 }
 
-async fn write_files(
+/// Proves the database if it was staged. What describes the live store is emptied only where all attachments come
+/// loose: some of them may still lie in the packs of a store that is merged into.
+async fn prove(
     context: &Context,
+    plan: &Plan,
+    database: Option<PathBuf>,
+    options: &RestoreOptions,
+) -> Result<Proved> {
+    let Some(database) = database else {
+        context.progress.begin(Stage::Proof, Unit::Steps, None);
+        return Ok(Proved::nothing());
+    };
+    let wanted = proof::Wanted {
+        settled: plan.part.as_ref().is_none_or(Part::has_all_attachments),
+        integrity_check: !options.skip_integrity_check,
+        stats: !options.skip_stats,
+    };
+    proof::settle_and_prove(context, &plan.profile, &plan.manifest, database, wanted).await
+}
+
+async fn write_files(
     pipeline: &Pipeline,
     store: &Arc<BlobStore>,
     target: &Arc<Target>,
     files: Vec<RestoredFile>,
     stage: Stage,
 ) -> Result<u64> {
+    let context = pipeline.context();
     context.progress.begin(stage, Unit::Items, Some(files.len() as u64));
     let visitor = Arc::new(FilesVisitor::new(target.clone(), context.progress.clone(), stage, files));
     let ids = visitor.blobs();
     let count = ids.len() as u64;
-    bulk::read(context, pipeline, store, ids, &visitor).await?;
+    bulk::read(pipeline, store, ids, &visitor).await?;
     context.progress.end(stage);
     Ok(count)
 }

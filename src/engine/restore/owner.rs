@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::RestoreOptions;
 use super::plan::Plan;
+use crate::cancel::Cancel;
 use crate::engine::identity::{are_of_others, is_another_application, shown, tables_of_file};
 use crate::engine::pipeline::Pipeline;
 use crate::repo::Repository;
@@ -14,7 +15,7 @@ use crate::{Error, ErrorKind, Result};
 /// Refuses a snapshot of another archive than the one that was named, and a target that is another's.
 pub async fn check(
     repository: &Repository,
-    pipeline: &Pipeline,
+    (pipeline, cancel): (&Pipeline, &Cancel),
     files: &SnapshotFiles,
     plan: &Plan,
     options: &RestoreOptions,
@@ -35,7 +36,8 @@ pub async fn check(
     }
     let Some(target) = found else { return Ok(()) };
     let (id, name, archives) = (id.clone(), plan.profile.database_name(), options.archives.clone());
-    pipeline.run(move |_| check_target(&id, &snapshot, &target, &name, &archives)).await
+    let tables = tables_of_file(target.join(&name), cancel).await?;
+    pipeline.run(move |_| check_target(&id, &snapshot, (&target, &tables), &name, &archives)).await
 }
 
 /// Returns what is known of an archive that no note tells of.
@@ -50,11 +52,10 @@ fn unrecorded(plan: &Plan) -> ArchiveIdentity {
 fn check_target(
     id: &str,
     snapshot: &ArchiveIdentity,
-    target: &Path,
+    (target, tables): (&Path, &[String]),
     database_name: &str,
     archives: &[(PathBuf, ArchiveIdentity)],
 ) -> Result<()> {
-    let tables = tables_of_file(&target.join(database_name));
     let is_home = |folder: &Path| std::fs::canonicalize(folder).is_ok_and(|folder| folder == target);
     let refuse = |what: String| {
         let message =
@@ -63,13 +64,13 @@ fn check_target(
     };
     let homes: Vec<&ArchiveIdentity> =
         archives.iter().filter(|(folder, _)| is_home(folder)).map(|(_, archive)| archive).collect();
-    let there = |archive: &ArchiveIdentity| ArchiveIdentity { tables: tables.clone(), ..archive.clone() };
+    let there = |archive: &ArchiveIdentity| ArchiveIdentity { tables: tables.to_vec(), ..archive.clone() };
     // Several archives may lie in one folder; that the snapshot is of one of them is enough.
     match homes.first() {
         Some(first) if homes.iter().all(|archive| is_another_application(snapshot, &there(archive))) => {
             refuse(format!("is the home of {}", shown(first)))
         }
-        None if are_of_others(&snapshot.tables, &tables) => {
+        None if are_of_others(&snapshot.tables, tables) => {
             refuse(format!("holds a {database_name} of another application, with other tables"))
         }
         _ => Ok(()),

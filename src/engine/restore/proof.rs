@@ -11,7 +11,7 @@ use super::statistics;
 use crate::archive::bounds::{self, Bounds};
 use crate::archive::health::{self, Depth};
 use crate::archive::profile::{ContentPath, Profile};
-use crate::archive::sqlite::{open_at_rest, open_to_check};
+use crate::archive::sqlite::open_at_rest;
 use crate::cancel::Cancel;
 use crate::engine::report::Check;
 use crate::engine::{Context, aside, content_paths};
@@ -22,6 +22,8 @@ use crate::{Error, ErrorKind, Result};
 /// What of the proof is wanted.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
+    /// That what describes the live store is emptied first.
+    pub settled: bool,
     /// SQLite's own check.
     pub integrity_check: bool,
     /// The recorded statistics.
@@ -31,8 +33,8 @@ pub struct Wanted {
 /// What was proved.
 #[derive(Debug)]
 pub struct Proved {
-    /// Whether the database was changed, because it described the live store.
-    pub settled: bool,
+    /// What was changed in the database because it described the live store, in the words of its profile.
+    pub changed: Option<&'static str>,
     /// How SQLite's own check ended.
     pub integrity_check: Check,
     /// How the statistics compare.
@@ -41,17 +43,31 @@ pub struct Proved {
     pub warnings: Vec<String>,
 }
 
+impl Proved {
+    /// Returns what is proved where no database is restored.
+    pub fn nothing() -> Self {
+        Self { changed: None, integrity_check: Check::Skipped, stats: Check::Skipped, warnings: Vec::new() }
+    }
+}
+
 /// Reads from the staged database where attachments belong, and checks that they can be put there.
-pub async fn content_paths(
-    profile: &Arc<dyn Profile>,
-    plan: &Plan,
-    database: PathBuf,
-    cancel: &Cancel,
-) -> Result<Vec<ContentPath>> {
+pub async fn content_paths(plan: &Plan, database: PathBuf, cancel: &Cancel) -> Result<Vec<ContentPath>> {
+    let expected = told_paths(plan, database, cancel).await?;
+    match content_paths::check(&plan.listed, &expected).into_iter().next() {
+        None => Ok(expected),
+        Some(problem) => {
+            let message = format!("cannot restore snapshot {}: {problem}", plan.manifest.snapshot_id);
+            Err(Error::new(ErrorKind::Damaged, message))
+        }
+    }
+}
+
+/// Reads from the staged database where attachments belong.
+pub async fn told_paths(plan: &Plan, database: PathBuf, cancel: &Cancel) -> Result<Vec<ContentPath>> {
     let id = &plan.manifest.snapshot_id;
     bounds::grant_memory(content_paths::memory_for(plan.listed.len() as u64));
     let bounds = Bounds::of_scan(cancel, plan.manifest.database_bytes());
-    let (profile, paths_max) = (profile.clone(), content_paths::most(&plan.manifest));
+    let (profile, paths_max) = (plan.profile.clone(), content_paths::most(&plan.manifest));
     let expected = aside::run(&bounds, "read the paths of attachments", move |bounds| {
         let mut connection = open_at_rest(&database)?;
         bounds.within(&mut connection, |connection| profile.content_paths(connection, &database, paths_max))
@@ -63,14 +79,7 @@ pub async fn content_paths(
             Error::caused(kind, message, error)
         }
     };
-    let expected = expected.await.map_err(refused)?;
-    match content_paths::check(&plan.listed, &expected).into_iter().next() {
-        None => Ok(expected),
-        Some(problem) => {
-            let message = format!("cannot restore snapshot {id}: {problem}");
-            Err(Error::new(ErrorKind::Damaged, message))
-        }
-    }
+    expected.await.map_err(refused)
 }
 
 /// Empties what describes the live store, then proves the staged database.
@@ -86,7 +95,10 @@ pub async fn settle_and_prove(
     let (cancel, database_bytes) = (&context.cancel, manifest.database_bytes());
     let bounds = Bounds::of_scan(cancel, database_bytes);
     let settling = "empty the tables that describe the live store";
-    let settled = aside::run(&bounds, settling, move |bounds| asked.settle_restored(&staged, bounds)).await?;
+    let changed = match wanted.settled {
+        true => aside::run(&bounds, settling, move |bounds| asked.settle_restored(&staged, bounds)).await?,
+        false => None,
+    };
     let (mut integrity_check, mut warnings) = (Check::Skipped, Vec::new());
     if wanted.integrity_check {
         context.progress.step(Stage::Proof, "integrity check");
@@ -100,18 +112,18 @@ pub async fn settle_and_prove(
         compare_statistics(&bounds, profile.clone(), manifest, database).await?;
         stats = Check::Ok;
     }
-    Ok(Proved { settled, integrity_check, stats, warnings })
+    Ok(Proved { changed, integrity_check, stats, warnings })
 }
 
 /// Has SQLite check the database; returns what it cannot check.
 async fn check_integrity(bounds: &Bounds, database: PathBuf) -> Result<Vec<String>> {
     let work = move |bounds: &Bounds| {
-        let named = (database.as_path(), "the restored database");
-        health::examine(&mut open_to_check(&database)?, named, Depth::Full, bounds)
+        health::examine_restored(&database, "the restored database", Depth::Full, bounds)
     };
     let examined = aside::run(bounds, "check the integrity of the restored database", work).await;
     let health = examined.map_err(|error| match error.kind() {
-        ErrorKind::Interrupted => error,
+        // What the system refuses is no reason to do without the check.
+        ErrorKind::Interrupted | ErrorKind::Io => error,
         kind => {
             let message = "the integrity check of the restored database was not possible; every page is as it was \
                            captured: --skip-integrity-check restores without it";
@@ -143,7 +155,7 @@ async fn compare_statistics(
     };
     let found = aside::run(bounds, "compute the statistics of the restored database", work).await;
     let found = found.map_err(|error| match error.kind() {
-        ErrorKind::Interrupted => error,
+        ErrorKind::Interrupted | ErrorKind::Io => error,
         kind => {
             let message = "the recorded statistics cannot be computed again; every page is as it was captured: \
                            --skip-stats restores without them";

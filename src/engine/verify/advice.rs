@@ -7,10 +7,11 @@
 use super::beside;
 use crate::engine::report::{ProblemKind, VerifyProblem};
 use crate::format::PackId;
-use crate::repo::blobs::BlobStore;
+use crate::repo::blobs::{BlobStore, DISAGREES};
 
 const COPY: &str = "bring it back from another copy of the repository";
 const AGAIN: &str = "run `packvault create`: what the archive still has is stored again";
+const INDEX: &str = "run `packvault repair index`: it names anew what the packs hold";
 
 /// Adds what can be done to each problem.
 pub fn advise(problems: &mut [VerifyProblem], store: &BlobStore) {
@@ -42,7 +43,10 @@ fn advice(problem: &VerifyProblem, store: &BlobStore, unusable_indexes: &[String
             return Some(format!("if nothing here was ever encrypted, it has rotted: {COPY}"));
         }
         ProblemKind::NotPermitted => return None,
-        ProblemKind::Outranked => return Some(AGAIN.to_owned()),
+        ProblemKind::Outranked => return Some(INDEX.to_owned()),
+    }
+    if problem.detail.ends_with(DISAGREES) {
+        return Some(INDEX.to_owned());
     }
     if object == "pack" && problem.blob.is_none() {
         return None;
@@ -73,7 +77,8 @@ fn advice(problem: &VerifyProblem, store: &BlobStore, unusable_indexes: &[String
             Some(format!("index {} may name it: see what is said of that", unusable_indexes.join(", ")))
         }
         None if problem.blob.is_some() => Some(format!(
-            "look for an index that names it in another copy of the repository and copy that into `indexes/`, or {AGAIN}"
+            "run `packvault repair index`, which names it if a pack holds it; else look for an index that names it in \
+             another copy of the repository and copy that into `indexes/`, or {AGAIN}"
         )),
         None => Some("restore another snapshot, or run `packvault create` for a new one".to_owned()),
     }
@@ -123,7 +128,7 @@ mod tests {
             (Some("attributes"), false, false, Damaged, &with, "nothing else is lost", "given up"),
             (Some("index x"), false, false, Damaged, &with, "another copy", "given up"),
             (Some("index x"), false, false, Newer, &with, "upgrade packvault", "aside"),
-            (Some("index x"), false, true, Outranked, &with, "packvault create", "aside"),
+            (Some("index x"), false, true, Outranked, &with, "packvault repair index", "aside"),
             (Some("page blob"), true, true, Damaged, &with, "out of `packs/`", "given up"),
             (Some("page blob"), true, true, Damaged, &without, "bring the pack back", "aside"),
             (Some("page blob"), true, true, Newer, &with, "upgrade packvault", "aside"),
@@ -136,6 +141,15 @@ mod tests {
             assert!(detail.contains(says), "{detail}");
             assert!(never.is_empty() || !detail.contains(never), "{detail}");
         }
+    }
+
+    #[tokio::test]
+    async fn no_pack_is_moved_where_an_index_is_wrong_about_it() {
+        let store = store(&[PACK]).await;
+        let mut problems = [problem(Some("page blob"), true, true, ProblemKind::Damaged)];
+        problems[0].detail = DISAGREES.to_owned();
+        advise(&mut problems, &store);
+        assert_eq!(problems[0].detail, format!("{DISAGREES}; {INDEX}"));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::pages::{ExpectedPages, WrongPage};
-use crate::engine::bulk::{BlobVisitor, PieceSink};
+use crate::engine::bulk::{BlobVisitor, NoSink, PieceSink};
 use crate::engine::chain::Maps;
 use crate::engine::report::ProblemKind;
 use crate::format::pack::Entry;
@@ -78,6 +78,11 @@ impl Checks {
         self.0.keys().copied()
     }
 
+    /// Tells whether a snapshot that is checked needs the blob.
+    pub fn has(&self, id: &BlobId) -> bool {
+        self.0.contains_key(id)
+    }
+
     /// Returns the blobs whose content has not been read.
     pub fn unread(&self) -> Vec<BlobId> {
         let needs_reading = |expectation: &Expectation| {
@@ -143,6 +148,11 @@ impl Checker {
         self.stored_bytes.load(Ordering::Relaxed)
     }
 
+    /// Says that so many blobs are done with.
+    pub fn advance(&self, blobs: u64) {
+        self.progress.advance(Stage::Blobs, blobs);
+    }
+
     /// Adds a finding.
     pub fn find(&self, finding: Finding) {
         self.findings.lock().expect("no holder of the findings panics").push(finding);
@@ -200,19 +210,6 @@ impl BlobVisitor for Checker {
 
     fn done(&self, entry: &Entry) {
         self.stored_bytes.fetch_add(entry.stored_bytes, Ordering::Relaxed);
-        self.progress.advance(Stage::Blobs, 1);
-    }
-}
-
-/// The content itself is not needed: the decoder proves it.
-struct NoSink;
-
-impl PieceSink for NoSink {
-    fn accept(&mut self, _: &[u8]) -> Result<()> {
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>) -> Result<()> {
-        Ok(())
+        self.advance(1);
     }
 }

@@ -5,20 +5,23 @@
 //! something is wrong are the snapshots walked again, to say whose problem it is.
 
 mod advice;
-mod attribution;
+pub(super) mod attribution;
 mod beside;
-mod checks;
+pub(super) mod checks;
+mod footers;
 mod pages;
 mod restorable;
-mod survey;
+pub mod sample;
+pub(super) mod survey;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use futures::join;
 
 use self::attribution::Attribution;
-use self::checks::Checker;
+use self::checks::{Checker, Checks};
+use self::sample::Sample;
 use self::survey::Survey;
 use super::bulk::BlobVisitor as _;
 use super::chain::Manifests;
@@ -27,18 +30,30 @@ use super::pipeline::Pipeline;
 use super::report::{ProblemKind, VerifyProblem, VerifyReport};
 use super::{Context, ReadLocking, Selection, bulk, logged};
 use crate::archive::profile::Profile;
-use crate::format::{Manifest, PackId, pack};
+use crate::format::{BlobId, Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::snapshots::{FoundSnapshot, SnapshotFiles};
 use crate::{Error, ErrorKind, Result};
 
+/// How far a verify looks into packs, beyond what describes the snapshots.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Depth {
+    /// Every blob is read.
+    #[default]
+    Content,
+    /// The footer of each pack is read, which must say of each blob what the index says.
+    Footers,
+    /// Each pack must be there, as long as the index implies.
+    Presence,
+}
+
 /// What a verify is asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct VerifyOptions {
-    /// Whether content is only looked for, not read.
-    pub quick: bool,
+    /// How far it looks.
+    pub depth: Depth,
     /// Whether the paths of attachments are checked in every snapshot, not only where they may be unusual.
     pub paths: bool,
     /// How others are kept from removing what is read.
@@ -53,36 +68,43 @@ pub async fn verify(
     options: VerifyOptions,
     context: &Context,
 ) -> Result<VerifyReport> {
-    let context = &context.logged();
-    let span = tracing::info_span!(target: "packvault::operation", "verify");
-    // On the heap: what an operation keeps would fill much of a small stack.
-    let work = Box::pin(locked(repository, profile, selection, options, context));
-    logged::operation(span, repository.storage().location(), work).await
+    verify_sample(repository, profile, selection, options, None, context).await
 }
 
-async fn locked(
+/// The same; with a sample, of blobs those alone are read that lie in the packs which it chooses, whether a snapshot
+/// needs them or not.
+pub async fn verify_sample(
     repository: &Repository,
     profile: Arc<dyn Profile>,
     selection: Selection,
     options: VerifyOptions,
+    sample: Option<Sample>,
     context: &Context,
 ) -> Result<VerifyReport> {
-    super::sweep(context);
+    let context = &context.logged();
+    let span = tracing::info_span!(target: "packvault::operation", "verify");
     // What is judged is what the store holds, not what was copied from it.
-    let repository = repository.uncached();
-    let lock = options.locking.lock(&repository, "verify", context).await?;
-    let is_locked = lock.is_held();
-    let (mut report, warnings) =
-        lock.during(Box::pin(run(&repository, profile, selection, options, context, is_locked))).await?;
+    let repository = &repository.uncached();
+    let options = &Asked { options, sample };
+    let work = |is_locked| run(repository, profile, selection, options, context, is_locked);
+    let work = options.options.locking.around(repository, "verify", context, work);
+    let (mut report, warnings) = logged::operation(span, repository.storage().location(), work).await?;
     report.warnings.extend(warnings);
     Ok(report)
+}
+
+/// What a verify is asked for, with its sample.
+#[derive(Debug, Default)]
+struct Asked {
+    options: VerifyOptions,
+    sample: Option<Sample>,
 }
 
 async fn run(
     repository: &Repository,
     profile: Arc<dyn Profile>,
     selection: Selection,
-    options: VerifyOptions,
+    options: &Asked,
     context: &Context,
     is_locked: bool,
 ) -> Result<VerifyReport> {
@@ -105,8 +127,8 @@ async fn run(
         kind: ProblemKind::of(&damaged.error),
         ..VerifyProblem::default()
     }));
-    let (manifests, selected) = select(found, &selection)?;
-    if !options.quick {
+    let (manifests, selected) = select(found, &files.forgotten(), &selection)?;
+    if options.options.depth == Depth::Content {
         problems.extend(beside::check(context, repository, &files, &selected).await?);
     }
     tracing::info!(
@@ -143,9 +165,9 @@ pub(super) async fn read_back(
     let manifests = before.chain([manifest.clone()]).collect();
     let union = Arc::new(union.settled(&lengths));
     let store = Arc::new(BlobStore::new(repository.clone(), union, lengths));
-    let (selected, options) = (vec![manifest.clone()], VerifyOptions::default());
+    let (selected, options) = (vec![manifest.clone()], Asked::default());
     let report =
-        judge(&repository, profile, (manifests, selected), store, Vec::new(), options, context).await?;
+        judge(&repository, profile, (manifests, selected), store, Vec::new(), &options, context).await?;
     Ok(report.problems)
 }
 
@@ -156,7 +178,7 @@ async fn judge(
     (manifests, selected): (Vec<Manifest>, Vec<Manifest>),
     store: Arc<BlobStore>,
     mut problems: Vec<VerifyProblem>,
-    options: VerifyOptions,
+    Asked { options, sample }: &Asked,
     context: &Context,
 ) -> Result<VerifyReport> {
     let pipeline = Pipeline::new(context, 0);
@@ -178,13 +200,22 @@ async fn judge(
     pipeline.set_aside(checks.table_bytes().saturating_add(store.union().table_bytes())).await;
     let checker = Arc::new(Checker::new(checks, context.progress.clone()));
     let blobs = checker.checks().blobs().count() as u64;
-    context.progress.begin(Stage::Blobs, Unit::Items, Some(blobs));
-    if options.quick {
-        resolve_all(context, &store, &checker).await?;
+    let sampled = sample.as_ref().map(|sample| sample::choose(sample, &packs_of(&store)));
+    if let Some((chosen, _)) = &sampled {
+        let wanted = in_packs(&store, checker.checks(), chosen);
+        let elsewhere = checker
+            .checks()
+            .blobs()
+            .filter(|id| store.pack_of(id).is_none_or(|pack| !chosen.contains(&pack)));
+        let items = wanted.len() + elsewhere.count();
+        context.progress.begin(Stage::Blobs, Unit::Items, Some(items as u64));
+        bulk::read(&pipeline, &store, wanted, &checker).await?;
+        chosen.iter().for_each(|pack| store.reads().looked_at(*pack));
+        // Of the others it is seen that they are there.
+        resolve_all(context, &store, &checker, |pack| !chosen.contains(&pack)).await?;
     } else {
-        let unread = checker.checks().unread();
-        context.progress.advance(Stage::Blobs, blobs - unread.len() as u64);
-        bulk::read(context, &pipeline, &store, unread, &checker).await?;
+        context.progress.begin(Stage::Blobs, Unit::Items, Some(blobs));
+        look(&pipeline, &store, &checker, options.depth).await?;
     }
     context.progress.end(Stage::Blobs);
     problems.extend(crowded_packs(&store, &checker));
@@ -198,7 +229,8 @@ async fn judge(
         }
         problems.extend(attribution.nobodys(&problems));
     }
-    if !options.quick {
+    // The databases of snapshots are built for this, which takes more than a sample.
+    if options.depth == Depth::Content && sampled.is_none() {
         // A snapshot with problems cannot be built; its paths are checked once it is whole again.
         let sound: Vec<Manifest> = selected
             .iter()
@@ -208,17 +240,31 @@ async fn judge(
             .cloned()
             .collect();
         let paths = options.paths;
-        problems.extend(
-            restorable::check(context, &pipeline, manifests, &reader, &profile, &sound, paths).await?,
-        );
+        problems.extend(restorable::check(&pipeline, manifests, &reader, &profile, &sound, paths).await?);
     }
     problems.extend(outranked(&store, &checker));
     advice::advise(&mut problems, &store);
     problems.sort_by(|one, other| sort_key(one).cmp(&sort_key(other)));
     problems.dedup();
-    let bytes = if options.quick { 0 } else { checker.stored_bytes() };
+    let bytes = checker.stored_bytes();
     let (ok, snapshots, warnings) = (problems.is_empty(), selected.len() as u64, Vec::new());
-    Ok(VerifyReport { ok, snapshots, blobs, bytes, problems, warnings })
+    let sample = sampled.map(|(_, report)| report);
+    Ok(VerifyReport { ok, snapshots, blobs, bytes, problems, warnings, sample })
+}
+
+/// Returns every pack that holds anything, with its length; a lost one with none.
+fn packs_of(store: &BlobStore) -> Vec<(PackId, u64)> {
+    let mut packs: Vec<(PackId, u64)> =
+        store.union().packs().map(|pack| (pack, store.pack_bytes(&pack))).collect();
+    packs.sort();
+    packs
+}
+
+/// Returns the blobs that the indexes place in these packs, but for those that were read for the structure.
+fn in_packs(store: &BlobStore, checks: &Checks, packs: &HashSet<PackId>) -> Vec<BlobId> {
+    let unread: HashSet<BlobId> = checks.unread().into_iter().collect();
+    let wanted = store.union().blobs_in(packs);
+    wanted.filter(|id| unread.contains(id) || !checks.has(id)).collect()
 }
 
 /// Tells what ends the operation from what it reports: what says nothing about the repository does. A server
@@ -237,7 +283,7 @@ fn problem(snapshot: &str, object: &str, detail: &str) -> VerifyProblem {
 }
 
 /// Returns the problem of an object that cannot be used because of this error.
-fn unusable(snapshot: &str, object: &str, error: &Error) -> VerifyProblem {
+pub(super) fn unusable(snapshot: &str, object: &str, error: &Error) -> VerifyProblem {
     VerifyProblem { kind: ProblemKind::of(error), ..problem(snapshot, object, &error.chain()) }
 }
 
@@ -257,9 +303,14 @@ fn damaged_manifests(found: &[FoundSnapshot], selection: &Selection) -> Result<V
         .collect()
 }
 
-/// Returns every sound manifest, and those that were asked for, oldest first.
-fn select(found: Vec<FoundSnapshot>, selection: &Selection) -> Result<(Vec<Manifest>, Vec<Manifest>)> {
-    if found.is_empty() {
+/// Returns every sound manifest, and those that were asked for, oldest first. A forgotten one is asked for by its
+/// id alone.
+fn select(
+    found: Vec<FoundSnapshot>,
+    forgotten: &HashSet<&str>,
+    selection: &Selection,
+) -> Result<(Vec<Manifest>, Vec<Manifest>)> {
+    if found.iter().all(|snapshot| forgotten.contains(snapshot.name.as_str())) {
         return Err(Error::new(ErrorKind::NotFound, "the repository holds no snapshot to verify"));
     }
     let is_there = |id: &str| found.iter().any(|snapshot| snapshot.name == id);
@@ -269,9 +320,10 @@ fn select(found: Vec<FoundSnapshot>, selection: &Selection) -> Result<(Vec<Manif
         return Err(Error::new(ErrorKind::NotFound, format!("no snapshot {id} in the repository")));
     }
     let sound: Vec<Manifest> = found.into_iter().filter_map(|snapshot| snapshot.manifest.ok()).collect();
+    let listed = || sound.iter().filter(|manifest| !forgotten.contains(manifest.snapshot_id.as_str()));
     let selected = match selection {
-        Selection::All => sound.clone(),
-        Selection::Latest => sound.last().cloned().into_iter().collect(),
+        Selection::All => listed().cloned().collect(),
+        Selection::Latest => listed().next_back().cloned().into_iter().collect(),
         Selection::One(id) => {
             sound.iter().filter(|manifest| manifest.snapshot_id == id.as_str()).cloned().collect()
         }
@@ -279,10 +331,37 @@ fn select(found: Vec<FoundSnapshot>, selection: &Selection) -> Result<(Vec<Manif
     Ok((sound, selected))
 }
 
+/// Looks at every blob, as far as is asked.
+async fn look(
+    pipeline: &Pipeline,
+    store: &Arc<BlobStore>,
+    checker: &Arc<Checker>,
+    depth: Depth,
+) -> Result<()> {
+    match depth {
+        Depth::Content => bulk::read(pipeline, store, unread(checker), checker).await,
+        Depth::Footers => footers::compare(pipeline, store, unread(checker), checker).await,
+        Depth::Presence => resolve_all(pipeline.context(), store, checker, |_| true).await,
+    }
+}
+
+/// Returns the blobs that were not read for the structure. The others are done with.
+fn unread(checker: &Checker) -> Vec<BlobId> {
+    let unread = checker.checks().unread();
+    checker.advance((checker.checks().blobs().count() - unread.len()) as u64);
+    unread
+}
+
 /// Sees that every blob can be found: in an index, and in a pack that is there with the very length that the
 /// index implies. Where it has another, the pack is opened to see whether the blob is in it all the same.
-async fn resolve_all(context: &Context, store: &Arc<BlobStore>, checker: &Checker) -> Result<()> {
-    let mut blobs: Vec<_> = checker.checks().blobs().map(|id| (store.pack_of(&id), id)).collect();
+async fn resolve_all(
+    context: &Context,
+    store: &Arc<BlobStore>,
+    checker: &Checker,
+    is_meant: impl Fn(PackId) -> bool,
+) -> Result<()> {
+    let blobs = checker.checks().blobs().map(|id| (store.pack_of(&id), id));
+    let mut blobs: Vec<_> = blobs.filter(|(pack, _)| pack.is_none_or(&is_meant)).collect();
     // By pack, so that each footer is read once.
     blobs.sort();
     for (_, id) in blobs {
@@ -318,10 +397,9 @@ fn crowded_packs(store: &Arc<BlobStore>, checker: &Checker) -> Vec<VerifyProblem
 /// Returns a problem for each index that is wrong about blobs which another one places rightly: packvault finds
 /// them, and programs that take the last index at its word do not.
 fn outranked(store: &BlobStore, checker: &Checker) -> Vec<VerifyProblem> {
-    let union = store.union();
     let mut found: BTreeMap<(&str, PackId), u64> = BTreeMap::new();
     for id in checker.checks().blobs() {
-        if let Some((file, pack)) = union.outranking(&id) {
+        if let Some((file, pack)) = store.outranking(&id) {
             *found.entry((file.name.as_str(), pack)).or_default() += 1;
         }
     }
@@ -329,8 +407,7 @@ fn outranked(store: &BlobStore, checker: &Checker) -> Vec<VerifyProblem> {
         object: Some(format!("index {name}")),
         pack: Some(pack.to_string()),
         detail: format!(
-            "it places {blobs} blobs in a pack that is gone or not as it says; packvault reads them from \
-             another pack, msgvault would not find them"
+            "it places {blobs} blobs where they are not; packvault finds them by another index, msgvault would not"
         ),
         kind: ProblemKind::Outranked,
         ..VerifyProblem::default()

@@ -15,10 +15,10 @@ use crate::archive::profile::Profile;
 use crate::archive::scratch::Scratch;
 use crate::engine::chain::{self, Manifests, RollingMaps};
 use crate::engine::metadata::MetadataReader;
-use crate::engine::page_writer::PageWriter;
+use crate::engine::page_writer::{PageWriter, into_file};
 use crate::engine::pipeline::Pipeline;
 use crate::engine::report::VerifyProblem;
-use crate::engine::{Context, aside, bulk, content_paths};
+use crate::engine::{aside, bulk, content_paths};
 use crate::format::{BlobId, Manifest, Run};
 use crate::profiles;
 use crate::progress::{Stage, Unit};
@@ -29,7 +29,6 @@ const NAMESPACED_VERSION: i64 = 2;
 
 /// Checks every chosen snapshot that needs it and has maps.
 pub async fn check(
-    context: &Context,
     pipeline: &Pipeline,
     manifests: Manifests<'_>,
     reader: &MetadataReader,
@@ -37,6 +36,7 @@ pub async fn check(
     selected: &[Manifest],
     every_version: bool,
 ) -> Result<Vec<VerifyProblem>> {
+    let context = pipeline.context();
     let wanted: Vec<&Manifest> = selected
         .iter()
         .filter(|manifest| manifest.metadata.is_none())
@@ -46,8 +46,7 @@ pub async fn check(
         return Ok(Vec::new());
     }
     context.progress.begin(Stage::Paths, Unit::Items, Some(wanted.len() as u64));
-    let mut rolling =
-        Rolling { context, pipeline, reader, manifests, maps: RollingMaps::default(), scratch: None };
+    let mut rolling = Rolling { pipeline, reader, manifests, maps: RollingMaps::default(), scratch: None };
     let mut problems = Vec::new();
     for manifest in wanted {
         context.cancel.check()?;
@@ -57,7 +56,7 @@ pub async fn check(
                 problems.extend(found.iter().map(|detail| problem(id, "attachment paths", detail)));
             }
             // A disk of ours without room, or one that cannot be written to, says nothing about the snapshot.
-            Err(error) if super::is_fatal(&error) || error.is_full() || error.is_too_large() => {
+            Err(error) if super::is_fatal(&error) || error.obstacle().is_some() => {
                 return Err(error);
             }
             // Damage was reported by the passes before; a database that cannot be built or asked is new.
@@ -73,7 +72,6 @@ pub async fn check(
 }
 
 struct Rolling<'a> {
-    context: &'a Context,
     pipeline: &'a Pipeline,
     reader: &'a MetadataReader,
     manifests: Manifests<'a>,
@@ -89,7 +87,7 @@ impl Rolling<'_> {
         self.build(manifest, &scratch).await?;
         let profile = profiles::of_stats(&manifest.stats, profile)?;
         bounds::grant_memory(content_paths::memory_for(listed.len() as u64));
-        let bounds = Bounds::of_scan(&self.context.cancel, manifest.database_bytes());
+        let bounds = Bounds::of_scan(&self.pipeline.context().cancel, manifest.database_bytes());
         let paths_max = content_paths::most(manifest);
         let asked = aside::run(&bounds, "read the paths of attachments", move |bounds| {
             let mut scratch = scratch;
@@ -111,7 +109,7 @@ impl Rolling<'_> {
             return Ok(scratch);
         }
         self.maps.reset();
-        let place = self.context.spool.clone();
+        let place = self.pipeline.context().spool.clone();
         self.pipeline.run(move |_| Scratch::new(&place).map_err(Error::unanswered)).await
     }
 
@@ -143,10 +141,10 @@ impl Rolling<'_> {
                 &every_run
             }
         };
-        let place = (file, scratch.shown());
-        let watched = (self.context.progress.clone(), Stage::Database);
-        let writer = PageWriter::new(&maps.map, runs, maps.hashes.clone(), place, watched);
+        let put = into_file(file, scratch.shown());
+        let watched = (self.pipeline.context().progress.clone(), Stage::Database);
+        let writer = PageWriter::new(&maps.map, runs, maps.hashes.clone(), put, watched);
         let blobs = writer.blobs();
-        bulk::read(self.context, self.pipeline, self.reader.store(), blobs, &Arc::new(writer)).await
+        bulk::read(self.pipeline, self.reader.store(), blobs, &Arc::new(writer)).await
     }
 }

@@ -292,21 +292,14 @@ impl<'a> Survey<'a> {
     }
 
     fn stats(&mut self, manifest: &Manifest) {
-        let found = serde_json::from_str::<serde_json::Value>(&manifest.stats);
-        let unusable = profiles::of_stats(&manifest.stats, &self.profile).err();
-        let detail = match &found {
-            Ok(_) if unusable.is_some() => unusable.map(|error| error.chain()).unwrap_or_default(),
-            Err(error) => format!("the statistics cannot be read: {error}"),
-            Ok(stats) => match stats.get("attachment_blobs") {
-                // Statistics are the application's own; only those that count attachments must agree.
-                Some(count) if count.as_i64() != Some(manifest.attachments.blobs) => format!(
-                    "the statistics count {count} attachments, the manifest {}",
-                    manifest.attachments.blobs
-                ),
-                _ => return,
-            },
+        let read = serde_json::from_str::<serde_json::Value>(&manifest.stats);
+        let detail = match (read, profiles::of_stats(&manifest.stats, &self.profile)) {
+            (Err(error), _) => Some(format!("the statistics cannot be read: {error}")),
+            (Ok(_), Err(error)) => Some(error.chain()),
+            // They are the application's own: only its profile knows what is in them.
+            (Ok(_), Ok(profile)) => profile.contradiction(&manifest.stats, manifest.attachments.blobs),
         };
-        self.problems.push(problem(&manifest.snapshot_id, "statistics", &detail));
+        self.problems.extend(detail.map(|detail| problem(&manifest.snapshot_id, "statistics", &detail)));
     }
 }
 

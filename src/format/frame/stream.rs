@@ -14,7 +14,8 @@ use crate::format::pack::Entry;
 /// Decodes one blob piece by piece.
 pub struct StreamDecoder {
     entry: Entry,
-    crc: Crc32c,
+    /// Of the stored bytes, where nothing else proves them.
+    crc: Option<Crc32c>,
     hasher: Hasher,
     stored_bytes: u64,
     raw_bytes: u64,
@@ -45,10 +46,20 @@ const BETWEEN_FRAMES: State = State::Head { seen: [0; HEAD_BYTES_MAX], seen_byte
 impl StreamDecoder {
     /// Starts on the blob of an entry of a plain pack.
     pub fn new(entry: &Entry) -> Result<Self> {
+        Self::begin(entry, Some(Crc32c::new()))
+    }
+
+    /// Starts on a frame that was sealed and is authentic, described by an entry of its own, in which no
+    /// CRC is written down.
+    pub fn opened(entry: &Entry) -> Result<Self> {
+        Self::begin(entry, None)
+    }
+
+    fn begin(entry: &Entry, crc: Option<Crc32c>) -> Result<Self> {
         check_plain_entry(entry)?;
         Ok(Self {
             entry: *entry,
-            crc: Crc32c::new(),
+            crc,
             hasher: Hasher::new(),
             stored_bytes: 0,
             raw_bytes: 0,
@@ -74,7 +85,9 @@ impl StreamDecoder {
             return Err(blob_corrupt(&self.entry.id, "more stored bytes than its entry says"));
         }
         self.stored_bytes += piece.len() as u64;
-        self.crc.update(piece);
+        if let Some(crc) = &mut self.crc {
+            crc.update(piece);
+        }
         Ok(piece)
     }
 
@@ -103,7 +116,7 @@ impl StreamDecoder {
             let fault = format_args!("{} of {} stored bytes", self.stored_bytes, entry.stored_bytes);
             return Err(blob_corrupt(&entry.id, fault));
         }
-        if self.crc.finish() != entry.crc32c {
+        if self.crc.is_some_and(|crc| crc.finish() != entry.crc32c) {
             return Err(blob_corrupt(&entry.id, "stored bytes do not match their CRC"));
         }
         if self.frames.is_some_and(|frames| !frames.complete()) {

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::format::hash::crc32c;
 use crate::format::ids::PackId;
+use crate::format::repository_key::RepositoryKey;
 
 const FRAMES: [&[u8]; 4] = [b"hello", b"", b"world!", b"x"];
 
@@ -248,7 +249,7 @@ fn pack_id(number: u8) -> PackId {
 }
 
 /// Returns an encrypted pack of the frames, and its entries.
-fn sealed_pack(key: &encrypted::PackKey) -> (Vec<u8>, Vec<Entry>) {
+fn sealed_pack(key: &RepositoryKey) -> (Vec<u8>, Vec<Entry>) {
     let mut file = encode_header(true).to_vec();
     let mut listed = entries(&FRAMES);
     for (number, (entry, frame)) in listed.iter_mut().zip(FRAMES).enumerate() {
@@ -265,7 +266,7 @@ fn sealed_pack(key: &encrypted::PackKey) -> (Vec<u8>, Vec<Entry>) {
     (file, listed)
 }
 
-fn open_sealed(file: &[u8], key: &encrypted::PackKey, pack: PackId) -> Result<Footer> {
+fn open_sealed(file: &[u8], key: &RepositoryKey, pack: PackId) -> Result<Footer> {
     assert!(check_header(file)?.encrypted);
     let trailer = encrypted::Trailer::parse(file, file.len() as u64)?;
     let start = trailer.footer_offset() as usize;
@@ -274,25 +275,30 @@ fn open_sealed(file: &[u8], key: &encrypted::PackKey, pack: PackId) -> Result<Fo
 
 #[test]
 fn an_encrypted_pack_opens_with_its_key_and_under_its_name() {
-    let key = encrypted::PackKey::from_bytes([7; 32]);
+    let key = RepositoryKey::from_bytes([7; 32]);
     let (file, listed) = sealed_pack(&key);
     assert_eq!(open_sealed(&file, &key, pack_id(1)).unwrap().entries(), listed);
     assert_eq!(open_sealed(&file, &key, pack_id(2)).unwrap_err().kind(), FormatErrorKind::Decrypt);
-    let other = encrypted::PackKey::from_bytes([8; 32]);
+    let other = RepositoryKey::from_bytes([8; 32]);
     assert_eq!(open_sealed(&file, &other, pack_id(1)).unwrap_err().kind(), FormatErrorKind::Decrypt);
     for (entry, frame) in listed.iter().zip(FRAMES) {
         let stored = &file[entry.offset as usize..][..entry.stored_bytes as usize];
-        assert_eq!(encrypted::open_frame(&key, entry, stored).unwrap().1, frame);
+        let mut opened = Vec::new();
+        let inner = encrypted::open_frame(&key, entry, stored, &mut opened).unwrap();
+        assert_eq!(opened, frame);
+        assert_eq!((inner.stored_bytes, inner.crc32c), (frame.len() as u64, crc32c(frame)));
     }
 }
 
 #[test]
 fn a_sealed_frame_is_bound_to_its_blob_and_its_bytes() {
-    let key = encrypted::PackKey::from_bytes([7; 32]);
+    let key = RepositoryKey::from_bytes([7; 32]);
     let (file, listed) = sealed_pack(&key);
     let entry = listed[0];
     let stored = &file[entry.offset as usize..][..entry.stored_bytes as usize];
-    let kind = |entry: Entry, stored: &[u8]| encrypted::open_frame(&key, &entry, stored).unwrap_err().kind();
+    let kind = |entry: Entry, stored: &[u8]| {
+        encrypted::open_frame(&key, &entry, stored, &mut Vec::new()).unwrap_err().kind()
+    };
     assert_eq!(kind(Entry { id: listed[2].id, ..entry }, stored), FormatErrorKind::Decrypt);
     assert_eq!(kind(Entry { flags: BlobFlags::RAW, ..entry }, stored), FormatErrorKind::Corrupt);
     assert_eq!(kind(entry, &stored[1..]), FormatErrorKind::Corrupt);
@@ -301,12 +307,12 @@ fn a_sealed_frame_is_bound_to_its_blob_and_its_bytes() {
     assert_eq!(kind(entry, &altered), FormatErrorKind::Corrupt);
     assert_eq!(kind(Entry { crc32c: crc32c(&altered), ..entry }, &altered), FormatErrorKind::Decrypt);
     let short = Entry { stored_bytes: 3, crc32c: crc32c(b"abc"), ..entry };
-    assert_eq!(kind(short, b"abc"), FormatErrorKind::Decrypt);
+    assert_eq!(kind(short, b"abc"), FormatErrorKind::Truncated);
 }
 
 #[test]
 fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
-    let key = encrypted::PackKey::from_bytes([7; 32]);
+    let key = RepositoryKey::from_bytes([7; 32]);
     let (good, _) = sealed_pack(&key);
     let trailer_at = good.len() - encrypted::TRAILER_BYTES;
     let kind = |footer_offset: u64, region_bytes: u64| {
@@ -321,7 +327,7 @@ fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
     {
         assert_eq!(kind(footer_offset, region_bytes), FormatErrorKind::Truncated);
     }
-    assert_eq!(kind(end - 8, 8), FormatErrorKind::Decrypt);
+    assert_eq!(kind(end - 8, 8), FormatErrorKind::Truncated);
     let mut wrong_magic = good.clone();
     *wrong_magic.last_mut().unwrap() = b'X';
     assert_eq!(open_sealed(&wrong_magic, &key, pack_id(1)).unwrap_err().kind(), FormatErrorKind::BadMagic);
@@ -334,7 +340,7 @@ fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
 
 #[test]
 fn a_key_is_never_shown() {
-    assert_eq!(format!("{:?}", encrypted::PackKey::from_bytes([7; 32])), "PackKey(..)");
+    assert_eq!(format!("{:?}", RepositoryKey::from_bytes([7; 32])), "RepositoryKey(..)");
 }
 
 proptest! {

@@ -1,5 +1,6 @@
 //! The objects of a page-map chain, and the runs they hold.
 
+use super::PageMap;
 use crate::format::error::{FormatError, Result};
 use crate::format::ids::BlobId;
 use crate::format::object::{ObjectReader, ObjectWriter, field_u32, field_u64};
@@ -93,6 +94,18 @@ pub struct PageMapObject {
 }
 
 impl PageMapObject {
+    /// Returns the one delta that does what these do one after the other, the oldest first.
+    pub fn composed(deltas: &[Self]) -> Result<Self> {
+        let Some((first, rest)) = deltas.split_first() else {
+            return Err(FormatError::corrupt("no deltas are no delta"));
+        };
+        // A map of the pages that the deltas know; the others are left to whatever the delta is applied to.
+        let first = Self { kind: PageMapKind::Keyframe, ..first.clone() };
+        let mut map = PageMap::from_keyframe(&first)?;
+        rest.iter().try_for_each(|delta| map.apply(delta))?;
+        Ok(Self { kind: PageMapKind::Delta, ..map.to_keyframe() })
+    }
+
     /// Returns the object.
     ///
     /// # Panics

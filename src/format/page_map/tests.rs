@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::object::RUN_BYTES;
 use super::*;
-use crate::format::FormatErrorKind;
 use crate::format::object::tests::reseal;
+use crate::format::{FormatErrorKind, PageHash, PageHashDelta, PageHashes};
 
 const PAGE_SIZE: u32 = 512;
 
@@ -221,4 +221,103 @@ proptest! {
         let object = reseal([&b"MVMD\x01\0"[..], &bytes, &[0; 32]].concat());
         let _ = PageMapObject::decode(&object);
     }
+}
+
+/// A database as a naive model has it: for each page, which version of it is stored.
+type Versions = Vec<u32>;
+
+const MODEL_PAGE_BYTES: u32 = 512;
+
+/// Returns the place of a version of a page: one blob for each version, with all pages that can be.
+fn place_of(page: u64, version: u32) -> (BlobId, u64) {
+    (BlobId::of(&version.to_le_bytes()), page * u64::from(MODEL_PAGE_BYTES))
+}
+
+fn hash_of(page: u64, version: u32) -> PageHash {
+    PageHash::of(&[page.to_le_bytes(), u64::from(version).to_le_bytes()].concat())
+}
+
+/// Returns both objects of what changed from one database to the next, or of all of it.
+fn objects_of(before: Option<&Versions>, after: &Versions) -> (PageMapObject, Vec<(u64, PageHash)>) {
+    let mut blobs: Vec<BlobId> = Vec::new();
+    let (mut runs, mut changes) = (Vec::new(), Vec::new());
+    for (page, version) in (0u64..).zip(after) {
+        if before.is_some_and(|before| before.get(page as usize) == Some(version)) {
+            continue;
+        }
+        let (blob, blob_offset) = place_of(page, *version);
+        let known = blobs.iter().position(|known| *known == blob);
+        let blob_index = known.unwrap_or_else(|| {
+            blobs.push(blob);
+            blobs.len() - 1
+        }) as u32;
+        runs.push(Run { start_page: page, pages: 1, blob_index, blob_offset });
+        changes.push((page, hash_of(page, *version)));
+    }
+    let kind = if before.is_some() { PageMapKind::Delta } else { PageMapKind::Keyframe };
+    let (page_size, page_count) = (MODEL_PAGE_BYTES, after.len() as u64);
+    (PageMapObject { kind, page_size, page_count, blobs, runs }, changes)
+}
+
+/// The next database: so many pages, and those that are written again.
+fn next(before: &Versions, pages: usize, written: &[usize], version: u32) -> Versions {
+    let mut after = before.clone();
+    after.resize(pages, version);
+    written.iter().filter(|page| **page < pages).for_each(|page| after[*page] = version);
+    after
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn composed_deltas_do_what_a_model_page_by_page_does(
+        first in 0usize..24,
+        steps in proptest::collection::vec((0usize..24, proptest::collection::vec(0usize..24, 0..5)), 1..8),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let mut histories: Vec<Versions> = vec![next(&Vec::new(), first, &[], 0)];
+        for (version, (pages, written)) in (1u32..).zip(&steps) {
+            let after = next(histories.last().unwrap(), *pages, written, version);
+            histories.push(after);
+        }
+        // The chain up to some snapshot is kept as it is; what follows becomes one delta.
+        let base = cut.index(histories.len() - 1);
+        let (keyframe, hashes) = objects_of(None, &histories[base]);
+        let mut map = PageMap::from_keyframe(&keyframe).unwrap();
+        let page_size = MODEL_PAGE_BYTES;
+        let mut hashes = PageHashes { page_size, hashes: hashes.into_iter().map(|(_, hash)| hash).collect() };
+        let (mut maps, mut changes) = (Vec::new(), Vec::new());
+        for pair in histories[base..].windows(2) {
+            let (delta, changed) = objects_of(Some(&pair[0]), &pair[1]);
+            maps.push(delta);
+            changes.push(PageHashDelta { page_size, page_count: pair[1].len() as u64, changes: changed });
+        }
+        let composed = PageMapObject::composed(&maps).unwrap();
+        prop_assert_eq!(composed.kind, PageMapKind::Delta);
+        let composed = PageMapObject::decode(&composed.encode()).unwrap();
+        map.apply(&composed).unwrap();
+        map.coverage().unwrap();
+        let composed = PageHashDelta::composed(&changes).unwrap();
+        hashes.apply(&PageHashDelta::decode(&composed.encode()).unwrap()).unwrap();
+        let last = histories.last().unwrap();
+        prop_assert_eq!(map.page_count(), last.len() as u64);
+        prop_assert_eq!(hashes.page_count(), last.len() as u64);
+        for (page, version) in (0u64..).zip(last) {
+            let run = map.page(page).unwrap();
+            prop_assert_eq!((map.blob_of(&run), run.blob_offset), place_of(page, *version));
+            prop_assert_eq!(hashes.get(page), Some(&hash_of(page, *version)));
+        }
+    }
+}
+
+#[test]
+fn no_deltas_and_those_of_other_page_sizes_are_not_composed() {
+    assert!(PageMapObject::composed(&[]).is_err() && PageHashDelta::composed(&[]).is_err());
+    let (mut one, _) = objects_of(Some(&vec![0]), &vec![1]);
+    let other = one.clone();
+    one.page_size = 1024;
+    assert!(PageMapObject::composed(&[one, other]).is_err());
+    let of = |page_size| PageHashDelta { page_size, page_count: 0, changes: Vec::new() };
+    assert!(PageHashDelta::composed(&[of(512), of(1024)]).is_err());
 }

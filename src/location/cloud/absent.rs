@@ -2,24 +2,30 @@
 
 use std::sync::Arc;
 
-use packvault_storage::{MemoryStorage, Wire};
+use futures::future::BoxFuture;
+use packvault_storage::{Storage, Wire};
 
+use super::super::server::Server;
 use super::super::{Opening, Probed};
 use super::CloudLocation;
 use crate::error::{Error, ErrorKind, Result};
 
-pub(in super::super) const UPLOADS_MAX: usize = 1;
+impl Server for CloudLocation {
+    fn uploads_max(&self) -> usize {
+        1
+    }
 
-pub(in super::super) async fn open(
-    location: &CloudLocation,
-    _opening: &Opening,
-    _wire: Arc<Wire>,
-) -> Result<MemoryStorage> {
-    Err(refusal(location))
-}
+    fn server(&self) -> String {
+        String::new()
+    }
 
-pub(in super::super) async fn probe(location: &CloudLocation, _opening: &Opening) -> Result<Probed> {
-    Err(refusal(location))
+    fn open<'a>(&'a self, _: &'a Opening, _: Arc<Wire>) -> BoxFuture<'a, Result<Arc<dyn Storage>>> {
+        Box::pin(async { Err(refusal(self)) })
+    }
+
+    fn probe<'a>(&'a self, _: &'a Opening) -> BoxFuture<'a, Result<Probed>> {
+        Box::pin(async { Err(refusal(self)) })
+    }
 }
 
 fn refusal(location: &CloudLocation) -> Error {

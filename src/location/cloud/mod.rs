@@ -1,4 +1,4 @@
-//! Opening a container of Azure Blob Storage or Google Cloud Storage.
+//! A container of Azure Blob Storage or Google Cloud Storage: the location, what is settled about it, and its driver.
 //!
 //! A build without the feature `opendal` knows these locations and refuses them by name.
 
@@ -12,14 +12,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
 
-#[cfg(not(feature = "opendal"))]
-pub(super) use absent::{UPLOADS_MAX, open, probe};
-#[cfg(feature = "opendal")]
-pub(super) use opened::{UPLOADS_MAX, open, probe};
 pub use url::{Cloud, CloudLocation};
 
 /// What is settled about these stores besides the location.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct CloudOptions {
     /// The environment variables in which accounts and keys are sought.
     pub variables: HashMap<String, String>,

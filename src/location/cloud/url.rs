@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::super::url::{container_and_folder, decode, encode, endpoint, truth, usage};
+use super::super::url::{
+    container_and_folder, encode, endpoint, query_pairs, query_value, truth, usage, write_query,
+};
+use super::CloudOptions;
 use crate::error::Result;
 
 /// Whose store it is.
@@ -49,6 +52,8 @@ pub struct CloudLocation {
     pub allow_http: bool,
     /// Whether requests are not signed.
     pub anonymous: bool,
+    /// What is settled otherwise.
+    pub options: CloudOptions,
 }
 
 pub(in super::super) fn parse(cloud: Cloud, rest: &str) -> Result<CloudLocation> {
@@ -66,10 +71,10 @@ pub(in super::super) fn parse(cloud: Cloud, rest: &str) -> Result<CloudLocation>
         account: None,
         allow_http: false,
         anonymous: false,
+        options: CloudOptions::default(),
     };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = decode(value).filter(|value| !value.chars().any(char::is_control)).ok_or_else(wrong)?;
+    for (name, value) in query_pairs(query) {
+        let value = query_value(value).ok_or_else(wrong)?;
         match name {
             "endpoint" => location.endpoint = Some(endpoint(value)?),
             "account" if cloud == Cloud::Azure => location.account = Some(value),
@@ -100,14 +105,7 @@ impl fmt::Display for CloudLocation {
             ("allow_http", truth(self.allow_http)),
             ("anonymous", truth(self.anonymous)),
         ];
-        let mut separator = '?';
-        for (name, value) in settled {
-            if let Some(value) = value {
-                write!(f, "{separator}{name}={}", encode(&value).replace('&', "%26"))?;
-                separator = '&';
-            }
-        }
-        Ok(())
+        write_query(f, &settled)
     }
 }
 

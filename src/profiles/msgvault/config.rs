@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::profiles::archive::ExpandHome;
 
 /// The name of the configuration file in msgvault's home folder.
 pub const CONFIG_FILE: &str = "config.toml";
+/// The longest configuration that is read.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// The name of the database in msgvault's data folder.
 pub const DATABASE_FILE: &str = "msgvault.db";
@@ -86,14 +89,14 @@ impl MsgvaultConfig {
 
     /// Returns where the archive lies whose home folder is `home`.
     ///
-    /// `user_home` is what `~` stands for. A relative path is meant from `home`.
-    pub fn locations(&self, home: &Path, user_home: Option<&Path>) -> Result<Locations> {
+    /// A relative path is meant from `home`.
+    pub fn locations(&self, home: &Path, expand: ExpandHome<'_>) -> Result<Locations> {
         let data_dir = match &self.data_dir {
-            Some(text) => home.join(expand_home(text, user_home)?),
+            Some(text) => home.join(expand(text)?),
             None => home.to_path_buf(),
         };
         let database = match &self.database_url {
-            Some(url) => home.join(expand_home(database_path(url)?, user_home)?),
+            Some(url) => home.join(expand(database_path(url)?)?),
             None => data_dir.join(DATABASE_FILE),
         };
         Ok(Locations { config_file: home.join(CONFIG_FILE), data_dir, database })
@@ -103,29 +106,19 @@ impl MsgvaultConfig {
     ///
     /// A folder that holds a database is that archive, whatever its configuration says: the configuration
     /// of a copied or restored archive still names the folder it came from, and that is not what was meant.
-    pub fn locations_of_given(&self, given: &Path, user_home: Option<&Path>) -> Result<Locations> {
+    pub fn locations_of_given(&self, given: &Path, expand: ExpandHome<'_>) -> Result<Locations> {
         let database = given.join(DATABASE_FILE);
         if !database.is_file() {
-            return self.locations(given, user_home);
+            return self.locations(given, expand);
         }
         Ok(Locations { config_file: given.join(CONFIG_FILE), data_dir: given.to_path_buf(), database })
     }
 
     /// Returns where msgvault keeps its backups, if it says so; a relative path is meant from `home`.
-    pub fn repository(&self, home: &Path, user_home: Option<&Path>) -> Result<Option<PathBuf>> {
+    pub fn repository(&self, home: &Path, expand: ExpandHome<'_>) -> Result<Option<PathBuf>> {
         let Some(text) = &self.backup_repo else { return Ok(None) };
-        Ok(Some(home.join(expand_home(text, user_home)?)))
+        Ok(Some(home.join(expand(text)?)))
     }
-}
-
-/// Replaces a leading `~` or `~/` by the user's home folder.
-pub fn expand_home(text: &str, user_home: Option<&Path>) -> Result<PathBuf> {
-    let Some(rest) = text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/')) else {
-        return Ok(PathBuf::from(text));
-    };
-    let message = || format!("cannot expand {text}: the home folder is not known");
-    let user_home = user_home.ok_or_else(|| Error::new(ErrorKind::Usage, message()))?;
-    Ok(user_home.join(rest.trim_start_matches('/')))
 }
 
 /// Returns the path a database URL stands for, and refuses databases that are no file.
@@ -198,6 +191,14 @@ mod tests {
         Path::new("/srv/msgvault")
     }
 
+    fn plain(text: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(text))
+    }
+
+    fn of_ann(text: &str) -> Result<PathBuf> {
+        Ok(PathBuf::from(text.replacen('~', "/home/ann", 1)))
+    }
+
     #[test]
     fn every_known_key_is_read_and_the_rest_passed_over() {
         let config = MsgvaultConfig::parse(FULL).unwrap();
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_home_folder_is_where_everything_lies_by_default() {
-        let locations = MsgvaultConfig::default().locations(home(), None).unwrap();
+        let locations = MsgvaultConfig::default().locations(home(), &plain).unwrap();
         assert_eq!(locations.config_file, Path::new("/srv/msgvault/config.toml"));
         assert_eq!(locations.data_dir, home());
         assert_eq!(locations.database, Path::new("/srv/msgvault/msgvault.db"));
@@ -251,26 +252,18 @@ mod tests {
     #[test]
     fn paths_are_meant_from_the_home_folder_or_from_the_users() {
         let config = MsgvaultConfig::parse(FULL).unwrap();
-        let locations = config.locations(home(), Some(Path::new("/home/ann"))).unwrap();
+        let locations = config.locations(home(), &of_ann).unwrap();
         assert_eq!(locations.data_dir, Path::new("/home/ann/mail"));
         assert_eq!(locations.database, Path::new("/srv/msgvault/db/other.db"));
         let relative = MsgvaultConfig::parse("[data]\ndata_dir = 'data'").unwrap();
-        let locations = relative.locations(home(), None).unwrap();
+        let locations = relative.locations(home(), &plain).unwrap();
         assert_eq!(locations.database, Path::new("/srv/msgvault/data/msgvault.db"));
-    }
-
-    #[test]
-    fn a_tilde_without_a_home_folder_is_an_error() {
-        let error = expand_home("~/mail", None).unwrap_err();
-        assert_eq!(error.to_string(), "cannot expand ~/mail: the home folder is not known");
-        assert_eq!(expand_home("~ann/mail", None).unwrap(), Path::new("~ann/mail"));
-        assert_eq!(expand_home("~", Some(Path::new("/home/ann"))).unwrap(), Path::new("/home/ann"));
     }
 
     #[test]
     fn a_database_on_a_server_is_refused_without_its_password() {
         let config = MsgvaultConfig::parse("[data]\ndatabase_url = 'postgres://u:hunter2@host/db'").unwrap();
-        let error = config.locations(home(), None).unwrap_err();
+        let error = config.locations(home(), &plain).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(!error.chain().contains("hunter2"));
     }
@@ -278,8 +271,8 @@ mod tests {
     #[test]
     fn the_backup_repository_is_found() {
         let config = MsgvaultConfig::parse("[backup]\nrepo = '~/backup'").unwrap();
-        let repository = config.repository(home(), Some(Path::new("/home/ann"))).unwrap();
+        let repository = config.repository(home(), &of_ann).unwrap();
         assert_eq!(repository.as_deref(), Some(Path::new("/home/ann/backup")));
-        assert_eq!(MsgvaultConfig::default().repository(home(), None).unwrap(), None);
+        assert_eq!(MsgvaultConfig::default().repository(home(), &plain).unwrap(), None);
     }
 }

@@ -47,9 +47,10 @@ impl MsgvaultContent {
             Err(error) => return Err(error),
         };
         let folder = Arc::new(folder);
+        let rows = load_rows(&pinned.connection(), pinned.path())?;
         Ok(Self {
-            packs: LivePacks::new(folder.clone(), archive.content.clone()),
-            rows: load_rows(&pinned.connection(), pinned.path())?,
+            packs: LivePacks::new(folder.clone(), archive.content.clone(), rows.len()),
+            rows,
             database: pinned.path().to_owned(),
             shown: archive.content.clone(),
             folder,
@@ -98,6 +99,10 @@ impl MsgvaultContent {
 }
 
 impl ContentStore for MsgvaultContent {
+    fn table_bytes_max(&self) -> u64 {
+        self.packs.table_bytes_max()
+    }
+
     fn open(&self, reference: &ContentRef) -> Result<Content> {
         let id = &reference.id;
         check_path(reference)?;

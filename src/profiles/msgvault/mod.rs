@@ -1,5 +1,6 @@
 //! The msgvault profile (section 7): an archive of e-mail and messages.
 
+mod archive;
 pub mod auxiliary;
 pub mod config;
 pub mod content;
@@ -12,20 +13,23 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
+pub use self::archive::{MsgvaultArchive, MsgvaultKeys, repository_of};
 use crate::Result;
 use crate::archive::bounds::Bounds;
 use crate::archive::content::ContentStore;
 use crate::archive::extras::ExtrasSource;
 use crate::archive::gate::Gatekeeper;
 use crate::archive::pinned::PinnedDatabase;
-use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile};
+use crate::archive::profile::{
+    Access, ArchivePaths, Artifact, CapturedFacts, ContentPath, ExtrasChoice, Figure, Profile,
+};
+use crate::format::BlobId;
+use crate::profiles::contradiction;
 
 /// The profile's name.
 pub const NAME: &str = "msgvault";
 /// The name of the database in a restored archive.
 pub const DATABASE_NAME: &str = "msgvault.db";
-/// The name of the attachment folder.
-pub const CONTENT_NAME: &str = "attachments";
 
 /// The profile of msgvault.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,10 +53,6 @@ impl Profile for Msgvault {
         DATABASE_NAME.to_owned()
     }
 
-    fn content_name(&self) -> &'static str {
-        CONTENT_NAME
-    }
-
     fn excluded(&self) -> &'static [&'static str] {
         &["vectors.db", "analytics/", "logs/", "imports/", "tmp/", "locks"]
     }
@@ -66,6 +66,7 @@ impl Profile for Msgvault {
             data_dir: paths.home.clone(),
             config_file: paths.config.clone(),
             lock_names: self.ownership_names(),
+            patience: daemon::Patience::default(),
         })
     }
 
@@ -85,6 +86,14 @@ impl Profile for Msgvault {
         queries::stats(connection, database)
     }
 
+    fn contradiction(&self, stats: &str, attachments: i64) -> Option<String> {
+        contradiction(stats, attachments)
+    }
+
+    fn figures(&self, stats: &str) -> Vec<Figure> {
+        queries::messages(stats).map(|count| Figure { heading: "messages", count }).into_iter().collect()
+    }
+
     fn content_paths(
         &self,
         connection: &Connection,
@@ -92,6 +101,20 @@ impl Profile for Msgvault {
         paths_max: u64,
     ) -> Result<Vec<ContentPath>> {
         queries::content_paths(connection, database, paths_max)
+    }
+
+    fn names_attachments(&self) -> bool {
+        true
+    }
+
+    fn attachments_named(
+        &self,
+        connection: &Connection,
+        database: &Path,
+        name: &str,
+        most: usize,
+    ) -> Result<Vec<BlobId>> {
+        queries::attachments_named(connection, database, name, most)
     }
 
     fn content_store(&self, paths: &ArchivePaths, pinned: &PinnedDatabase) -> Result<Arc<dyn ContentStore>> {
@@ -112,13 +135,13 @@ impl Profile for Msgvault {
         sources
     }
 
-    /// Secrets are taken by choice only, and the choice is checked.
-    fn is_secret(&self, _: &str) -> bool {
-        false
+    fn settle_restored(&self, staged_database: &Path, bounds: &Bounds) -> Result<Option<&'static str>> {
+        let is_changed = packed::empty_pack_tables(staged_database, bounds)?;
+        Ok(is_changed.then_some("its pack tables were emptied: attachments are loose now"))
     }
 
-    fn settle_restored(&self, staged_database: &Path, bounds: &Bounds) -> Result<bool> {
-        packed::empty_pack_tables(staged_database, bounds)
+    fn document_text(&self, pinned: &PinnedDatabase, bounds: &Bounds) -> Result<Option<Artifact>> {
+        bounds.within(&mut pinned.connection(), |connection| auxiliary::disclose(connection, pinned.path()))
     }
 
     fn check_auxiliary(&self, name: &str, format: &str, body: &[u8]) -> Result<()> {

@@ -1,14 +1,21 @@
 //! msgvault's own packs of live attachments: their tables, and reading one blob (section 7.7).
+//!
+//! Attachments are read in another order than they lie in packs, and each must be in its pack's footer as the
+//! database says. So a footer is read and parsed once; what is kept of it is a small print of each entry, by which
+//! an entry is recognised later. A pack that was exchanged since is looked at anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
+use rustix::fs::Stat;
 
 use crate::archive::beneath::{file_at, io_error};
 use crate::archive::bounds::{Bounds, bounded_error, restrain};
@@ -93,9 +100,44 @@ fn row(hash: &str, pack: &str, [offset, stored, raw, flags, crc]: [i64; 5]) -> O
     Some(PackRow { pack: PackId::parse(pack).ok()?, entry })
 }
 
+/// How many prints are kept where the database names few attachments.
+const PRINTS_MIN: usize = 1 << 16;
+/// The memory of one print.
+const PRINT_BYTES: u64 = size_of::<u64>() as u64;
+
 struct OpenedPack {
     file: File,
-    footer: Footer,
+    footer: Arc<KnownFooter>,
+}
+
+/// What is kept of a footer.
+struct KnownFooter {
+    /// Which file it was read from: device, number, length, and when that was changed last.
+    of: (u64, u64, u64, (i64, i64)),
+    /// Prints of its entries, ascending.
+    prints: Vec<u64>,
+}
+
+/// The footers of packs, oldest first, as many as there is room for.
+#[derive(Default)]
+struct Footers {
+    known: HashMap<PackId, Arc<KnownFooter>>,
+    order: VecDeque<PackId>,
+    prints: usize,
+}
+
+impl Footers {
+    fn keep(&mut self, id: PackId, footer: Arc<KnownFooter>, prints_max: usize) {
+        self.prints += footer.prints.len();
+        match self.known.insert(id, footer) {
+            Some(before) => self.prints -= before.prints.len(),
+            None => self.order.push_back(id),
+        }
+        while self.prints > prints_max && self.order.len() > 1 {
+            let oldest = self.order.pop_front().and_then(|oldest| self.known.remove(&oldest));
+            self.prints -= oldest.map_or(0, |oldest| oldest.prints.len());
+        }
+    }
 }
 
 /// The packs below the attachment folder, opened as they are needed.
@@ -103,6 +145,11 @@ pub struct LivePacks {
     content: Arc<OwnedFd>,
     shown: PathBuf,
     opened: Mutex<VecDeque<(PackId, Arc<OpenedPack>)>>,
+    footers: Mutex<Footers>,
+    /// Prints are of this run: nobody can make an entry that has the print of another.
+    hasher: RandomState,
+    prints_max: usize,
+    footers_read: AtomicU64,
 }
 
 impl std::fmt::Debug for LivePacks {
@@ -112,9 +159,28 @@ impl std::fmt::Debug for LivePacks {
 }
 
 impl LivePacks {
-    /// Makes the packs of an attachment folder held open.
-    pub fn new(content: Arc<OwnedFd>, shown: PathBuf) -> Self {
-        Self { content, shown, opened: Mutex::default() }
+    /// Makes the packs of an attachment folder held open, in which the database says that so many attachments lie.
+    pub fn new(content: Arc<OwnedFd>, shown: PathBuf, attachments: usize) -> Self {
+        Self {
+            content,
+            shown,
+            opened: Mutex::default(),
+            footers: Mutex::default(),
+            hasher: RandomState::new(),
+            // Footers also name what was removed from the database since.
+            prints_max: attachments.saturating_mul(2).max(PRINTS_MIN),
+            footers_read: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns how much memory is kept of footers, at most.
+    pub fn table_bytes_max(&self) -> u64 {
+        self.prints_max as u64 * PRINT_BYTES
+    }
+
+    fn print_of(&self, entry: &Entry) -> u64 {
+        let Entry { id, offset, stored_bytes, raw_bytes, flags, crc32c } = entry;
+        self.hasher.hash_one((id, offset, stored_bytes, raw_bytes, flags.bits(), crc32c))
     }
 
     /// Reads one attachment; `None` when its pack is gone.
@@ -125,7 +191,7 @@ impl LivePacks {
             Error::caused(ErrorKind::Source, message, error)
         };
         let Some(opened) = self.open(&row.pack)? else { return Ok(None) };
-        if opened.footer.get(&row.entry.id) != Some(&row.entry) {
+        if opened.footer.prints.binary_search(&self.print_of(&row.entry)).is_err() {
             let message = format!("the database and {} disagree on {}", path.display(), row.entry.id);
             return Err(Error::new(ErrorKind::Source, message));
         }
@@ -155,7 +221,7 @@ impl LivePacks {
         let path = self.path_of(id);
         let relative = format!("packs/{}/{id}.mvpack", id.shard());
         let Some((file, stat)) = file_at(self.content.as_ref(), &relative, &path)? else { return Ok(None) };
-        let footer = read_footer(&file, stat.st_size as u64, &path)?;
+        let footer = self.footer(id, &file, &stat, &path)?;
         let pack = Arc::new(OpenedPack { file, footer });
         let mut opened = self.opened.lock().expect("no holder of the packs panics");
         opened.push_back((*id, pack.clone()));
@@ -163,6 +229,26 @@ impl LivePacks {
             opened.pop_front();
         }
         Ok(Some(pack))
+    }
+
+    /// Returns what is known of the footer of an open pack; reads it where nothing is.
+    #[allow(clippy::unnecessary_cast, reason = "widths differ between systems")]
+    fn footer(&self, id: &PackId, file: &File, stat: &Stat, path: &Path) -> Result<Arc<KnownFooter>> {
+        let file_bytes = stat.st_size as u64;
+        let changed = (stat.st_ctime as i64, stat.st_ctime_nsec as i64);
+        let of = (stat.st_dev as u64, stat.st_ino as u64, file_bytes, changed);
+        let known = self.footers.lock().expect("no holder of the footers panics").known.get(id).cloned();
+        if let Some(known) = known.filter(|known| known.of == of) {
+            return Ok(known);
+        }
+        self.footers_read.fetch_add(1, Ordering::Relaxed);
+        let footer = read_footer(file, file_bytes, path)?;
+        let mut prints: Vec<u64> = footer.entries().iter().map(|entry| self.print_of(entry)).collect();
+        prints.sort_unstable();
+        let footer = Arc::new(KnownFooter { of, prints });
+        let mut footers = self.footers.lock().expect("no holder of the footers panics");
+        footers.keep(*id, footer.clone(), self.prints_max);
+        Ok(footer)
     }
 
     fn path_of(&self, id: &PackId) -> PathBuf {
@@ -242,7 +328,67 @@ fn has_rows(connection: &Connection, database: &Path, table: &str) -> Result<boo
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::archive::beneath::open_folder;
+
+    /// Makes packs of a few contents each; returns the rows of all.
+    fn packs(folder: &Path, count: u128, contents: usize) -> Vec<PackRow> {
+        let mut rows = Vec::new();
+        for number in 0..count {
+            let pack = PackId::from_ulid(ulid::Ulid::from_parts(1, number << 40));
+            let (mut bytes, mut entries) = (pack::encode_header(false).to_vec(), Vec::new());
+            for index in 0..contents {
+                let raw = format!("content {index} of pack {number}").into_bytes();
+                let (offset, length) = (bytes.len() as u64, raw.len() as u64);
+                let (id, crc32c) = (BlobId::of(&raw), crate::format::hash::crc32c(&raw));
+                let flags = BlobFlags::RAW;
+                entries.push(Entry { id, offset, stored_bytes: length, raw_bytes: length, flags, crc32c });
+                bytes.extend(raw);
+            }
+            bytes.extend(pack::encode_footer(&entries));
+            let place = folder.join("packs").join(pack.shard());
+            std::fs::create_dir_all(&place).unwrap();
+            std::fs::write(place.join(format!("{pack}.mvpack")), bytes).unwrap();
+            rows.extend(entries.into_iter().map(|entry| PackRow { pack, entry }));
+        }
+        rows
+    }
+
+    #[test]
+    fn each_footer_is_read_once_in_whatever_order_attachments_are_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rows = packs(folder.path(), 3 * OPEN_PACKS_MAX as u128, 5);
+        rows.sort_by_key(|row| row.entry.id);
+        let held = Arc::new(open_folder(folder.path()).unwrap());
+        let live = LivePacks::new(held, folder.path().to_owned(), rows.len());
+        for row in &rows {
+            assert!(live.read(row).unwrap().unwrap().starts_with(b"content "));
+        }
+        assert_eq!(live.footers_read.load(Ordering::Relaxed), 3 * OPEN_PACKS_MAX as u64);
+        assert!(live.opened.lock().unwrap().len() <= OPEN_PACKS_MAX, "descriptors are bounded");
+        // What the footer does not say in every part is refused.
+        let wrong = PackRow { entry: Entry { crc32c: 1, ..rows[0].entry }, ..rows[0].clone() };
+        assert!(live.read(&wrong).unwrap_err().to_string().contains("disagree"));
+    }
+
+    #[test]
+    fn a_pack_that_was_exchanged_is_looked_at_anew_and_what_is_kept_of_footers_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = packs(folder.path(), 3 * OPEN_PACKS_MAX as u128, 5);
+        let held = Arc::new(open_folder(folder.path()).unwrap());
+        let live = LivePacks::new(held, folder.path().to_owned(), rows.len());
+        let live = LivePacks { prints_max: 20, ..live };
+        assert!(rows.iter().all(|row| live.read(row).unwrap().is_some()));
+        assert!(live.footers.lock().unwrap().prints <= 20 && live.footers.lock().unwrap().known.len() <= 4);
+        let (last, other) = (rows.last().unwrap(), &rows[0]);
+        let path = |row: &PackRow| live.path_of(&row.pack);
+        std::fs::remove_file(path(last)).unwrap();
+        std::fs::copy(path(other), path(last)).unwrap();
+        live.opened.lock().unwrap().clear();
+        assert!(live.read(last).unwrap_err().to_string().contains("disagree"));
+    }
 
     #[test]
     fn one_attachment_is_looked_up_without_reading_the_whole_index() {

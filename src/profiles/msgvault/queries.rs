@@ -4,6 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
+use serde::Deserialize;
 
 use crate::archive::bounds::bounded_error;
 use crate::archive::content::ContentRef;
@@ -20,6 +21,9 @@ const THUMBNAIL_BEARING: &str = "thumbnail_hash IS NOT NULL AND thumbnail_hash <
      AND thumbnail_path IS NOT NULL AND thumbnail_path <> '' \
      AND thumbnail_path NOT LIKE 'http://%' AND thumbnail_path NOT LIKE 'https://%'";
 
+/// Bytes that are shown of what is no hash: a few more than one has.
+const SHOWN_BYTES_MAX: usize = 80;
+
 /// Questions of the statistics.
 pub const QUESTIONS: u64 = 9;
 
@@ -35,6 +39,7 @@ pub fn capture(connection: &Connection, database: &Path) -> Result<CapturedFacts
         content: content(connection, database)?,
         unusual_paths,
         problems: Vec::new(),
+        artifacts: Vec::new(),
     })
 }
 
@@ -62,6 +67,15 @@ pub fn stats(connection: &Connection, database: &Path) -> Result<String> {
     ))
 }
 
+/// Returns how many messages the statistics of a snapshot count.
+pub fn messages(stats: &str) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Stats {
+        messages: Option<u64>,
+    }
+    serde_json::from_str::<Stats>(stats).ok()?.messages
+}
+
 /// Returns every distinct pair of a hash and a path at which it is expected; an error if there are more than
 /// `paths_max`.
 pub fn content_paths(connection: &Connection, database: &Path, paths_max: u64) -> Result<Vec<ContentPath>> {
@@ -82,6 +96,22 @@ pub fn content_paths(connection: &Connection, database: &Path, paths_max: u64) -
     })?
     .into_iter()
     .collect()
+}
+
+/// Returns the contents of attachments of that name, each once, and no more than so many.
+pub fn attachments_named(
+    connection: &Connection,
+    database: &Path,
+    name: &str,
+    most: usize,
+) -> Result<Vec<BlobId>> {
+    let sql = format!(
+        "SELECT DISTINCT content_hash FROM attachments WHERE filename = ?1 AND {CONTENT_BEARING} \
+         ORDER BY content_hash LIMIT ?2"
+    );
+    let asked = rusqlite::params![name, i64::try_from(most).unwrap_or(i64::MAX)];
+    let hashes = each_row_of(connection, database, (&sql, asked), |row| Ok(text(row.get_ref(0)?)))?;
+    hashes.iter().map(|hash| hash_of(hash)).collect()
 }
 
 /// Returns one reference per distinct hash: contents by their first row, then thumbnails that are not
@@ -127,8 +157,10 @@ fn is_namespaced(connection: &Connection, database: &Path) -> Result<bool> {
 fn hash_of(text: &str) -> Result<BlobId> {
     let lower = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     BlobId::parse(text).ok().filter(|_| lower).ok_or_else(|| {
+        // Whatever stands there, a sentence stays one.
+        let shown = &text[..text.floor_char_boundary(SHOWN_BYTES_MAX)];
         let message =
-            format!("the database names an attachment by {text:?}, which is no SHA-256 in lower case");
+            format!("the database names an attachment by {shown:?}, which is no SHA-256 in lower case");
         Error::new(ErrorKind::Source, message)
     })
 }
@@ -148,7 +180,8 @@ fn text(value: ValueRef<'_>) -> String {
     }
 }
 
-fn count(connection: &Connection, database: &Path, sql: &str) -> Result<u64> {
+/// Returns the one number that a query gives.
+pub fn count(connection: &Connection, database: &Path, sql: &str) -> Result<u64> {
     let rows = each_row(connection, database, sql, |row| row.get::<_, i64>(0))?;
     let number = rows.first().copied().unwrap_or_default();
     u64::try_from(number)
@@ -168,9 +201,19 @@ fn each_row<T>(
     sql: &str,
     read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Vec<T>> {
+    each_row_of(connection, database, (sql, []), read)
+}
+
+/// The same with values that the query is about.
+fn each_row_of<T>(
+    connection: &Connection,
+    database: &Path,
+    (sql, values): (&str, impl rusqlite::Params),
+    read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Result<Vec<T>> {
     let rows = connection
         .prepare(sql)
-        .and_then(|mut statement| statement.query_map([], read)?.collect::<rusqlite::Result<Vec<T>>>());
+        .and_then(|mut statement| statement.query_map(values, read)?.collect::<rusqlite::Result<Vec<T>>>());
     rows.map_err(|error| {
         let cause = bounded_error("query", database, error);
         let message = format!("the database does not answer as a msgvault archive does to `{sql}`");

@@ -4,8 +4,8 @@
 //! answers a restore must reproduce. A snapshot has to be restorable where none of that is configured, so
 //! its statistics carry the database's path and the questions themselves (see `stats`).
 
+mod archive;
 mod functions;
-mod selection;
 mod stats;
 
 use std::path::{Path, PathBuf};
@@ -13,25 +13,21 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-pub use self::selection::FileSelection;
+pub use self::archive::{SqliteArchive, SqliteKeys};
 pub use self::stats::Query;
 use self::stats::Recorded;
 use crate::archive::bounds::Bounds;
-use crate::archive::content::{Content, ContentRef, ContentStore};
 use crate::archive::extras::ExtrasSource;
 use crate::archive::pinned::PinnedDatabase;
-use crate::archive::profile::{
-    Access, ArchivePaths, CapturedFacts, ContentPath, ExtrasChoice, Profile, database_files,
-};
+use crate::archive::profile::{Access, ArchivePaths, CapturedFacts, ExtrasChoice, Profile, database_files};
 use crate::archive::selected::SelectedFolder;
 use crate::format::paths;
+use crate::profiles::contradiction;
+pub use crate::profiles::selection::FileSelection;
 use crate::{Error, ErrorKind, Result};
 
 /// The profile's name.
 pub const NAME: &str = "sqlite";
-
-/// Databases below this size are checked while they are captured, where nobody says.
-const CHECKED_BYTES_MAX: u64 = 1_000_000_000;
 
 /// One application, as the user or a snapshot describes it.
 #[derive(Debug, Clone, Default)]
@@ -83,24 +79,8 @@ impl Profile for Sqlite {
         Access::Foreign
     }
 
-    fn checks_source(&self, database_bytes: u64) -> bool {
-        database_bytes < CHECKED_BYTES_MAX
-    }
-
     fn database_name(&self) -> String {
         self.database_name.clone()
-    }
-
-    fn content_name(&self) -> &'static str {
-        "attachments"
-    }
-
-    fn excluded(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    fn ownership_names(&self) -> Vec<String> {
-        Vec::new()
     }
 
     fn questions(&self) -> u64 {
@@ -111,13 +91,8 @@ impl Profile for Sqlite {
         let answered = bounds.within(&mut pinned.connection(), |connection| {
             stats::answer(connection, pinned.path(), &self.queries, stats::At::Capture)
         })?;
-        Ok(CapturedFacts {
-            stats: stats::text(&self.database_name, &self.queries, &answered.values),
-            attachment_rows: 0,
-            content: Vec::new(),
-            unusual_paths: None,
-            problems: answered.problems,
-        })
+        let stats = stats::text(&self.database_name, &self.queries, &answered.values);
+        Ok(CapturedFacts { problems: answered.problems, ..CapturedFacts::of_stats(stats) })
     }
 
     fn stats(&self, connection: &mut Connection, database: &Path) -> Result<String> {
@@ -125,12 +100,8 @@ impl Profile for Sqlite {
         Ok(stats::text(&self.database_name, &self.queries, &answered.values))
     }
 
-    fn content_paths(&self, _: &Connection, _: &Path, _: u64) -> Result<Vec<ContentPath>> {
-        Ok(Vec::new())
-    }
-
-    fn content_store(&self, _: &ArchivePaths, _: &PinnedDatabase) -> Result<Arc<dyn ContentStore>> {
-        Ok(Arc::new(NoContent))
+    fn contradiction(&self, stats: &str, attachments: i64) -> Option<String> {
+        contradiction(stats, attachments)
     }
 
     fn extras(&self, paths: &ArchivePaths, _: ExtrasChoice) -> Vec<ExtrasSource> {
@@ -147,26 +118,7 @@ impl Profile for Sqlite {
         self.selection.is_secret(recorded)
     }
 
-    fn settle_restored(&self, _: &Path, _: &Bounds) -> Result<bool> {
-        Ok(false)
-    }
-
-    fn check_auxiliary(&self, name: &str, _: &str, _: &[u8]) -> Result<()> {
-        let message = format!("the snapshot carries the auxiliary artifact {name:?} of an unknown kind");
-        Err(Error::new(ErrorKind::Unsupported, message))
-    }
-
     fn cache_folder(&self, _: &ArchivePaths) -> PathBuf {
         self.cache.clone()
-    }
-}
-
-/// These applications keep files under their own names, not under hashes: they travel as extra files.
-#[derive(Debug)]
-struct NoContent;
-
-impl ContentStore for NoContent {
-    fn open(&self, reference: &ContentRef) -> Result<Content> {
-        Err(Error::new(ErrorKind::Source, format!("the archive has no attachment {}", reference.id)))
     }
 }

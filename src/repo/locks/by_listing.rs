@@ -7,7 +7,7 @@
 //! The storage has to do three things: show in a listing whatever was published before the listing began,
 //! stamp objects with one clock, and remove a name. Nothing rests on create-only writes.
 //!
-//! **Why two never hold at once.** Whoever wants the exclusive lock plants a name (P), lists (L), and holds
+//! **Why two never hold at once.** A program that wants the exclusive lock plants a name (P), lists (L), and holds
 //! only after a listing, begun when its planting had returned, in which it was alone. Let A and B both hold.
 //! Had A's last listing begun after B's planting returned, it would have shown B's name; so it began before
 //! that: L(A) < P(B). Likewise L(B) < P(A). But each lists after it planted: P(A) < L(A) < P(B) < L(B) < P(A),
@@ -44,7 +44,7 @@ const CONTEST_MAX: Duration = Duration::from_secs(20);
 const CONFIRM_WAIT_MAX: Duration = Duration::from_secs(60);
 /// At most so much is added to a pause, so that those who wait do not march in step.
 const JITTER_MAX_MILLIS: u64 = 200;
-/// A repository has a handful of locks. Whoever has planted this many is not one of us.
+/// A repository has a handful of locks. So many are not from programs that keep the protocol.
 const LOCKS_MAX: usize = 10_000;
 
 /// The protocol on one storage.
@@ -59,7 +59,12 @@ pub(super) struct ByListing<'a> {
 struct Look {
     exclusive: Vec<Seen>,
     shared: Vec<Seen>,
+    /// What a repository brought along that lay on a store with renames before.
+    claims: Vec<Seen>,
 }
+
+/// How the name of a lock begins that somebody has claimed by a rename, to remove it.
+const CLAIM: &str = "releasing-";
 
 struct Seen {
     key: Key,
@@ -129,6 +134,8 @@ impl<'a> ByListing<'a> {
                     told = true;
                 }
             } else {
+                // Nobody claims here, so one that is old is nobody's; it keeps nobody out meanwhile.
+                self.reap(look.claims, false).await?;
                 return own.expect_fresh();
             }
             tokio::select! {
@@ -208,8 +215,11 @@ impl<'a> ByListing<'a> {
         let mut look = Look::default();
         for ListedObject { key, meta } in listed.into_iter().filter(is_other) {
             let is_stale = is_stale(self.storage, (&key, &meta), now, self.here).await;
-            let seen =
-                if side_of(&key) == Some(Side::Shared) { &mut look.shared } else { &mut look.exclusive };
+            let seen = match side_of(&key) {
+                Some(Side::Shared) => &mut look.shared,
+                Some(Side::Exclusive) => &mut look.exclusive,
+                None => &mut look.claims,
+            };
             seen.push(Seen { key, meta, now, is_stale });
         }
         Ok(look)
@@ -225,7 +235,7 @@ impl<'a> ByListing<'a> {
             let is_wanted = match side_of(&object.key) {
                 Some(Side::Exclusive) => true,
                 Some(Side::Shared) => side == Side::Exclusive || own.is_some_and(|own| own.key == object.key),
-                None => false,
+                None => side == Side::Exclusive && is_claim(&object.key),
             };
             if is_wanted {
                 listed.push(object);
@@ -268,6 +278,10 @@ impl<'a> ByListing<'a> {
             Err(error) => Err(lock_error(&own.key, error)),
         }
     }
+}
+
+fn is_claim(key: &Key) -> bool {
+    key.parts().count() == 2 && key.name().starts_with(CLAIM)
 }
 
 /// Tells whose lock lies under a name. The format's own exclusive name may have come with a copy.

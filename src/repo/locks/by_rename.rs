@@ -119,7 +119,7 @@ impl Repository {
         let mut told = false;
         loop {
             let mut held = Vec::new();
-            for key in self.names_starting("shared-").await? {
+            for key in self.names_starting(&["shared-"]).await? {
                 if (request.force || self.is_stale(&key, request).await?) && self.reap(&key, request).await? {
                     continue;
                 }
@@ -188,9 +188,9 @@ impl Repository {
         }
     }
 
-    /// Claims whose claimant died are removed once they are old.
+    /// Claims whose claimant died are removed once they are old, and so are the locks of inits that died.
     async fn remove_old_claims(&self, request: &LockRequest) -> Result<()> {
-        for claim in self.names_starting("releasing-").await? {
+        for claim in self.names_starting(&["releasing-", "exclusive-"]).await? {
             if self.is_stale(&claim, request).await? {
                 self.remove_own(&claim).await?;
             }
@@ -198,13 +198,14 @@ impl Repository {
         Ok(())
     }
 
-    async fn names_starting(&self, start: &str) -> Result<Vec<Key>> {
+    async fn names_starting(&self, starts: &[&str]) -> Result<Vec<Key>> {
         let folder = Prefix::folder("locks").expect("a plain word is a key");
         let mut names: Vec<Key> = self
             .storage
             .list(&folder)
             .try_filter_map(async |object| {
-                let wanted = object.key.name().starts_with(start) && object.key.parts().count() == 2;
+                let is_named = starts.iter().any(|start| object.key.name().starts_with(start));
+                let wanted = is_named && object.key.parts().count() == 2;
                 Ok(wanted.then_some(object.key))
             })
             .try_collect()

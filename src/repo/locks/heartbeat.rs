@@ -46,7 +46,7 @@ impl Moment {
         Self { awake_or_not: clock(), runtime: Instant::now() }
     }
 
-    fn elapsed(&self) -> Duration {
+    pub(super) fn elapsed(&self) -> Duration {
         clock().saturating_sub(self.awake_or_not).max(self.runtime.elapsed())
     }
 }
@@ -134,7 +134,7 @@ async fn beat(storage: Arc<dyn Storage>, planted: Planted, mut stopped: oneshot:
             () = tokio::time::sleep(HEARTBEAT) => {}
             _ = &mut stopped => return,
         }
-        // Who has slept through the staleness must not touch what may be a successor's.
+        // A holder that slept until its lock was stale must not touch it: the lock may be a successor's by now.
         if !freshness.is_lost() {
             touch(storage.as_ref(), &planted).await;
         }

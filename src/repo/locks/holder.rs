@@ -1,9 +1,9 @@
-//! Who holds a lock: what is written into one, and what is made of another's.
+//! The holder of a lock: what is written into our own lock, and what another's lock tells.
 //!
-//! A lock counts until its file was not touched for [`STALE_AFTER`], whatever it says. Of one that packvault wrote
-//! on this machine it can be seen whether its process lives; if not, nobody touches it any more, and three
-//! heartbeats without a touch, [`DEAD_AFTER`], are enough. Those are waited for because all that tells machines
-//! apart may have been copied with a running one.
+//! A lock counts until its file was not touched for [`STALE_AFTER`], whatever it says. If packvault wrote it on this
+//! machine, we can see whether its process is alive. If it is not, nobody touches the lock any more, and three
+//! heartbeats without a touch, [`DEAD_AFTER`], are enough. We wait for these because a running machine may have been
+//! copied, with everything that tells machines apart.
 
 use std::time::{Duration, SystemTime};
 

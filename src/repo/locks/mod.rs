@@ -31,12 +31,16 @@ pub use self::holder::{Age, DEAD_AFTER, Found};
 pub use self::reading::ReadingLock;
 pub use self::unlock::Unlocked;
 use super::{Repository, UlidSource, key, storage_error};
+use crate::error::Obstacle;
 use crate::process::Identity;
 use crate::progress::Progress;
 use crate::{Cancel, Error, ErrorKind, Result};
 
 /// A lock not touched for this long is stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(30 * 60);
+/// A step that takes this long may end when the lock is lost; by far less than what lies between the time when a holder
+/// gives its lock up and the one when others may take it.
+const LONG_STEP: Duration = Duration::from_secs(60);
 /// How often somebody who waits looks again.
 const POLL: Duration = Duration::from_millis(200);
 /// How long the exclusive side waits for shared locks.
@@ -45,6 +49,10 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 const GIVE_BACK_MAX: Duration = Duration::from_secs(180);
 /// The same where the store has just left the work without an answer, and will hardly have one now.
 const GIVE_BACK_UNANSWERED_MAX: Duration = Duration::from_secs(60);
+
+/// How long is waited for a descriptor before a lock is tried to be given back once more.
+const GIVE_UP_PAUSES: [Duration; 3] =
+    [Duration::from_millis(20), Duration::from_millis(100), Duration::from_millis(400)];
 
 /// What the lock is taken for, and how.
 #[derive(Clone)]
@@ -73,7 +81,7 @@ pub struct Lock {
     here: Option<Identity>,
 }
 
-/// Who may be beside a holder.
+/// Which other holders a lock allows beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
     Exclusive,
@@ -170,7 +178,8 @@ impl Repository {
     }
 }
 
-/// Does short work alone in a place that need not be a repository yet, on a store without renames.
+/// Does short work alone in a place that need not be a repository yet: by listing on every store, for whoever else
+/// does such work there does the same. What a dead one leaves is removed once it is old, under either protocol.
 ///
 /// There is no heartbeat: the work must end long before a lock is stale.
 pub(super) async fn alone<T>(
@@ -188,7 +197,7 @@ pub(super) async fn alone<T>(
     give_back(result, protocol.remove(&planted.key)).await
 }
 
-/// Gives a lock back after the work, whose own error comes first.
+/// Gives a lock back after the work, whose own error comes first; that the lock stays behind is said with it.
 async fn give_back<T>(result: Result<T>, release: impl Future<Output = Result<()>>) -> Result<T> {
     let time_max = match &result {
         Err(error) if error.is_inconclusive() => GIVE_BACK_UNANSWERED_MAX,
@@ -202,9 +211,16 @@ async fn give_back<T>(result: Result<T>, release: impl Future<Output = Result<()
             Err(Error::new(ErrorKind::Io, message).unanswered())
         }
     };
-    let done = result?;
-    released?;
-    Ok(done)
+    match (result, released) {
+        (Err(error), Err(why)) => Err(error.leaving(stays_behind(&why))),
+        (result, released) => result.and_then(|done| released.map(|()| done)),
+    }
+}
+
+/// Returns the sentence about a lock that could not be given back.
+fn stays_behind(why: &Error) -> String {
+    let ends = "it ends by itself in half an hour, and keeps others waiting until then";
+    format!("the lock of this command stays behind; {ends} ({})", why.chain())
 }
 
 /// Waits so long; time in which the process was stopped does not count, for no store was asked then.
@@ -215,6 +231,16 @@ async fn awake_for(time: Duration) {
 }
 
 impl Lock {
+    /// Tells whether nobody else may be in the repository.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.side == Side::Exclusive
+    }
+
+    /// Returns the repository that is locked.
+    pub(super) fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
     /// Makes sure that the lock is still ours: a holder that was stopped for longer than the staleness
     /// may have a successor, and must not publish over it.
     ///
@@ -238,6 +264,18 @@ impl Lock {
         Ok(())
     }
 
+    /// Does a step; tells whether it took so long that the lock may be somebody else's by its end.
+    pub async fn timed<T>(&self, step: impl Future<Output = T>) -> (T, bool) {
+        let begun = Moment::now();
+        let done = step.await;
+        (done, begun.elapsed() >= LONG_STEP)
+    }
+
+    /// Begins to look at the lock again and again; a look is good for so long.
+    pub fn watch(&self, good_for: Duration) -> Watch<'_> {
+        Watch { lock: self, good_for, looked: tokio::sync::Mutex::new(None) }
+    }
+
     /// Waits for the work and then gives the lock up, however the work ended; its own error comes first.
     pub async fn during<T>(self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let result = work.await;
@@ -249,11 +287,25 @@ impl Lock {
         give_back(result, self.release()).await
     }
 
+    /// Gives the lock up after work that ends in a report. What was done is done, whatever becomes of the lock: that it
+    /// stays behind is added to the report's warnings.
+    pub async fn settle<T>(
+        self,
+        result: Result<T>,
+        warnings: impl FnOnce(&mut T) -> &mut Vec<String>,
+    ) -> Result<T> {
+        match result {
+            Ok(mut report) => {
+                warnings(&mut report).extend(self.leave().await);
+                Ok(report)
+            }
+            Err(error) => self.end(Err(error)).await,
+        }
+    }
+
     /// Gives the lock up after work that is done. That it stays behind undoes nothing, and is told in a sentence.
     pub async fn leave(self) -> Option<String> {
-        let error = self.end(Ok(())).await.err()?;
-        let ends = "it ends by itself in half an hour, and keeps others waiting until then";
-        Some(format!("the lock of this command stays behind; {ends} ({})", error.chain()))
+        self.end(Ok(())).await.err().map(|why| stays_behind(&why))
     }
 
     /// Gives the lock up. A lock that is provably someone else's stays.
@@ -270,13 +322,27 @@ impl Lock {
         released
     }
 
+    /// Where there was no descriptor for it, it is tried again: nothing has happened yet, and one may be free at once.
+    /// Whatever else fails the storage itself tries again, where that does no harm.
     async fn give_up(&mut self) -> Result<()> {
+        match self.is_by_rename() {
+            true => self.heartbeat.abort(),
+            // A touch under way might make the object anew after it was removed.
+            false => self.heartbeat.finish().await,
+        }
+        let mut pauses = GIVE_UP_PAUSES.into_iter();
+        loop {
+            let Err(error) = self.try_to_give_up().await else { return Ok(()) };
+            let pause = pauses.next().filter(|_| error.obstacle() == Some(Obstacle::OpenFiles));
+            let Some(pause) = pause else { return Err(error) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn try_to_give_up(&self) -> Result<()> {
         if self.is_by_rename() {
-            self.heartbeat.abort();
             return self.repository.release_by_rename(&self.planted, self.side).await;
         }
-        // A touch under way might make the object anew after it was removed.
-        self.heartbeat.finish().await;
         ByListing::new(self.storage(), None).remove(&self.planted.key).await
     }
 
@@ -291,6 +357,39 @@ impl Lock {
 
     fn is_by_rename(&self) -> bool {
         self.storage().guarantees().rename
+    }
+}
+
+/// Looks whether a lock is still ours, and remembers for a while that it was.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    lock: &'a Lock,
+    good_for: Duration,
+    /// When the last look began.
+    looked: tokio::sync::Mutex<Option<Moment>>,
+}
+
+impl Watch<'_> {
+    /// Makes sure that the lock is still ours, as [`Lock::confirm`] does, or was so a moment ago.
+    pub async fn confirm(&self) -> Result<()> {
+        self.lock.planted.expect_fresh()?;
+        let mut looked = self.looked.lock().await;
+        match looked.is_none_or(|looked| looked.elapsed() >= self.good_for) {
+            true => self.look(&mut looked).await,
+            false => Ok(()),
+        }
+    }
+
+    /// The same, and looks whenever the last look was.
+    pub async fn confirm_now(&self) -> Result<()> {
+        self.look(&mut *self.looked.lock().await).await
+    }
+
+    async fn look(&self, looked: &mut Option<Moment>) -> Result<()> {
+        let begun = Moment::now();
+        self.lock.confirm().await?;
+        *looked = Some(begun);
+        Ok(())
     }
 }
 

@@ -1,9 +1,9 @@
-//! The lock of those who only read, and doing without it.
+//! The lock of commands that only read, and reading without it.
 //!
-//! A repository on a read-only medium, of another owner, on a full disk, or behind a key that may not write, can be
-//! read and not locked. Whoever reads there keeps nobody out. Beside a create that does no harm as long as what
-//! names others is read before what it names: a create only adds, and what it adds comes the other way round.
-//! What removes something, or is of no kind we know, is not read beside.
+//! A repository on a read-only disk, of another owner, on a full disk, or behind a key that may not write, can be read
+//! but not locked. A reader without a lock keeps nobody out. Beside a create it does no harm, if manifests are read
+//! before indexes, and indexes before packs: a create only adds, in the opposite order. Where somebody holds a lock for
+//! an operation that may remove something, or for one that we do not know, nothing is read without a lock.
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 

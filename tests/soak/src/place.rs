@@ -176,19 +176,19 @@ impl Place {
     fn storage(&self, runtime: &Runtime) -> Result<Arc<dyn Storage>> {
         let mut opening = Opening::new(Purpose::Work, &self.home);
         opening.memory = Some(self.home.join("servers"));
-        if let Some(place) = self.server.s3() {
+        let mut location = Location::parse(&self.location)?;
+        if let (Location::S3(located), Some(place)) = (&mut location, self.server.s3()) {
             let secrets = S3Secrets {
                 access_key_id: place.access_key_id.clone(),
                 secret_access_key: place.secret_access_key.clone(),
                 session_token: None,
             };
             let (region, secrets) = (Some(place.region.clone()), Some(secrets));
-            opening.s3 = S3Options { region, secrets, ..S3Options::default() };
+            *located.options = S3Options { region, secrets, ..S3Options::default() };
         }
-        if let Server::Sftp(server) = &self.server {
-            opening.sftp = SftpOptions { ssh_options: ssh_options(server), ..SftpOptions::default() };
+        if let (Location::Sftp(located), Server::Sftp(server)) = (&mut location, &self.server) {
+            located.options = SftpOptions { ssh_options: ssh_options(server), ..SftpOptions::default() };
         }
-        let location = Location::parse(&self.location)?;
         Ok(runtime.block_on(location.open(&opening))?.storage)
     }
 }

@@ -52,6 +52,7 @@ impl Store {
             ("GET", "/bucket", query) if query.contains("uploads=") => self.list_uploads(),
             ("GET", "/bucket", _) => self.list(&value("prefix").unwrap_or_default().replace("%2F", "/")),
             ("HEAD", "/bucket", _) => say("200 OK", "", b""),
+            ("POST", "/bucket", query) if query.starts_with("delete") => self.remove_many(asked),
             ("POST", _, "uploads=") => self.begin(path),
             ("POST", _, _) => self.complete(asked, path, &value("uploadId").unwrap()),
             ("PUT", _, query) if query.contains("partNumber") => {
@@ -76,6 +77,20 @@ impl Store {
             }
             _ => self.read(asked, path),
         }
+    }
+
+    fn remove_many(&self, asked: &Asked) -> Reply {
+        assert!(asked.header("x-amz-checksum-sha256").is_some(), "the protocol demands a checksum");
+        let document = String::from_utf8(asked.body.clone()).unwrap();
+        let keys = document.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next());
+        let keys: Vec<&str> = keys.collect();
+        assert!(keys.len() <= 1000, "the protocol allows a thousand");
+        let mut text = "<DeleteResult>".to_owned();
+        for key in keys {
+            self.objects.lock().unwrap().remove(&format!("/bucket/{key}"));
+            text += &format!("<Deleted><Key>{key}</Key></Deleted>");
+        }
+        say("200 OK", "", (text + "</DeleteResult>").as_bytes())
     }
 
     fn write(&self, asked: &Asked, path: &str, bytes: Vec<u8>) -> Option<Reply> {

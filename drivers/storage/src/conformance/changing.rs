@@ -146,6 +146,41 @@ pub(super) async fn rename_to_one_name_has_one_winner(subject: &Subject) -> Verd
     Ok(())
 }
 
+pub(super) async fn many_are_removed_at_once_and_nothing_else(subject: &Subject) -> Verdict {
+    let names = |word: &'static str| {
+        (0..20).map(move |number| key(&format!("packs/0{}/{word}-{number} & <b>", number % 3)))
+    };
+    let (gone, stays): (Vec<_>, Vec<_>) = (names("gone").collect(), names("stays").collect());
+    for key in gone.iter().chain(&stays) {
+        subject.storage.create(key, pattern(10, 30)).await?;
+    }
+    let left = subject.other.remove_all(&gone).await?;
+    ensure!(left.is_empty(), "not removed: {left:?}");
+    for client in [&subject.storage, &subject.other] {
+        expect_kind("read", client.read(&gone[0]).await, ErrorKind::NotFound)?;
+        let mut found = listed_keys(&**client, &Prefix::root()).await?;
+        let mut expected: Vec<_> = stays.iter().map(ToString::to_string).collect();
+        found.sort();
+        expected.sort();
+        ensure!(found == expected, "listed after the removal: {found:?}");
+    }
+    Ok(())
+}
+
+pub(super) async fn what_is_gone_already_keeps_nothing_from_being_removed(subject: &Subject) -> Verdict {
+    let (never, gone, new) = (key("packs/01/never"), key("packs/01/gone"), key("packs/01/new"));
+    subject.storage.create(&gone, pattern(11, 10)).await?;
+    subject.storage.remove(&gone).await?;
+    subject.storage.create(&new, pattern(12, 10)).await?;
+    let left = subject.storage.remove_all(&[never, gone.clone(), new.clone(), key("no/folder/here")]).await?;
+    ensure!(left.is_empty(), "not removed: {left:?}");
+    expect_kind("read", subject.other.read(&new).await, ErrorKind::NotFound)?;
+    let left = subject.storage.remove_all(&[]).await?;
+    ensure!(left.is_empty(), "of nothing is left: {left:?}");
+    subject.storage.create(&gone, pattern(13, 10)).await?;
+    expect_bytes(&*subject.other, &gone, &pattern(13, 10)).await
+}
+
 pub(super) async fn remove_is_reported_once(subject: &Subject) -> Verdict {
     let (gone, stays) = (key("locks/gone"), key("locks/stays"));
     subject.storage.create(&gone, pattern(8, 10)).await?;

@@ -124,7 +124,7 @@ fn store(
     if known.contains(&id) {
         return Ok(EncodedBlob { id, raw_bytes: bytes, payload: Payload::Known });
     }
-    spool::encode(worker, content()?, content, |_, _| Ok(()))
+    spool::encode(worker, (known.sealing(), id), content()?, content, |_, _| Ok(()))
 }
 
 /// Splits what is named like a file of SQLite into what belongs to no database, and what does.

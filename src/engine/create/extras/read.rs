@@ -106,7 +106,7 @@ impl Reading<'_> {
             return Ok(EncodedBlob { id, raw_bytes, payload: Payload::Known });
         }
         // The second reading compresses; that it gives the same bytes proves the first.
-        spool::encode(worker, reopen()?, reopen, same)
+        spool::encode(worker, (known.sealing(), id), reopen()?, reopen, same)
     }
 
     /// Opens the file once more: another one may have its name by now.

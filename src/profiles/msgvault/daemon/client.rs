@@ -2,14 +2,19 @@
 //!
 //! No redirect is followed, no proxy is used whatever the environment says, no connection is used twice, and
 //! no name is looked up: a request goes to the address of the record or nowhere. Every call ends by a
-//! deadline and reads a bounded answer, however slowly or lavishly the other side talks.
+//! deadline and reads a bounded answer, however slowly or lavishly the other side talks. It takes no thread: the
+//! library's own look-up would start one for each request, and panic where the system refuses it.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::{HeaderValue, Response};
+use ureq::config::Config;
+use ureq::http::{HeaderValue, Response, Uri};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 
 use super::super::config::Secret;
 use super::record::Record;
@@ -38,6 +43,37 @@ pub struct Client {
     base: String,
 }
 
+fn agent(address: SocketAddr) -> Agent {
+    let config = Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        .max_response_header_size(HEAD_BYTES_MAX)
+        .timeout_connect(Some(CONNECT_TIMEOUT))
+        .accept("application/json")
+        .user_agent(concat!("packvault/", env!("CARGO_PKG_VERSION")))
+        .build();
+    Agent::with_parts(config, DefaultConnector::default(), Known(address))
+}
+
+/// Whatever a request names, the address is known.
+#[derive(Debug)]
+struct Known(SocketAddr);
+
+impl Resolver for Known {
+    fn resolve(
+        &self,
+        _: &Uri,
+        _: &Config,
+        _: NextTimeout,
+    ) -> std::result::Result<ResolvedSocketAddrs, ureq::Error> {
+        let mut addresses = self.empty();
+        addresses.push(self.0);
+        Ok(addresses)
+    }
+}
+
 /// What a daemon answered.
 #[derive(Debug)]
 pub struct Answer {
@@ -57,17 +93,7 @@ impl fmt::Debug for Client {
 impl Client {
     /// Makes a way to the daemon of a record.
     pub fn new(record: &Record) -> Result<Self> {
-        let config = Agent::config_builder()
-            .proxy(None)
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .max_idle_connections(0)
-            .max_response_header_size(HEAD_BYTES_MAX)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .accept("application/json")
-            .user_agent(concat!("packvault/", env!("CARGO_PKG_VERSION")))
-            .build();
-        Ok(Self { agent: config.new_agent(), base: format!("http://{}", record.address) })
+        Ok(Self { agent: agent(record.address), base: format!("http://{}", record.address) })
     }
 
     /// Asks the daemon who it is, in its own words.
@@ -167,4 +193,30 @@ fn header_value(key: &Secret) -> Result<HeaderValue> {
     })?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn no_name_is_looked_up_so_no_thread_is_needed_for_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let count = connection.read(&mut request).unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+            connection.write_all(answer).unwrap();
+            String::from_utf8_lossy(&request[..count]).into_owned()
+        });
+        // A name that no look-up finds: the address is the one that is known.
+        let client = Client { agent: agent(address), base: "http://nobody.invalid:1".to_owned() };
+        assert_eq!(client.ping().unwrap().json(), Some(serde_json::json!({})));
+        assert!(server.join().unwrap().starts_with("GET /api/ping HTTP/1.1\r\n"));
+    }
 }

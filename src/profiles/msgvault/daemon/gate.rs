@@ -2,11 +2,14 @@
 //!
 //! The daemon has a watchdog: 60 s after the beginning it lets its writers go on by itself. A freeze that it
 //! ended is one that may have been written into, so only its own word at the end makes a capture good.
+//!
+//! A daemon that is starting is waited for, and so are lock files where none is found: one that is started again holds
+//! them before its record is there.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::super::config::{MsgvaultConfig, Secret};
+use super::super::config::{CONFIG_BYTES_MAX, MsgvaultConfig, Secret};
 use super::client::Answer;
 use super::{Daemon, find, in_folder};
 use crate::archive::beneath::io_error;
@@ -14,8 +17,12 @@ use crate::archive::gate::{Gate, Gatekeeper};
 use crate::archive::ownership::LockFiles;
 use crate::cancel::Cancel;
 use crate::progress::Progress;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, plain_file};
 
+/// How long a daemon that is starting is waited for.
+const STARTING_MAX: Duration = Duration::from_secs(120);
+/// How long lock files are waited for, in all.
+const LOCKED_MAX: Duration = Duration::from_secs(30);
 /// The pause before a daemon that is busy is asked again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How often a wait looks whether it was cancelled.
@@ -32,17 +39,70 @@ pub struct MsgvaultGatekeeper {
     pub config_file: PathBuf,
     /// The lock files, in the order in which they are taken.
     pub lock_names: Vec<String>,
+    /// How long it waits for what passes by itself.
+    pub patience: Patience,
+}
+
+/// How long is waited for what passes by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For a daemon that is starting.
+    pub starting: Duration,
+    /// For lock files that somebody holds.
+    pub locked: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { starting: STARTING_MAX, locked: LOCKED_MAX }
+    }
 }
 
 impl Gatekeeper for MsgvaultGatekeeper {
     fn begin(&self, cancel: &Cancel, progress: &dyn Progress) -> Result<Box<dyn Gate>> {
-        match find(&self.data_dir)? {
-            Some(daemon) => {
-                let key = api_key(&self.config_file)?;
-                Ok(Box::new(begin(daemon, key, cancel, progress)?))
+        let (asked_at, mut said) = (Instant::now(), None);
+        loop {
+            let (obstacle, patience) = match self.try_to_begin(cancel, progress)? {
+                Tried::Begun(gate) => return Ok(gate),
+                Tried::Starting(obstacle) => (obstacle, self.patience.starting),
+                Tried::Locked(obstacle) => (obstacle, self.patience.locked),
+            };
+            if asked_at.elapsed() >= patience {
+                return Err(obstacle);
             }
+            let text = format!("waiting up to {} s: {}", patience.as_secs(), obstacle.chain());
+            say_once(&mut said, text, progress);
+            pause(cancel)?;
+        }
+    }
+}
+
+/// What became of one attempt to hold msgvault's writers off.
+enum Tried {
+    Begun(Box<dyn Gate>),
+    /// Its daemon is starting.
+    Starting(Error),
+    /// No daemon is found, and another process holds a lock file.
+    Locked(Error),
+}
+
+impl MsgvaultGatekeeper {
+    fn try_to_begin(&self, cancel: &Cancel, progress: &dyn Progress) -> Result<Tried> {
+        match find(&self.data_dir) {
+            Ok(Some(daemon)) => {
+                let key = api_key(&self.config_file)?;
+                Ok(Tried::Begun(Box::new(begin(daemon, key, cancel, progress)?)))
+            }
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(Tried::Starting(error)),
+            Err(error) => Err(error),
             // A daemon that starts from here on finds the locks taken, or has taken them before.
-            None => LockFiles(in_folder(&self.data_dir, &self.lock_names)).begin(cancel, progress),
+            Ok(None) => {
+                match LockFiles(in_folder(&self.data_dir, &self.lock_names)).begin(cancel, progress) {
+                    Ok(gate) => Ok(Tried::Begun(gate)),
+                    Err(error) if error.kind() == ErrorKind::InUse => Ok(Tried::Locked(error)),
+                    Err(error) => Err(error),
+                }
+            }
         }
     }
 }
@@ -179,7 +239,7 @@ fn check_end(answer: &Answer) -> Result<()> {
 
 /// Returns the key of msgvault's server, if it has one.
 fn api_key(config_file: &Path) -> Result<Option<Secret>> {
-    match std::fs::read_to_string(config_file) {
+    match plain_file::read_text(config_file, CONFIG_BYTES_MAX) {
         Ok(text) => Ok(MsgvaultConfig::parse(&text)?.server_api_key),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io_error("read msgvault's configuration", config_file, error)),

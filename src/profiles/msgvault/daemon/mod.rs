@@ -2,18 +2,20 @@
 //!
 //! A daemon that lives is asked; one that lives and cannot be asked stops the backup, for it may be writing.
 //! Only where none lives do its lock files decide. A record says where a daemon listens; nothing in it is
-//! believed before the process behind it has proved that it holds the record's token, and the API key is not
-//! sent before.
+//! believed before the process behind it has proved that it holds the record's token, or, of a daemon that is too old
+//! to, before the system has shown that it is the process of the record that listens there. The API key is not sent
+//! before.
 
 mod client;
 mod gate;
 mod identity;
 mod process;
 pub mod record;
+mod socket;
 
 use std::path::{Path, PathBuf};
 
-pub use self::gate::MsgvaultGatekeeper;
+pub use self::gate::{MsgvaultGatekeeper, Patience};
 
 use self::client::{Answer, Client};
 use self::process::Process;
@@ -34,7 +36,7 @@ pub struct Daemon {
 }
 
 /// Finds the daemon of the data folder; `None` if none lives. An error names the one that lives and cannot
-/// be asked.
+/// be asked; one that is starting is in use, and worth waiting for.
 pub fn find(data_dir: &Path) -> Result<Option<Daemon>> {
     let mut unresolved = None;
     for candidate in living(data_dir)? {

@@ -1,6 +1,11 @@
 //! Which records count, and which processes can have written them.
 
+use std::time::Duration;
+
 use super::*;
+use crate::archive::gate::Gatekeeper as _;
+use crate::cancel::Cancel;
+use crate::progress::Heard;
 
 fn candidate(pid: u32, create_time: Option<i64>) -> Candidate {
     Candidate::Read(Record {
@@ -29,6 +34,32 @@ fn a_process_that_started_at_another_time_is_another_process() {
     ] {
         assert_eq!(may_be(&candidate(7, recorded), process), expected, "{recorded:?} {process:?}");
     }
+}
+
+#[test]
+fn what_does_not_pass_is_given_up_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let gatekeeper = MsgvaultGatekeeper {
+        data_dir: folder.path().to_owned(),
+        config_file: folder.path().join("config.toml"),
+        lock_names: vec!["daemon.lock".to_owned()],
+        patience: Patience { starting: Duration::ZERO, locked: Duration::from_millis(1) },
+    };
+    let said = Heard::default();
+    let begin = || gatekeeper.begin(&Cancel::new(), &said).unwrap_err();
+    let lock = std::fs::File::create(folder.path().join("daemon.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let error = begin();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains("another process holds"), "{error}");
+    assert_eq!(said.remarks().len(), 1, "it was waited for");
+    let pid = std::process::id();
+    let record =
+        format!(r#"{{"pid":{pid},"address":"127.0.0.1:1","metadata":{{"startup_phase":"migrating"}}}}"#);
+    std::fs::write(folder.path().join(format!("daemon.{pid}.json")), record).unwrap();
+    let error = begin();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.chain().contains("it is starting (migrating)"), "{error:?}");
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Whole operations, tested from outside: one program, and in it a module for each danger.
+//!
+//! One program, because each links SQLite, zstd and every driver: a change to the library then costs one link. What
+//! must be alone in a process - a limit, a signal, another user, another folder - is the real program, or this one
+//! started once more. `support` holds what several modules need.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod archives;
+mod as_msgvault;
+mod attachment_lists;
+mod attributes;
+mod awaited;
+mod backends;
+mod cache;
+mod cli_contract;
+mod clocks;
+mod continuation;
+mod copied;
+mod copy_command;
+mod crash;
+mod daemon;
+mod damage;
+mod dead_holders;
+mod docs;
+mod docs_examples;
+mod double_damage;
+mod drift;
+mod encrypted;
+mod exchanged;
+mod faults;
+mod files;
+mod fixtures;
+mod forgeries;
+mod format_vectors;
+mod freeing;
+mod frozen;
+mod full_disks;
+mod fuzz_targets;
+mod growth;
+mod histories;
+mod holds;
+mod hooks;
+mod imports;
+mod injected;
+mod inside;
+mod interruption;
+mod kills;
+mod leaks;
+mod ledger;
+mod live;
+mod locations;
+mod lock_faults;
+mod lock_schedules;
+mod locks;
+mod locks_by_listing;
+mod logging;
+mod losses;
+mod lost_configuration;
+mod malice;
+mod mended;
+mod named_files;
+mod newer;
+mod one_moment;
+mod other_reader;
+mod own_machine;
+mod packaging;
+mod parts;
+mod permissions;
+mod planted;
+mod proof;
+mod pruning;
+mod quick;
+mod refusals;
+mod reproducible;
+mod requests;
+mod restored_over;
+mod resume;
+mod retention;
+mod schedules;
+mod short_answers;
+mod sqlite_profile;
+mod squashing;
+mod support;
+mod swaps;
+mod targets;
+mod thread_limits;
+mod two_places;
+mod untrusted_databases;
+mod unwritable;
+mod verify_cost;
+mod ways_in;
+mod whose;
+mod wrong_configurations;
