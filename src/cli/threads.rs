@@ -32,6 +32,8 @@ const STACK_BYTES: usize = 8 * 1024 * 1024;
 const ATTEMPTS: u32 = 5;
 /// The pause between two attempts.
 const ATTEMPT_PAUSE: Duration = Duration::from_millis(100);
+/// As many pipes, of two files each, as the runtime opens files for itself, and more: where one is refused, it panics.
+const RUNTIME_PIPES: usize = 4;
 /// The runtime gives up a thread that was idle for this long; longer than any command.
 const KEEP_ALIVE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
@@ -62,6 +64,7 @@ pub fn start(jobs: usize) -> Result<Runtime> {
     let wanted = Threads { workers: cores, blocking: jobs + STORAGE_THREADS };
     // First of all: a thread that finds no memory when it begins ends the program, or hangs over saying so.
     memory::check(jobs, wanted.workers + wanted.blocking + OWN_THREADS)?;
+    try_out_files().map_err(cannot_start)?;
     let mut failure = None;
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -124,6 +127,11 @@ fn try_out(count: usize) -> (usize, Option<std::io::Error>) {
         let _ = thread.join();
     }
     (started, refused)
+}
+
+/// Opens as many files as the runtime will, and closes them again.
+fn try_out_files() -> std::io::Result<()> {
+    (0..RUNTIME_PIPES).map(|_| std::io::pipe()).collect::<std::io::Result<Vec<_>>>().map(drop)
 }
 
 /// Makes a runtime and fills its pool, or says why not.

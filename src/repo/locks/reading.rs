@@ -14,7 +14,7 @@ use packvault_storage::{Error as StorageError, Key};
 use super::holder::{Age, Found, look};
 use super::{Lock, LockRequest, Side, by_listing};
 use crate::repo::Repository;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Obstacle, Result};
 
 /// What holds others back while we read; nothing, where there may be no lock.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Repository {
     pub async fn lock_for_reading(&self, request: &LockRequest) -> Result<ReadingLock> {
         let error = match self.lock_shared(request).await {
             Ok(lock) => return Ok(ReadingLock { lock: Some(lock), warnings: Vec::new() }),
-            Err(error) if step_of(&error).is_some_and(StorageError::forbids_writing) => error,
+            Err(error) if is_of_the_repository(&error) => error,
             Err(error) => return Err(error),
         };
         let held = self.exclusive_locks(request).await;
@@ -65,6 +65,13 @@ impl Repository {
         found.retain(|found| !found.is_stale());
         Ok(found)
     }
+}
+
+/// Tells whether it says that this repository cannot be written. What this process lacks, like one more open file,
+/// says nothing of the repository: a reader that went on without a lock then would leave others free to remove.
+fn is_of_the_repository(error: &Error) -> bool {
+    let is_ours = error.obstacle() == Some(Obstacle::OpenFiles);
+    !is_ours && step_of(error).is_some_and(StorageError::forbids_writing)
 }
 
 /// Returns the step of the storage that failed.
