@@ -3,17 +3,18 @@
 
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Write as _};
-use std::path::Path;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::support::encrypted::{Home, PASSPHRASE, identity};
-use crate::support::{assert_no_remains, stderr, write_program};
+use crate::support::{assert_no_remains, hearing_every_signal, stderr, write_program};
 
 /// How long a command may take to end: a second, and what a busy machine adds.
-const ENDS_WITHIN: Duration = Duration::from_secs(4);
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// A command, its flags, and a variable.
 type Try<'a> = (&'a [&'a str], &'a [&'a str], Option<(&'a str, &'a str)>);
@@ -22,22 +23,28 @@ fn pipe(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// Waits until a thread of the program waits for something.
+/// Waits until a thread of the program has waited for something for a while. Whatever is read for the settings has
+/// such a thread for a moment.
 fn wait_until_it_waits(child: &Child) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     let tasks = format!("/proc/{}/task", child.id());
-    let is_waiting = || {
-        let threads = fs::read_dir(&tasks).unwrap().flatten();
-        let names = threads.filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok());
-        names.into_iter().any(|name| name.trim() == "awaited")
+    let waiting = || {
+        let threads = fs::read_dir(&tasks).unwrap().flatten().map(|thread| thread.path());
+        let is_named = |thread: &PathBuf| {
+            fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim() == "awaited")
+        };
+        threads.into_iter().find(is_named)
     };
-    while !is_waiting() {
+    let mut since = Instant::now();
+    let mut last = None;
+    while last.is_none() || since.elapsed() < Duration::from_millis(300) {
         assert!(Instant::now() < deadline, "it never waited");
+        let now = waiting();
+        if now != last {
+            (since, last) = (Instant::now(), now);
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
-    // It is not there by chance.
-    std::thread::sleep(Duration::from_millis(50));
-    assert!(is_waiting(), "it did not go on waiting");
 }
 
 /// Sends the signal and expects the program to say that it was interrupted.
@@ -56,12 +63,8 @@ fn assert_ends(mut child: Child, signal: Signal, what: &str) {
     assert!(stderr(&output).contains("interrupted"), "{what}: {}", stderr(&output));
 }
 
-/// Starts the command with every signal as it is by default, whatever whoever runs the tests ignores.
 fn spawn(command: &mut Command) -> Child {
-    let mut heard = Command::new("/usr/bin/env");
-    heard.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    heard.arg("--default-signal").arg(command.get_program()).args(command.get_args());
-    heard.current_dir(command.get_current_dir().unwrap());
+    let mut heard = hearing_every_signal(command);
     heard.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -276,6 +279,33 @@ fn a_program_that_hangs_ends_with_the_command_that_waits_for_it_and_so_does_what
         }
         assert_ends(child, signals[number], &format!("{flags:?} {variable:?}"));
         assert_eq!(running(&own), Vec::<String>::new());
+    }
+}
+
+/// A terminal, `timeout` and a manager of services send their signal to the whole group, and ssh is in it.
+#[test]
+fn a_login_that_hangs_is_interrupted_and_no_failure_when_its_ssh_gets_the_signal_too() {
+    let home = Home::new();
+    write_program(
+        &home.path("hang"),
+        "#!/bin/sh\n[ \"$1\" = -G ] && exit 0\ntouch \"$HOME/begun\"\nexec sleep 600\n",
+    );
+    let program = home.path("hang").display().to_string();
+    let config = format!("[repository.r]\nlocation = 'sftp://nas/x'\nssh_program = '{program}'\n");
+    fs::write(home.path("c.toml"), config).unwrap();
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT] {
+        let _ = fs::remove_file(home.path("begun"));
+        let mut command =
+            hearing_every_signal(home.command(&["list", "--repo", "r"]).env("PACKVAULT_CONFIG", "c.toml"));
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        while !home.path("begun").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "{}", stderr(&child.wait_with_output().unwrap()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill_process_group(Pid::from_child(&child), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{signal:?}: {}", stderr(&output));
     }
 }
 

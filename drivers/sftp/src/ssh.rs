@@ -4,7 +4,7 @@
 //! it up; nothing here weakens it. The first connection is a control master in a private folder, and with
 //! OpenSSH's server further channels ride on it; other servers, and one that allows a single session per
 //! connection, get connections of their own, which ask nobody anything. If the user's own configuration
-//! shares connections, that is used instead. The children ignore the terminal's interrupt, so that a stopped
+//! shares connections, that is used instead. The children ignore the signals that end programs, so that a stopped
 //! command can still clean up over them, and end with their pipes.
 
 use std::collections::VecDeque;
@@ -40,8 +40,8 @@ const SOCKET_BYTES_MAX: usize = 80;
 /// A dead line is noticed after this many unanswered questions.
 const ALIVE_QUESTIONS: u64 = 4;
 
-/// Ignores what the terminal sends to everybody, and becomes ssh.
-const SHIELD: &str = r#"trap '' INT HUP; exec "$0" "$@""#;
+/// Ignores what a terminal, `timeout`, or a manager of services sends to everybody, and becomes ssh.
+const SHIELD: &str = r#"trap '' INT HUP QUIT TERM; exec "$0" "$@""#;
 
 /// Makes channels to one server.
 #[async_trait]

@@ -4,18 +4,19 @@
 //! leaves behind stops nobody for longer than a lock is good for.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use packvault_test_servers::{Direction, Proxy};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::clocks::noise;
 use crate::support::archives::add_attachment;
 use crate::support::backends::{Backend, Place, Raw};
 use crate::support::memory_repo::*;
 use crate::support::operations::block_on;
-use crate::support::stderr;
+use crate::support::{hearing_every_signal, stderr};
 
 /// How long the end of a process is waited for on a busy machine; it takes a moment.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -309,6 +310,29 @@ fn ctrl_c_ends_a_command_whose_line_is_stalled(backend: Backend) {
     scene.assert_sound(2, &case);
 }
 
+/// A terminal, `timeout` and a manager of services send their signal to every process of a command, its ssh too.
+fn a_signal_to_the_whole_command_lets_it_give_its_lock_back(backend: Backend) {
+    let Some(scene) = Scene::new(backend, Duration::ZERO) else { return };
+    let (home, raw) = (scene.home(), scene.place.raw());
+    for (number, signal) in [Signal::INT, Signal::TERM, Signal::HUP, Signal::QUIT].into_iter().enumerate() {
+        scene.add_noise(number + 1);
+        let case = format!("{backend:?}, {signal:?} to the group");
+        let plain = scene.client.packvault(&["create", &home, "--limit-upload", "50KiB"]);
+        let mut command = hearing_every_signal(&plain);
+        command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let begun = Instant::now();
+        while raw.names("locks").is_empty() {
+            assert!(begun.elapsed() < WAIT_MAX && child.try_wait().unwrap().is_none(), "{case}: no lock");
+        }
+        kill_process_group(Pid::from_child(&child), signal).unwrap();
+        let output = wait_bounded(child, &case);
+        assert_eq!(output.status.code(), Some(130), "{case}: {}", stderr(&output));
+        assert_eq!(raw.names("locks"), Vec::<String>::new(), "{case}: {}", stderr(&output));
+    }
+    assert_eq!(manifests(&raw), 1, "{backend:?}");
+}
+
 /// Where a line stalls: at once, with the connection or the first answer; or in the middle of what is carried.
 #[derive(Debug, Clone, Copy)]
 enum Stall {
@@ -409,6 +433,7 @@ on_lines_to! {
         a_busy_server_is_asked_again_and_named_if_it_stays_busy
         ctrl_c_ends_a_command_whose_line_is_stalled;
     openssh Openssh:
+        a_signal_to_the_whole_command_lets_it_give_its_lock_back
         a_slow_line_carries_every_command
         a_line_that_is_cut_is_taken_up_again
         ctrl_c_ends_a_command_whose_line_is_stalled

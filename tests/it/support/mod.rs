@@ -168,6 +168,17 @@ pub fn snapshot_files(repository: &Path) -> Vec<String> {
     names
 }
 
+/// Returns the same command with every signal as it is by default, whatever whoever runs the tests ignores.
+pub fn hearing_every_signal(command: &Command) -> Command {
+    let mut heard = Command::new("/usr/bin/env");
+    heard.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    heard.arg("--default-signal").arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        heard.current_dir(folder);
+    }
+    heard
+}
+
 /// Copies the program to another place.
 pub fn copy_program(to: &Path) {
     let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_packvault")).arg(to).status().unwrap();
