@@ -37,7 +37,7 @@ const PACKS_AHEAD: usize = 16;
 /// Blobs of packs that are opened and not read yet; a pack with more is opened alone.
 const BLOBS_AHEAD_MAX: usize = 100_000;
 /// Batches, of one pack or several, that may be under way: being fetched, decoded, or waiting for either.
-const BATCHES_IN_FLIGHT: usize = 16;
+const BATCHES_IN_FLIGHT: usize = 24;
 
 /// Takes the raw bytes of a blob that comes in pieces. They are provisional until `finish`.
 pub trait PieceSink: Send {
@@ -218,13 +218,11 @@ async fn read_batch<V: BlobVisitor>(
 ) -> Result<()> {
     match batch {
         Batch::Small(range, entries) => {
-            // Blobs are decoded one after the other, so the largest takes room besides.
-            let raw_bytes = entries.iter().map(|entry| beside(fetcher, entry)).max().unwrap_or_default();
-            let reservation = pipeline.reserve(range.end - range.start + raw_bytes).await;
+            let reservation = pipeline.reserve(range.end - range.start).await;
             read_together(pipeline, fetcher, pack, range, entries, visitor, reservation).await
         }
         Batch::Whole(entry) => {
-            let reservation = pipeline.reserve(entry.stored_bytes + beside(fetcher, &entry)).await;
+            let reservation = pipeline.reserve(entry.stored_bytes).await;
             let range = entry.offset..entry.offset + entry.stored_bytes;
             read_together(pipeline, fetcher, pack, range, vec![entry], visitor, reservation).await
         }
@@ -258,11 +256,14 @@ async fn read_together<V: BlobVisitor>(
             return Ok(());
         }
     };
+    // Blobs are decoded one after the other: the largest says how much room that takes.
+    let decoded_bytes = entries.iter().map(|entry| beside(fetcher, entry)).max().unwrap_or_default();
+    let room = pipeline.room_to_decode(decoded_bytes).await;
     let visitor = visitor.clone();
     let (sealing, reads) = (fetcher.sealing().clone(), fetcher.reads().clone());
     pipeline
         .run(move |worker| {
-            let _until_decoded = reservation;
+            let _until_decoded = (reservation, room);
             for entry in &entries {
                 let from = (entry.offset - start) as usize;
                 let stored = &bytes[from..from + entry.stored_bytes as usize];

@@ -6,7 +6,9 @@
 //! reading, computing and writing overlap. What is in flight is bounded by callers through
 //! [`Pipeline::reserve`]: bytes of a budget that are given back when the reservation is dropped. A piece
 //! larger than the budget is admitted alone. What an operation keeps in tables is set aside from the same
-//! budget, so that a larger archive does not take more memory.
+//! budget, so that a larger archive does not take more memory. What a blob takes while it is decoded has room of its
+//! own, [`Pipeline::room_to_decode`]: kept from the budget while its bytes are on their way, it would leave the line
+//! idle.
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -30,6 +32,9 @@ use crate::{Error, ErrorKind, Result};
 const BUDGET_BYTES: u64 = 32 * 1024 * 1024;
 /// What stays for the bytes in flight, however large the tables are.
 const IN_FLIGHT_BYTES_MIN: u64 = 8 * 1024 * 1024;
+/// What blobs that are being decoded may take beside their stored bytes, for every piece of work that runs at once: a
+/// page blob of 4 KiB pages, opened and decoded. A larger one is decoded alone.
+const DECODING_BYTES_PER_JOB: u64 = 8 * 1024 * 1024;
 /// The budget is counted in pieces of this size, for the counter has 32 bits.
 const BUDGET_UNIT_BYTES: u64 = 1024;
 /// Buffers kept for use again.
@@ -118,6 +123,7 @@ struct Shared {
     zstd_level: i32,
     running: Arc<Semaphore>,
     budget: Arc<Semaphore>,
+    decoding: Arc<Semaphore>,
     /// The whole of the budget: what is free and what is reserved.
     budget_bytes: AtomicU64,
     workers: Mutex<Vec<Worker>>,
@@ -132,11 +138,13 @@ impl Pipeline {
     /// Makes a pipeline for one operation.
     pub fn new(context: &Context, zstd_level: i32) -> Self {
         let context = Context { jobs: context.jobs.max(1), ..context.clone() };
+        let decoding_bytes = context.jobs as u64 * DECODING_BYTES_PER_JOB;
         Self(Arc::new(Shared {
             running: Arc::new(Semaphore::new(context.jobs)),
             context,
             zstd_level,
             budget: Arc::new(Semaphore::new((BUDGET_BYTES / BUDGET_UNIT_BYTES) as usize)),
+            decoding: Arc::new(Semaphore::new((decoding_bytes / BUDGET_UNIT_BYTES) as usize)),
             budget_bytes: AtomicU64::new(BUDGET_BYTES),
             workers: Mutex::default(),
             buffers: Mutex::default(),
@@ -209,6 +217,15 @@ impl Pipeline {
     pub async fn reserve(&self, bytes: u64) -> Reservation {
         let units = self.units_of(bytes);
         let permit = self.0.budget.clone().acquire_many_owned(units).await;
+        Reservation(permit.expect("the semaphore is never closed"))
+    }
+
+    /// Waits until so many bytes may be taken for decoding what was read, and takes them. Whoever has them asks for
+    /// nothing else: readers hold their reservations while they wait here.
+    pub async fn room_to_decode(&self, bytes: u64) -> Reservation {
+        let all = self.jobs() as u64 * DECODING_BYTES_PER_JOB;
+        let units = bytes.min(all).div_ceil(BUDGET_UNIT_BYTES) as u32;
+        let permit = self.0.decoding.clone().acquire_many_owned(units).await;
         Reservation(permit.expect("the semaphore is never closed"))
     }
 
@@ -350,6 +367,19 @@ mod tests {
         assert!(!pipeline.has_room(1));
         drop(alone);
         assert_eq!(free(&pipeline), IN_FLIGHT_BYTES_MIN);
+    }
+
+    #[tokio::test]
+    async fn what_is_decoded_takes_room_of_its_own_and_a_larger_blob_all_of_it() {
+        let pipeline = pipeline();
+        let whole = pipeline.reserve(BUDGET_BYTES).await;
+        let one = pipeline.room_to_decode(DECODING_BYTES_PER_JOB).await;
+        let other = pipeline.room_to_decode(DECODING_BYTES_PER_JOB).await;
+        assert_eq!(pipeline.0.decoding.available_permits(), 0);
+        drop((one, other, whole));
+        let alone = pipeline.room_to_decode(u64::MAX).await;
+        assert_eq!(pipeline.0.decoding.available_permits(), 0);
+        drop(alone);
     }
 
     #[tokio::test]

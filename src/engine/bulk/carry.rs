@@ -156,8 +156,8 @@ impl<'a, V: BlobVisitor> Carrier<'a, V> {
             let frames = entries.iter().map(|entry| Err(failed(entry, error.repeated()))).collect();
             return Ok((frames, self.pipeline.reserve(0).await));
         }
-        // What is read, what is written, and what decoding takes beside them.
-        let reservation = self.pipeline.reserve(2 * (range.end - range.start) + 2 * largest).await;
+        // What is read, and what is written.
+        let reservation = self.pipeline.reserve(2 * (range.end - range.start)).await;
         let start = range.start;
         let (mut frames, mut fetched) = (Vec::new(), Vec::new());
         match self.fetcher.fetch(&pack, range).await {
@@ -178,6 +178,7 @@ impl<'a, V: BlobVisitor> Carrier<'a, V> {
                 }
             }
         }
+        let _until_proved = self.pipeline.room_to_decode(2 * largest).await;
         frames.extend(self.prove(pack, fetched).await?);
         Ok((frames, reservation))
     }

@@ -12,8 +12,8 @@ use crate::repo::Sealing;
 use crate::repo::blobs::BlobStore;
 use crate::repo::reads::Reads;
 
-/// Requests under way at once. The pipeline's budget bounds their bytes too, to between 16 and 32 MiB
-/// according to how large the blobs are; that keeps a line with 50 ms to and fro busy up to 300 MiB/s.
+/// Requests under way at once. The pipeline's budget bounds their bytes too, to 32 MiB less what waits to be decoded;
+/// that keeps a line with 50 ms to and fro busy up to 600 MiB/s.
 const REQUESTS_IN_FLIGHT: usize = 16;
 
 /// Fetches ranges; clones share the bound.
