@@ -22,8 +22,9 @@ const STORAGE_THREADS: usize = 16;
 /// Threads of the program's own: three for signals, two that write to standard output and standard error, one for the
 /// progress, and room for those that ask a database aside or run `after`.
 const OWN_THREADS: usize = 9;
-/// The fewest that storage calls and the work on pieces need together: each may wait for the other's locks.
-const BLOCKING_THREADS_MIN: usize = 3;
+/// The fewest that storage calls and the work on pieces need together, for each may wait for the other's locks, and one
+/// that waits for a database that is proved meanwhile.
+const BLOCKING_THREADS_MIN: usize = 4;
 /// How long a thread may take from being made to running, on a machine that is busy with other things.
 const BEGIN_MAX: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// What the first thread has on most systems: without optimization the commands need more than the 2 MiB of the others.

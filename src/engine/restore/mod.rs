@@ -1,7 +1,7 @@
 //! restore: brings a snapshot back, and proves it before anything visible changes (section 12).
 //!
 //! Order: everything that the snapshot needs is found and read through; the database is written and every
-//! page checked; attachments and extras are written and every blob checked; the proof is made on the
+//! page checked; attachments and extras are written and every blob checked, while the proof is made on the
 //! staged database; all of it is made durable; then it is put in place, the database last.
 
 mod database;
@@ -13,8 +13,10 @@ mod proof;
 mod statistics;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures::future::{Either, select};
 use futures::join;
 
 use self::files::{FilesVisitor, RestoredFile};
@@ -331,15 +333,20 @@ async fn stage(
         files: content.len() as u64,
         bytes: content.iter().map(|file| file.bytes).sum(),
     };
-    blobs += write_files(pipeline, store, target, content, Stage::Attachments).await?;
     let extras = plan.extras.iter().map(|entry| RestoredFile {
         path: entry.path.clone(),
         mode: entry.restored_mode(),
         blob: entry.blob,
         bytes: entry.size,
     });
-    blobs += write_files(pipeline, store, target, extras.collect(), Stage::Extras).await?;
-    let proved = prove(context, plan, database, options).await?;
+    let extras = extras.collect();
+    let writing = async {
+        let attachments = write_files(pipeline, store, target, content, Stage::Attachments).await?;
+        Ok(attachments + write_files(pipeline, store, target, extras, Stage::Extras).await?)
+    };
+    let proving = |context| prove(context, plan, database, options);
+    let (files, proved) = side_by_side(context, writing, proving).await?;
+    blobs += files;
     let (held, wanted) = (target.clone(), wanted.clone());
     context.progress.step(Stage::Proof, "making it durable");
     let outcome = pipeline
@@ -363,10 +370,46 @@ async fn stage(
     })
 }
 
+/// Does both at once: the proof needs the database alone, and the line carries files meanwhile.
+///
+/// SQLite may be at work in the staged database, which the caller removes after a failure: so where the writing fails,
+/// the proof is stopped and waited for. It goes the other way by itself, for who drops the writing waits for its pieces.
+async fn side_by_side<T, Proving: Future<Output = Result<Proved>>>(
+    context: &Context,
+    writing: impl Future<Output = Result<T>>,
+    prove: impl FnOnce(Context) -> Proving,
+) -> Result<(T, Proved)> {
+    let stop = Cancel::new();
+    let stopped_too = async {
+        context.cancel.cancelled().await;
+        stop.cancel();
+        std::future::pending::<()>().await
+    };
+    let proving = pin!(prove(Context { cancel: stop.clone(), ..context.clone() }));
+    let both = async {
+        match select(pin!(writing), proving).await {
+            Either::Left((Ok(written), proving)) => Ok((written, proving.await?)),
+            Either::Left((Err(error), proving)) => {
+                stop.cancel();
+                let _ = proving.await;
+                Err(error)
+            }
+            Either::Right((proved, writing)) => {
+                let proved = proved?;
+                Ok((writing.await?, proved))
+            }
+        }
+    };
+    tokio::select! {
+        done = both => done,
+        () = stopped_too => unreachable!("it waits for ever"),
+    }
+}
+
 /// Proves the database if it was staged. What describes the live store is emptied only where all attachments come
 /// loose: some of them may still lie in the packs of a store that is merged into.
 async fn prove(
-    context: &Context,
+    context: Context,
     plan: &Plan,
     database: Option<PathBuf>,
     options: &RestoreOptions,
@@ -380,7 +423,7 @@ async fn prove(
         integrity_check: !options.skip_integrity_check,
         stats: !options.skip_stats,
     };
-    proof::settle_and_prove(context, &plan.profile, &plan.manifest, database, wanted).await
+    proof::settle_and_prove(&context, &plan.profile, &plan.manifest, database, wanted).await
 }
 
 async fn write_files(
@@ -398,4 +441,80 @@ async fn write_files(
     bulk::read(pipeline, store, ids, &visitor).await?;
     context.progress.end(stage);
     Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::progress::Silent;
+
+    fn context() -> Context {
+        Context {
+            cancel: Cancel::new(),
+            progress: Arc::new(Silent),
+            jobs: 1,
+            hostname: String::new(),
+            spool: PathBuf::new(),
+        }
+    }
+
+    fn failed() -> Error {
+        Error::new(ErrorKind::Damaged, "failed")
+    }
+
+    /// Proves nothing, and ends only when it is stopped.
+    async fn until_stopped(context: Context, ended: &Mutex<bool>) -> Result<Proved> {
+        context.cancel.cancelled().await;
+        *ended.lock().unwrap() = true;
+        context.cancel.check().map(|()| Proved::nothing())
+    }
+
+    #[tokio::test]
+    async fn files_are_written_while_the_database_is_proved() {
+        let (proving, writing) = (Notify::new(), Notify::new());
+        // Each waits for the other to have begun.
+        let write = async {
+            writing.notify_one();
+            proving.notified().await;
+            Ok(3)
+        };
+        let prove = |_| async {
+            proving.notify_one();
+            writing.notified().await;
+            Ok(Proved::nothing())
+        };
+        assert_eq!(side_by_side(&context(), write, prove).await.unwrap().0, 3);
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_stopped_and_waited_for_where_the_writing_fails() {
+        let (context, ended) = (context(), Mutex::new(false));
+        let done = side_by_side(&context, async { Err::<(), _>(failed()) }, |own| until_stopped(own, &ended));
+        assert_eq!(done.await.unwrap_err().kind(), ErrorKind::Damaged);
+        assert!(*ended.lock().unwrap());
+    }
+
+    #[tokio::test]
+    async fn nothing_more_is_written_where_the_proof_fails() {
+        let context = context();
+        let done = side_by_side(&context, std::future::pending::<Result<()>>(), |_| async { Err(failed()) });
+        assert_eq!(done.await.unwrap_err().kind(), ErrorKind::Damaged);
+    }
+
+    #[tokio::test]
+    async fn a_proof_that_goes_on_alone_hears_of_the_interruption() {
+        let (context, ended) = (context(), Mutex::new(false));
+        let cancel = context.cancel.clone();
+        let write = async {
+            tokio::spawn(async move { cancel.cancel() });
+            Ok(())
+        };
+        let done = side_by_side(&context, write, |own| until_stopped(own, &ended)).await;
+        assert_eq!(done.unwrap_err().kind(), ErrorKind::Interrupted);
+        assert!(*ended.lock().unwrap());
+    }
 }
