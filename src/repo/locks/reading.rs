@@ -14,7 +14,7 @@ use packvault_storage::{Error as StorageError, Key};
 use super::holder::{Age, Found, look};
 use super::{Lock, LockRequest, Side, by_listing};
 use crate::repo::Repository;
-use crate::{Error, ErrorKind, Obstacle, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What holds others back while we read; nothing, where there may be no lock.
 #[derive(Debug)]
@@ -67,11 +67,10 @@ impl Repository {
     }
 }
 
-/// Tells whether it says that this repository cannot be written. What this process lacks, like one more open file,
-/// says nothing of the repository: a reader that went on without a lock then would leave others free to remove.
+/// Tells whether it says that this repository cannot be written. What this process lacks, like memory or one more open
+/// file, says nothing of the repository: a reader that went on without a lock then would leave others free to remove.
 fn is_of_the_repository(error: &Error) -> bool {
-    let is_ours = error.obstacle() == Some(Obstacle::OpenFiles);
-    !is_ours && step_of(error).is_some_and(StorageError::forbids_writing)
+    !error.is_inconclusive() && step_of(error).is_some_and(StorageError::forbids_writing)
 }
 
 /// Returns the step of the storage that failed.
