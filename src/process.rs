@@ -52,6 +52,12 @@ pub(crate) struct Stat {
     pub started: u64,
 }
 
+/// Returns the start of the machine, as the kernel names it, where the system tells.
+pub fn boot() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+    (!boot.is_empty()).then_some(boot)
+}
+
 impl Identity {
     /// Returns that of this process, where the system tells.
     pub fn of_this_process() -> Option<Self> {
@@ -60,7 +66,7 @@ impl Identity {
         if fs::read_link("/proc/self").ok()?.to_str()? != pid.to_string() {
             return None;
         }
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let boot = boot()?;
         let namespace = |name: &str| {
             let link = fs::read_link(format!("/proc/self/ns/{name}")).ok()?;
             link.to_str().map(str::to_owned)
@@ -68,8 +74,7 @@ impl Identity {
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let started = stat(pid)?.started;
         let time_namespace = namespace("time").unwrap_or_default();
-        let identity = Self { hostname, boot, pid_namespace: namespace("pid")?, time_namespace, started };
-        (!identity.boot.is_empty()).then_some(identity)
+        Some(Self { hostname, boot, pid_namespace: namespace("pid")?, time_namespace, started })
     }
 
     /// Tells, from where this process is, what became of another.

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
 use crate::{Error, ErrorKind, Result};
@@ -62,6 +62,18 @@ pub fn file_at(folder: impl AsFd, relative: &str, shown: &Path) -> Result<Option
         FileType::Fifo => Err(not_plain(shown, "a fifo")),
         FileType::Socket => Err(not_plain(shown, "a socket")),
         _ => Err(not_plain(shown, "a device")),
+    }
+}
+
+/// Returns what lies at a path below an open folder, without opening it; no folder on the way may be a link. `None` when
+/// nothing does.
+pub fn stat_at(folder: impl AsFd, relative: &str, shown: &Path) -> Result<Option<Stat>> {
+    let (parent, name) = relative.rsplit_once('/').unwrap_or(("", relative));
+    let Some(parent) = folder_at(folder, parent, shown)? else { return Ok(None) };
+    match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(file_error("stat", shown, errno)),
     }
 }
 

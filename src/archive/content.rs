@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Stat, fstat};
 
 use super::beneath::{file_error, io_error, unchanged};
+use super::sighting::Sighting;
 use crate::format::BlobId;
 use crate::{Error, ErrorKind, Result};
 
@@ -21,10 +22,25 @@ pub struct ContentRef {
     pub path: String,
 }
 
+/// Where an attachment lies, and what is seen of it without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenContent {
+    /// The place, in the words of its store.
+    pub place: String,
+    /// The file that it lies in.
+    pub sighting: Sighting,
+}
+
 /// The attachments of a live archive.
 pub trait ContentStore: std::fmt::Debug + Send + Sync {
     /// Opens the attachment where it lies now.
     fn open(&self, reference: &ContentRef) -> Result<Content>;
+
+    /// Returns where the attachment would be read now, and what is seen there without reading it; nothing where only
+    /// reading tells.
+    fn look(&self, _reference: &ContentRef) -> Option<SeenContent> {
+        None
+    }
 
     /// Returns how much memory it keeps for finding attachments, at most, beside what the database told it.
     fn table_bytes_max(&self) -> u64 {

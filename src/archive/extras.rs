@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use super::beneath::{file_at, file_error, folder_at, open_folder};
+use super::beneath::{file_at, file_error, folder_at, open_folder, stat_at};
 use super::collisions::separate;
 use super::repositories::Recognised;
 use super::selected::{SelectedFolder, Selection, find_selected};
@@ -155,14 +155,7 @@ impl FoundExtra {
 
     /// Returns what lies at its path now, without opening it; `None` if nothing does.
     pub fn look(&self) -> Result<Option<Stat>> {
-        let path = self.path();
-        let (parent, name) = self.relative.rsplit_once('/').unwrap_or(("", &self.relative));
-        let Some(parent) = folder_at(&self.root.held, parent, &path)? else { return Ok(None) };
-        match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(file_error("stat", &path, errno)),
-        }
+        stat_at(&self.root.held, &self.relative, &self.path())
     }
 }
 

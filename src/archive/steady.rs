@@ -15,7 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::Stat;
 
+use super::database_file::write_back;
 use super::extras::FoundExtra;
+use super::sighting::{Sighting, notes_every_change};
 use crate::Result;
 
 /// For how long a file must have been at rest for its times to be believed: the system writes dirty pages
@@ -48,12 +50,28 @@ impl Watched {
         self.file.read_exact_at(&mut beginning, 0).is_ok() && &beginning == MAGIC
     }
 
+    /// Prepares the file for being remembered by its times, before the first byte is read: returns what is seen of it,
+    /// if its file system notes every change from now on.
+    pub fn settled(&self) -> Option<Sighting> {
+        if !notes_every_change(&self.file) {
+            return None;
+        }
+        // A write through a mapping notes the time only if the page was written back since the one before.
+        write_back(&self.file);
+        Some(Sighting::of(&self.before))
+    }
+
+    /// Tells, after the last byte, whether the file, and what has its name, is still what it was before the first.
+    pub fn is_unchanged(&self, extra: &FoundExtra) -> bool {
+        let same = |after: &Stat| same_file(&self.before, after) && same_times(&self.before, after);
+        let still = rustix::fs::fstat(&self.file).is_ok_and(|after| same(&after));
+        still && matches!(extra.look(), Ok(Some(named)) if same(&named))
+    }
+
     /// Tells, after the last byte, whether what was read is known to be of one moment. If not, a second
     /// reading decides.
     pub fn is_proved(&self, extra: &FoundExtra) -> bool {
-        let same = |after: &Stat| same_file(&self.before, after) && same_times(&self.before, after);
-        let still = rustix::fs::fstat(&self.file).is_ok_and(|after| same(&after));
-        self.times_tell && still && matches!(extra.look(), Ok(Some(named)) if same(&named))
+        self.times_tell && self.is_unchanged(extra)
     }
 }
 

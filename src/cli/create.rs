@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use packvault::archive::profile::ExtrasChoice;
-use packvault::engine::create::{CreateOptions, create};
+use packvault::engine::create::{CreateOptions, FileMemoryOptions, REST, Reread, create};
 use packvault::engine::report::CreateReport;
 use packvault::ledger::Sizes;
 use packvault::location::Purpose;
 use packvault::profiles::sqlite::SqliteKeys;
 use packvault::repo::Repository;
 use packvault::{Error, ErrorKind, Result};
+use serde::Deserialize;
 
 use super::application::{Hooks, PausableApplication, Status, Surely};
 use super::copies;
@@ -89,6 +90,13 @@ pub struct Arguments {
     /// and index only.
     #[arg(long, conflicts_with = "dry_run")]
     paranoid: bool,
+    /// How many of the files are read that did not change since the last snapshot: a share, all, or none
+    ///
+    /// A file whose identity, length and times are those of the last create on this machine is not read, but for
+    /// one thirtieth in every run, so that each is read within a month. `reread` in the archive's section of the
+    /// configuration means the same.
+    #[arg(long, value_name = "WHICH")]
+    reread: Option<RereadChoice>,
     /// Show what would be stored, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -125,6 +133,29 @@ pub struct Arguments {
     /// Files not to store; may be repeated
     #[arg(long, value_name = "GLOB", requires = "database", help_heading = "Any SQLite application")]
     exclude: Vec<String>,
+}
+
+/// How many of the files are read that did not change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RereadChoice {
+    /// Every one
+    All,
+    /// One thirtieth, or one for each day since the last
+    #[default]
+    Share,
+    /// None
+    None,
+}
+
+impl From<RereadChoice> for Reread {
+    fn from(choice: RereadChoice) -> Self {
+        match choice {
+            RereadChoice::All => Self::All,
+            RereadChoice::Share => Self::Share,
+            RereadChoice::None => Self::None,
+        }
+    }
 }
 
 /// A snapshot that was made, and whether the application goes on.
@@ -189,7 +220,9 @@ pub async fn make(arguments: &Arguments, session: &Session) -> Result<Made> {
     arguments.refuse_unwanted_secrets(&archive, repository.sealing().is_encrypted())?;
     let paths = archive.paths();
     let application = PausableApplication::new(arguments.hooks(&archive), session.cancel().clone());
-    let options = CreateOptions { application: application.engaged(), ..arguments.options(&archive) };
+    let file_memory = arguments.file_memory(&archive, session);
+    let options =
+        CreateOptions { application: application.engaged(), file_memory, ..arguments.options(&archive) };
     let context = session.context(arguments.jobs);
     session.owe(&application);
     let surely = Surely(application);
@@ -265,11 +298,19 @@ impl Arguments {
             identity: Some(archive.identity()),
             adopt: self.adopt,
             application: None,
+            file_memory: None,
             hold_max: self
                 .max_hold
                 .or(archive.max_hold())
                 .map(|seconds| Duration::from_secs(seconds.get().into())),
         }
+    }
+
+    /// Returns what is remembered of files; nothing where this user has no folder for it.
+    fn file_memory(&self, archive: &Archive, session: &Session) -> Option<FileMemoryOptions> {
+        let reread = self.reread.or(archive.reread()).unwrap_or_default().into();
+        let folder = session.settings().file_memory().filter(|_| session.uses_cache())?;
+        Some(FileMemoryOptions { folder, reread, rest: REST })
     }
 
     fn allows_plaintext_secrets(&self, archive: &Archive) -> bool {

@@ -123,6 +123,11 @@ impl Session {
         self.globals.repo.is_some() || self.settings.environment().repository.is_some()
     }
 
+    /// Tells whether anything near at hand may be used in place of what is read anew.
+    pub fn uses_cache(&self) -> bool {
+        !self.globals.no_cache
+    }
+
     /// Returns whether results are shown only where they were asked for.
     pub fn is_quiet(&self) -> bool {
         self.globals.quiet

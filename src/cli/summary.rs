@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::text::{self, count, counted, escape, size};
 use packvault::engine::report::{
-    Check, CreateReport, InitReport, NotRestored, PagesRead, RestoreReport, SampleReport, VerifyProblem,
-    VerifyReport,
+    Check, CreateReport, CreatedFiles, InitReport, NotRestored, PagesRead, RestoreReport, SampleReport,
+    VerifyProblem, VerifyReport,
 };
 
 /// How many files are named that were left out, and how many databases that were taken.
@@ -75,6 +75,12 @@ fn create_parts(text: &mut String, report: &CreateReport) {
         &format!("{}, {}, {new} new", count(attachments.blobs), size(attachments.bytes)),
     );
     part(text, "extras", &counted(report.extras, "file"));
+    let CreatedFiles { attachments_read, attachments_unread, extras_read, extras_unread } = report.files;
+    let (read, unread) = (attachments_read + extras_read, attachments_unread + extras_unread);
+    if unread > 0 {
+        let all = counted(read + unread, "file");
+        part(text, "read", &format!("{} of {all}, {} did not change", count(read), count(unread)));
+    }
     for database in report.databases.iter().take(LEFT_OUT_MAX) {
         let (path, bytes) = (escape(&database.path), size(database.bytes));
         part(text, "", &format!("{path}: a database of {bytes}, of one moment"));
@@ -267,6 +273,7 @@ mod tests {
             warnings: vec![],
             complete: true,
             databases: vec![],
+            files: CreatedFiles::default(),
         }
     }
 
@@ -338,6 +345,19 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
         ] {
             assert!(text.contains(line), "{text}");
         }
+    }
+
+    #[test]
+    fn create_says_how_many_files_were_read_where_some_were_not() {
+        let mut report = created();
+        report.files = CreatedFiles {
+            attachments_read: 130,
+            attachments_unread: 3_870,
+            extras_read: 1,
+            extras_unread: 0,
+        };
+        let text = create(&report);
+        assert!(text.contains("  read         131 of 4,001 files, 3,870 did not change\n"), "{text}");
     }
 
     #[test]

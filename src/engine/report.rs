@@ -58,6 +58,8 @@ pub struct CreateReport {
     pub complete: bool,
     /// The databases among the extra files.
     pub databases: Vec<CapturedDatabase>,
+    /// Which files were read.
+    pub files: CreatedFiles,
 }
 
 /// A database among the extra files of a [`CreateReport`].
@@ -69,6 +71,19 @@ pub struct CapturedDatabase {
     pub bytes: u64,
     /// How its pages were read.
     pub read: PagesRead,
+}
+
+/// How many files of a [`CreateReport`] were read, and how many were not because they have not changed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CreatedFiles {
+    /// Attachments that were read.
+    pub attachments_read: u64,
+    /// Attachments that lie there as they did when they were read last.
+    pub attachments_unread: u64,
+    /// Extra files that were read.
+    pub extras_read: u64,
+    /// Extra files that lie there as they did when they were read last.
+    pub extras_unread: u64,
 }
 
 /// An extra file of a [`CreateReport`] that was not taken.
@@ -797,6 +812,12 @@ mod tests {
             warnings: vec!["odd".into()],
             complete: false,
             databases: vec![CapturedDatabase { path: "b".into(), bytes: 11, read: PagesRead::Transaction }],
+            files: CreatedFiles {
+                attachments_read: 12,
+                attachments_unread: 13,
+                extras_read: 14,
+                extras_unread: 15,
+            },
         };
         assert_eq!(
             json(&create),
@@ -807,7 +828,8 @@ mod tests {
                 r#""attachments":{"blobs":7,"bytes":8,"blobs_added":9},"extras":10,"seconds":0.5,"#,
                 r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"],"#,
                 r#""warnings":["odd"],"complete":false,"#,
-                r#""databases":[{"path":"b","bytes":11,"read":"transaction"}]}"#
+                r#""databases":[{"path":"b","bytes":11,"read":"transaction"}],"#,
+                r#""files":{"attachments_read":12,"attachments_unread":13,"extras_read":14,"extras_unread":15}}"#
             )
         );
     }

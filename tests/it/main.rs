@@ -86,6 +86,7 @@ mod swaps;
 mod targets;
 mod thread_limits;
 mod two_places;
+mod unread;
 mod untrusted_databases;
 mod unwritable;
 mod verify_cost;

@@ -24,5 +24,5 @@ pub use self::log_place::LogPlace;
 pub use self::openers::{Opener, openers};
 pub use self::record_locks::{ExclusiveLock, SharedLock, ShownLock, lock_shown, log_lock_shown};
 pub use self::sidecars::{Sidecar, sidecar, sidecar_bytes};
-pub use self::stillness::Stillness;
+pub use self::stillness::{Stillness, write_back};
 pub use self::watch::{Before, Moved, Rests, Watch};

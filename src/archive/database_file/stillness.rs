@@ -131,7 +131,7 @@ fn sum(file: &File) -> io::Result<u64> {
 /// Writes changed pages of the file back to its file system, without waiting for the disk's own cache. Where
 /// that is not possible nobody writes, or the times tell.
 #[cfg(target_os = "linux")]
-fn write_back(file: &File) {
+pub fn write_back(file: &File) {
     use std::os::fd::AsRawFd;
     let how =
         libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
@@ -140,7 +140,7 @@ fn write_back(file: &File) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn write_back(file: &File) {
+pub fn write_back(file: &File) {
     let _ = rustix::fs::fsync(file);
 }
 

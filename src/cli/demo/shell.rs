@@ -125,6 +125,9 @@ impl<'a> Shell<'a> {
         HIDDEN.iter().for_each(|name| _ = command.env_remove(name));
         command.args(arguments).current_dir(&self.folder);
         command.env("HOME", &self.folder).env("PACKVAULT_CONFIG", "/dev/null");
+        // Nothing is kept for the next command: which files are old enough to be remembered depends on how fast the
+        // machine is, and what the demo prints must not.
+        command.env("XDG_CACHE_HOME", "/dev/null");
         command.envs(self.variables.iter().map(|(name, value)| (*name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         // In a group of its own, so that a Ctrl-C on the terminal reaches it through the demo only.

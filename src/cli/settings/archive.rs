@@ -15,6 +15,7 @@ use packvault::repo::notes::ArchiveIdentity;
 use packvault::{Error, ErrorKind, Location, Result};
 
 use super::super::application::Hooks;
+use super::super::create::RereadChoice;
 use super::super::keep::Keep;
 use super::super::text::ByteSize;
 use super::file::ArchiveSection;
@@ -62,6 +63,11 @@ impl Archive {
     /// Returns whether the source is checked, as far as the configuration says.
     pub fn check_source(&self) -> Option<bool> {
         self.section.as_ref()?.common.check_source
+    }
+
+    /// Returns how many of the files that did not change are read, as far as the configuration says.
+    pub fn reread(&self) -> Option<RereadChoice> {
+        self.section.as_ref()?.common.reread
     }
 
     /// Returns by how much the WAL may grow, as far as the configuration says.
@@ -150,6 +156,13 @@ impl Settings {
     /// Returns the folder in which page hashes of applications are kept that must not find anything of ours.
     fn page_hash_cache(&self) -> PathBuf {
         self.cache().unwrap_or_else(|| self.spool()).join("page-hashes")
+    }
+
+    /// Returns the folder in which it is kept what files were like; none where this user has no home.
+    ///
+    /// It lies in that of the page hashes, which no selection takes.
+    pub fn file_memory(&self) -> Option<PathBuf> {
+        self.cache().map(|_| self.page_hash_cache().join("files"))
     }
 
     /// Returns the folders of every archive this user is known to have: those of the configuration, and

@@ -13,6 +13,7 @@ use packvault::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
 use super::super::application::Hold;
+use super::super::create::RereadChoice;
 use super::super::keep::{Keep, Span};
 use super::super::text::ByteSize;
 use super::repository::{Encryption, RepositorySection};
@@ -58,6 +59,7 @@ pub(super) struct CommonKeys {
     pub(super) repository: Option<String>,
     pub(super) zstd_level: Option<i32>,
     pub(super) check_source: Option<bool>,
+    pub(super) reread: Option<RereadChoice>,
     pub(super) max_wal_growth: Option<ByteSize>,
     #[serde(default)]
     pub(super) before: Vec<String>,

@@ -19,12 +19,13 @@ const FILE_KEYS: [&str; 6] =
     ["default_repository", "encryption", "history_days", "repository", "archive", "notify"];
 
 /// The keys that every archive has.
-const ARCHIVE_KEYS: [&str; 18] = [
+const ARCHIVE_KEYS: [&str; 19] = [
     "profile",
     "home",
     "repository",
     "zstd_level",
     "check_source",
+    "reread",
     "max_wal_growth",
     "before",
     "after",

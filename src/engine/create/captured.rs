@@ -1,6 +1,7 @@
 //! What one capture has put into packs, and what is known of its source.
 
 use super::attachments::CapturedAttachments;
+use super::beliefs::Seen;
 use super::extras::CapturedExtras;
 use super::keyframe::StoredMaps;
 use super::sink::BlobSink;
@@ -46,6 +47,15 @@ impl Capture {
             home: attributes_at(&paths.home),
             database: attributes_at(&paths.database),
             ..self.extras.attributes.clone()
+        }
+    }
+
+    /// Hands over what was seen of the files.
+    pub(super) fn seen(&mut self) -> Seen {
+        Seen {
+            attachments: std::mem::take(&mut self.attachments.prints),
+            extras: std::mem::take(&mut self.extras.prints),
+            tree: std::mem::take(&mut self.extras.tree_text),
         }
     }
 

@@ -9,7 +9,7 @@ use super::captured::Capture;
 use super::sink::Added;
 use crate::archive::pinned::Reading;
 use crate::archive::profile::Profile;
-use crate::engine::report::{CreateReport, CreatedAttachments, CreatedDatabase, PagesRead};
+use crate::engine::report::{CreateReport, CreatedAttachments, CreatedDatabase, CreatedFiles, PagesRead};
 use crate::format::{Geometry, Manifest, manifest};
 use crate::repo::Repository;
 use crate::repo::indexes::format_error;
@@ -122,6 +122,12 @@ pub(super) fn report(
         warnings: captured.findings.sentences(),
         complete: captured.findings.is_complete(),
         databases: captured.extras.databases.clone(),
+        files: CreatedFiles {
+            attachments_read: captured.attachments.read,
+            attachments_unread: captured.attachments.listed.len() as u64 - captured.attachments.read,
+            extras_read: captured.extras.read,
+            extras_unread: captured.extras.count - captured.extras.read,
+        },
     }
 }
 

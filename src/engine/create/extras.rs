@@ -16,18 +16,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
+use rustix::fs::FileType;
 
 use self::databases::Image;
 use self::read::Outcome;
+use super::beliefs::Beliefs;
+use super::known::KnownBlobs;
 use super::sink::{BlobSink, EncodedBlob};
 use crate::archive::attributes::attributes_of_found;
 use crate::archive::extras::{ExtrasSource, FoundExtra, FoundExtras, FoundRepository, LeftFile, find};
 use crate::archive::findings::Findings;
 use crate::archive::foreign;
 use crate::archive::profile::{Profile, SIDECARS, database_files};
+use crate::archive::sighting::{Print, Sighting};
 use crate::engine::pipeline::{Pipeline, Reservation};
 use crate::engine::report::{CapturedDatabase, LeftOut};
-use crate::format::{ArchiveAttributes, ExtrasEntry, RepoId, extras_tree};
+use crate::format::{ArchiveAttributes, BlobId, ExtrasEntry, RepoId, extras_tree};
 use crate::progress::{Stage, Unit};
 use crate::{Error, ErrorKind, Result};
 
@@ -68,6 +72,12 @@ pub struct CapturedExtras {
     pub attributes: ArchiveAttributes,
     /// What is wrong with the databases.
     pub problems: Vec<String>,
+    /// How many files were read.
+    pub read: u64,
+    /// Those that can be known by their times in the next capture.
+    pub prints: Vec<Print>,
+    /// The tree itself, where the next capture is to know it.
+    pub tree_text: Vec<u8>,
 }
 
 /// Finds the extra files, and refuses what may not or cannot be part of a snapshot.
@@ -92,7 +102,38 @@ pub fn look(sources: &[ExtrasSource], (profile, allowed): Secrets) -> Result<Fou
     }
 }
 
-/// Reads and stores every extra file; `checks` tells whether a database of a length is checked.
+/// A file that need not be read, its permission bits, what it holds, and by what it is known.
+type Unread = (FoundExtra, u32, (u64, BlobId), Print);
+
+/// Returns the files that must be read, and those that are as they were in the parent. What holds secrets is read, and what
+/// is named like a log of SQLite: whether it is one depends on other files.
+fn unread(
+    extras: Vec<FoundExtra>,
+    beliefs: &Beliefs,
+    known: &KnownBlobs,
+    profile: &dyn Profile,
+) -> (Vec<FoundExtra>, Vec<Unread>) {
+    let (mut to_read, mut unread) = (Vec::new(), Vec::new());
+    for extra in extras {
+        let path = extra.recorded();
+        let is_read = base_of(path).is_some() || profile.is_secret(path);
+        let stat = if is_read { None } else { extra.look().ok().flatten() };
+        let stat = stat.filter(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let believed = stat.and_then(|stat| {
+            let sighting = Sighting::of(&stat);
+            let (blob, print) = beliefs.extra(path, &sighting)?;
+            known.contains(&blob).then_some((stat.st_mode & 0o777, (sighting.bytes(), blob), print))
+        });
+        match believed {
+            Some((mode, content, print)) => unread.push((extra, mode, content, print)),
+            None => to_read.push(extra),
+        }
+    }
+    (to_read, unread)
+}
+
+/// Reads and stores every extra file, but for those that are as they were in the parent; `checks` tells whether a
+/// database of a length is checked.
 pub async fn capture(
     pipeline: &Pipeline,
     sink: &mut BlobSink,
@@ -100,23 +141,32 @@ pub async fn capture(
     secrets: Secrets,
     ours: &RepoId,
     checks: impl Fn(u64) -> bool,
+    beliefs: Option<&Arc<Beliefs>>,
 ) -> Result<CapturedExtras> {
     let context = pipeline.context();
-    let (found, attributes) = pipeline
+    let (believed, known) = (beliefs.cloned(), sink.known().clone());
+    let (found, attributes, unread) = pipeline
         .run(move |_| {
-            let found = look(&sources, secrets)?;
+            let mut found = look(&sources, secrets.clone())?;
             let attributes = attributes_of_found(&found.extras);
-            Ok((found, attributes))
+            let Some(beliefs) = believed else { return Ok((found, attributes, Vec::new())) };
+            let (to_read, unread) = unread(found.extras, &beliefs, &known, secrets.0.as_ref());
+            found.extras = to_read;
+            Ok((found, attributes, unread))
         })
         .await?;
-    context.progress.begin(Stage::Extras, Unit::Items, Some(found.extras.len() as u64));
+    let all = found.extras.len() + unread.len();
+    context.progress.begin(Stage::Extras, Unit::Items, Some(all as u64));
+    context.progress.advance(Stage::Extras, unread.len() as u64);
     let FoundExtras { extras, mut left_out, idle, repositories } = found;
     say_whose_repositories(&mut left_out, &repositories, ours);
     let (sidecars, files) = split_sidecars(extras);
     let mut taking = Taking {
         pipeline,
         sink,
-        entries: Vec::with_capacity(files.len()),
+        beliefs,
+        entries: Vec::with_capacity(all),
+        prints: Vec::new(),
         left_out,
         queue: Vec::new(),
         databases: Vec::new(),
@@ -124,6 +174,11 @@ pub async fn capture(
         warnings: Vec::new(),
         busy: 0,
     };
+    let unread_count = unread.len() as u64;
+    for (extra, mode, (size, blob), print) in unread {
+        taking.entries.push(ExtrasEntry { path: extra.recorded().to_owned(), mode, size, blob });
+        taking.prints.push(print);
+    }
     taking.files(files).await?;
     let others = taking.not_of_a_database(sidecars).await?;
     taking.files(others).await?;
@@ -131,10 +186,15 @@ pub async fn capture(
         let checks = checks(database.file_bytes);
         taking.database(database, checks).await?;
     }
-    let Taking { entries, mut left_out, databases, problems, warnings, sink, .. } = taking;
+    let Taking { entries, prints, mut left_out, databases, problems, warnings, sink, .. } = taking;
+    let mut tree_text = Vec::new();
     let tree = match entries.len() {
         0 => None,
-        _ => Some(sink.store(extras_tree::encode(&entries)).await?.to_string()),
+        _ => {
+            let text = extras_tree::encode(&entries);
+            tree_text = beliefs.map_or_else(Vec::new, |_| text.clone());
+            Some(sink.store(text).await?.to_string())
+        }
     };
     context.progress.end(Stage::Extras);
     left_out.sort_by(|one, other| one.path.cmp(&other.path));
@@ -142,7 +202,19 @@ pub async fn capture(
     let left_out =
         left_out.into_iter().map(|left| LeftOut { path: left.path, reason: left.reason }).collect();
     let count = entries.len() as u64;
-    Ok(CapturedExtras { tree, count, databases, left_out, findings, attributes, problems })
+    let read = count - unread_count;
+    Ok(CapturedExtras {
+        tree,
+        count,
+        databases,
+        left_out,
+        findings,
+        attributes,
+        problems,
+        read,
+        prints,
+        tree_text,
+    })
 }
 
 /// Says which of the repositories is the one that is written to: that one lies there on purpose, and cannot be in
@@ -200,7 +272,10 @@ fn base_of(path: &str) -> Option<&str> {
 struct Taking<'a> {
     pipeline: &'a Pipeline,
     sink: &'a mut BlobSink,
+    beliefs: Option<&'a Arc<Beliefs>>,
     entries: Vec<ExtrasEntry>,
+    /// Of those that can be known by their times.
+    prints: Vec<Print>,
     left_out: Vec<LeftFile>,
     /// Databases that wait for their turn.
     queue: Vec<FoundExtra>,
@@ -236,16 +311,19 @@ impl Taking<'_> {
 
     /// Takes files, and returns those that changed while they were read.
     async fn round(&mut self, files: Vec<FoundExtra>) -> Result<Vec<FoundExtra>> {
-        let (pipeline, known) = (self.pipeline, self.sink.known().clone());
+        let (pipeline, known, beliefs) = (self.pipeline, self.sink.known().clone(), self.beliefs);
         let mut changed = Vec::new();
         let mut read = stream::iter(files)
-            .map(|extra| read_one(pipeline, known.clone(), extra))
+            .map(|extra| read_one(pipeline, known.clone(), beliefs.cloned(), extra))
             .buffered(pipeline.jobs() + 2);
         while let Some(one) = read.next().await {
             self.pipeline.context().cancel.check()?;
             let (extra, outcome, reservation) = one?;
             match outcome {
-                Outcome::Read(mode, blob) => self.store(&extra, mode, blob).await?,
+                Outcome::Read(mode, blob, print) => {
+                    self.prints.extend(print);
+                    self.store(&extra, mode, blob).await?;
+                }
                 Outcome::Changed => {
                     changed.push(extra);
                     continue;
@@ -337,7 +415,8 @@ type ReadFile = (FoundExtra, Outcome, Reservation);
 
 async fn read_one(
     pipeline: &Pipeline,
-    known: Arc<super::known::KnownBlobs>,
+    known: Arc<KnownBlobs>,
+    beliefs: Option<Arc<Beliefs>>,
     extra: FoundExtra,
 ) -> Result<ReadFile> {
     // The budget is asked for in the order of the files, and those in front are stored first, so a file
@@ -345,7 +424,7 @@ async fn read_one(
     let reservation = pipeline.reserve(2 * extra.file_bytes.min(MEMORY_BYTES_MAX)).await;
     let (extra, outcome) = pipeline
         .run(move |worker| {
-            let outcome = read::read(worker, &known, &extra)?;
+            let outcome = read::read(worker, &known, beliefs.as_deref(), &extra)?;
             Ok((extra, outcome))
         })
         .await?;

@@ -6,6 +6,7 @@
 
 mod application;
 mod attachments;
+mod beliefs;
 mod captured;
 mod database;
 mod describe;
@@ -28,6 +29,8 @@ use std::time::{Duration, Instant};
 use futures::{FutureExt, join};
 
 pub use self::application::Application;
+use self::beliefs::Beliefs;
+pub use self::beliefs::{FileMemoryOptions, REST, Reread};
 use self::captured::{Capture, check_paths};
 use self::database::{CapturedDatabase, DatabaseCapture};
 use self::describe::Description;
@@ -38,13 +41,13 @@ use self::sink::BlobSink;
 pub(super) use self::sink::stored_blob;
 use super::identity::{self, Recorded};
 use super::metadata::MetadataReader;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, Worker};
 use super::report::CreateReport;
 use super::{Context, logged};
 use crate::archive::pinned::Reading;
 use crate::archive::profile::{ArchivePaths, ExtrasChoice, Profile};
 use crate::archive::target::check_finished;
-use crate::format::{RepoId, effective_level};
+use crate::format::{Manifest, RepoId, effective_level};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
@@ -87,6 +90,8 @@ pub struct CreateOptions {
     pub application: Option<Arc<dyn Application>>,
     /// For how long the writers of the database may be held off.
     pub hold_max: Option<Duration>,
+    /// What is remembered of files, so that those which did not change are not read; without it, all are read.
+    pub file_memory: Option<FileMemoryOptions>,
 }
 
 /// Captures the archive. On failure, and when interrupted, no snapshot, lock or staging stays behind.
@@ -196,6 +201,7 @@ async fn run(
     let mut parent =
         ParentState::load(repository, &reader, &known, snapshots, &cache, context.progress.as_ref()).await?;
     parent.tell();
+    let beliefs = believe(repository, &profile, paths, options, &pipeline, parent.manifest()).await?;
     let writes_to = (!options.dry_run).then(|| repository.clone());
     let mut sink = BlobSink::new(known.clone(), pipeline.clone(), writes_to);
     let captured = Box::pin(capture(
@@ -205,7 +211,7 @@ async fn run(
         &profile,
         paths,
         options,
-        (&repository.config().repo_id, &mut parent, recorded),
+        (&repository.config().repo_id, &mut parent, recorded, beliefs.as_ref()),
     ))
     .await;
     let finished = match captured {
@@ -215,7 +221,7 @@ async fn run(
         }
         Err(error) => Err(error),
     };
-    let (captured, mut added) = match finished {
+    let (mut captured, mut added) = match finished {
         Ok(finished) => finished,
         Err(error) => {
             let durable = sink.abandon().await;
@@ -252,9 +258,34 @@ async fn run(
         };
         publication.publish(repository, context).await?;
         captured.maps.write_cache(&cache, repository.config(), &manifest);
+        if let Some(beliefs) = beliefs {
+            let (seen, id) = (captured.seen(), manifest.snapshot_id.clone());
+            let keep = move |_: &mut Worker| {
+                beliefs.keep(&id, seen);
+                Ok(())
+            };
+            pipeline.run(keep).await?;
+        }
     }
     context.progress.end(Stage::Seal);
     Ok(describe::report(options, manifest, &captured, &added))
+}
+
+/// Reads what is remembered of the files, if it is to be.
+async fn believe(
+    repository: &Repository,
+    profile: &Arc<dyn Profile>,
+    paths: &ArchivePaths,
+    options: &CreateOptions,
+    pipeline: &Pipeline,
+    parent: Option<&Manifest>,
+) -> Result<Option<Arc<Beliefs>>> {
+    let Some(memory) = options.file_memory.clone() else { return Ok(None) };
+    let repo_id = &repository.config().repo_id;
+    let whose = beliefs::whose(repo_id, options.identity.as_ref(), profile.as_ref(), paths);
+    let parent = parent.cloned();
+    let load = move |_: &mut Worker| Ok(Beliefs::load(memory, whose, parent.as_ref()));
+    Ok(Some(Arc::new(pipeline.run(load).await?)))
 }
 
 /// Captures everything into packs; nothing here is visible to a reader.
@@ -265,7 +296,7 @@ async fn capture(
     profile: &Arc<dyn Profile>,
     paths: &ArchivePaths,
     options: &CreateOptions,
-    (ours, parent, recorded): (&RepoId, &mut ParentState, Option<Recorded>),
+    (ours, parent, recorded, beliefs): (&RepoId, &mut ParentState, Option<Recorded>, Option<&Arc<Beliefs>>),
 ) -> Result<Capture> {
     application::pause(pipeline, paths, options).await?;
     let database = DatabaseCapture { pipeline, profile, paths, options, recorded: recorded.as_ref() };
@@ -276,14 +307,17 @@ async fn capture(
     let maps = keyframe::store_maps(sink, parent, geometry, pages).await?;
     // First: a pack in which a list cannot be read is not relied on for what it holds besides.
     let inherited = attachments::read_lists(reader, sink.known(), parent.manifest()).await?;
-    let attachments = attachments::capture(pipeline, sink, store, facts.content.clone()).await?;
+    let inherited = inherited.map(Arc::new);
+    let content = facts.content.clone();
+    let attachments =
+        attachments::capture(pipeline, sink, store, content, beliefs, inherited.as_ref()).await?;
     check_paths(&facts, &attachments)?;
-    let lists = attachments::store_lists(sink, inherited, &attachments.listed).await?;
+    let lists = attachments::store_lists(sink, inherited.as_deref(), &attachments.listed).await?;
     let artifacts = captured::store_artifacts(sink, &facts.artifacts).await?;
     let sources = profile.extras(paths, options.extras);
     let secrets = (profile.clone(), options.allow_plaintext_secrets);
     let checks = |bytes| options.check_source.unwrap_or(profile.checks_source(bytes));
-    let extras = extras::capture(pipeline, sink, sources, secrets, ours, checks).await?;
+    let extras = extras::capture(pipeline, sink, sources, secrets, ours, checks, beliefs).await?;
     source.problems.extend(extras.problems.iter().cloned());
     application::let_go(pipeline, options).await?;
     let mut findings = source.findings.clone();

@@ -11,11 +11,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::{FileType, Stat};
+
 use super::packed::{LivePacks, PackRow, load_row, load_rows};
-use crate::archive::beneath::{file_at, io_error, open_folder};
-use crate::archive::content::{Content, ContentRef, ContentStore};
+use crate::archive::beneath::{file_at, folder_at, io_error, open_folder, stat_at};
+use crate::archive::content::{Content, ContentRef, ContentStore, SeenContent};
 use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::ArchivePaths;
+use crate::archive::sighting::Sighting;
 use crate::archive::sqlite::open_existing;
 use crate::format::{BlobId, paths};
 use crate::{Error, ErrorKind, Result};
@@ -98,7 +101,40 @@ impl MsgvaultContent {
     }
 }
 
+/// What looks see where they would read; in the order in which attachments are looked for.
+impl MsgvaultContent {
+    fn see(&self, reference: &ContentRef) -> Option<SeenContent> {
+        let id = &reference.id;
+        if let Some(row) = self.rows.get(id) {
+            return self.packs.look(row);
+        }
+        let canonical = canonical(id);
+        let (shard, name) = canonical.split_once('/')?;
+        // One look at the folder for both names.
+        if let Some(shard_folder) = folder_at(self.folder.as_ref(), shard, &self.shown).ok()? {
+            for name in [format!("{name}.zst"), name.to_owned()] {
+                if let Some(stat) = stat_at(&shard_folder, &name, &self.shown).ok()? {
+                    return seen(format!("{shard}/{name}"), &stat);
+                }
+            }
+        }
+        let stat = stat_at(self.folder.as_ref(), &reference.path, &self.shown).ok()??;
+        seen(reference.path.clone(), &stat)
+    }
+}
+
+/// Only plain files are attachments.
+fn seen(place: String, stat: &Stat) -> Option<SeenContent> {
+    let is_plain = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_plain.then(|| SeenContent { place, sighting: Sighting::of(stat) })
+}
+
 impl ContentStore for MsgvaultContent {
+    fn look(&self, reference: &ContentRef) -> Option<SeenContent> {
+        check_path(reference).ok()?;
+        self.see(reference)
+    }
+
     fn table_bytes_max(&self) -> u64 {
         self.packs.table_bytes_max()
     }

@@ -148,6 +148,11 @@ impl Profile for Msgvault {
         auxiliary::check(name, format, body)
     }
 
+    fn is_secret(&self, recorded: &str) -> bool {
+        let is_client_secret = recorded.starts_with("client_secret") && !recorded.contains('/');
+        recorded == "config.toml" || recorded.starts_with("tokens/") || is_client_secret
+    }
+
     fn cache_folder(&self, paths: &ArchivePaths) -> PathBuf {
         paths.config.parent().unwrap_or(&paths.home).join("backup-cache")
     }

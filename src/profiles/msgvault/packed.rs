@@ -15,10 +15,12 @@ use std::sync::{Arc, Mutex};
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat};
 
-use crate::archive::beneath::{file_at, io_error};
+use crate::archive::beneath::{file_at, io_error, stat_at};
 use crate::archive::bounds::{Bounds, bounded_error, restrain};
+use crate::archive::content::SeenContent;
+use crate::archive::sighting::Sighting;
 use crate::archive::sqlite::{database_error, open_at_rest, open_staged};
 use crate::format::pack::{self, Entry, Footer, Trailer};
 use crate::format::{BlobFlags, BlobId, Decompressor, FormatError, PackId};
@@ -150,6 +152,7 @@ pub struct LivePacks {
     hasher: RandomState,
     prints_max: usize,
     footers_read: AtomicU64,
+    seen: Mutex<HashMap<PackId, Sighting>>,
 }
 
 impl std::fmt::Debug for LivePacks {
@@ -170,6 +173,7 @@ impl LivePacks {
             // Footers also name what was removed from the database since.
             prints_max: attachments.saturating_mul(2).max(PRINTS_MIN),
             footers_read: AtomicU64::new(0),
+            seen: Mutex::default(),
         }
     }
 
@@ -181,6 +185,27 @@ impl LivePacks {
     fn print_of(&self, entry: &Entry) -> u64 {
         let Entry { id, offset, stored_bytes, raw_bytes, flags, crc32c } = entry;
         self.hasher.hash_one((id, offset, stored_bytes, raw_bytes, flags.bits(), crc32c))
+    }
+
+    /// Returns what is seen of the pack that an attachment lies in; each pack is looked at once.
+    pub fn look(&self, row: &PackRow) -> Option<SeenContent> {
+        let known = self.seen.lock().expect("no holder of what was seen panics").get(&row.pack).copied();
+        let sighting = match known {
+            Some(sighting) => sighting,
+            None => {
+                let stat = stat_at(self.content.as_ref(), &relative_path(&row.pack), &self.shown).ok()??;
+                if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                    return None;
+                }
+                let sighting = Sighting::of(&stat);
+                self.seen.lock().expect("no holder of what was seen panics").insert(row.pack, sighting);
+                sighting
+            }
+        };
+        let Entry { offset, stored_bytes, raw_bytes, flags, crc32c, .. } = &row.entry;
+        let flags = flags.bits();
+        let place = format!("{} {offset} {stored_bytes} {raw_bytes} {flags} {crc32c}", row.pack);
+        Some(SeenContent { place, sighting })
     }
 
     /// Reads one attachment; `None` when its pack is gone.
@@ -219,8 +244,9 @@ impl LivePacks {
             return Ok(known);
         }
         let path = self.path_of(id);
-        let relative = format!("packs/{}/{id}.mvpack", id.shard());
-        let Some((file, stat)) = file_at(self.content.as_ref(), &relative, &path)? else { return Ok(None) };
+        let Some((file, stat)) = file_at(self.content.as_ref(), &relative_path(id), &path)? else {
+            return Ok(None);
+        };
         let footer = self.footer(id, &file, &stat, &path)?;
         let pack = Arc::new(OpenedPack { file, footer });
         let mut opened = self.opened.lock().expect("no holder of the packs panics");
@@ -252,8 +278,13 @@ impl LivePacks {
     }
 
     fn path_of(&self, id: &PackId) -> PathBuf {
-        self.shown.join("packs").join(id.shard()).join(format!("{id}.mvpack"))
+        self.shown.join(relative_path(id))
     }
+}
+
+/// Returns where a pack lies below the attachment folder.
+fn relative_path(id: &PackId) -> String {
+    format!("packs/{}/{id}.mvpack", id.shard())
 }
 
 fn read_footer(file: &File, file_bytes: u64, path: &Path) -> Result<Footer> {

@@ -11,7 +11,9 @@ use super::{EXTRA_BYTES_MAX, MEMORY_BYTES_MAX};
 use crate::archive::content::Content;
 use crate::archive::extras::{FoundExtra, is_of_the_process};
 use crate::archive::selected::root_cause;
+use crate::archive::sighting::{Print, Sighting};
 use crate::archive::steady::{Noted, Trouble, Watched};
+use crate::engine::create::beliefs::Beliefs;
 use crate::engine::create::known::KnownBlobs;
 use crate::engine::create::sink::{EncodedBlob, Payload, encode};
 use crate::engine::create::spool;
@@ -25,8 +27,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// What came of reading a file.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Its permission bits and its content.
-    Read(u32, EncodedBlob),
+    /// Its permission bits, its content, and by what it is known the next time, if it can be.
+    Read(u32, EncodedBlob, Option<Print>),
     /// It is a SQLite database, and was not read.
     Database,
     /// It is not there any more.
@@ -38,7 +40,12 @@ pub enum Outcome {
 }
 
 /// Reads a file. An error is not about the file: it would meet every other file as well.
-pub fn read(worker: &mut Worker, known: &KnownBlobs, extra: &FoundExtra) -> Result<Outcome> {
+pub fn read(
+    worker: &mut Worker,
+    known: &KnownBlobs,
+    beliefs: Option<&Beliefs>,
+    extra: &FoundExtra,
+) -> Result<Outcome> {
     let watched = match Watched::open(extra) {
         Ok(Some(watched)) => watched,
         Ok(None) => return Ok(Outcome::Gone),
@@ -49,6 +56,10 @@ pub fn read(worker: &mut Worker, known: &KnownBlobs, extra: &FoundExtra) -> Resu
         return Ok(Outcome::Database);
     }
     let raw_bytes = watched.before.st_size as u64;
+    let remembered = beliefs.and_then(|beliefs| {
+        let may = beliefs.may_remember(&Sighting::of(&watched.before));
+        watched.settled().filter(|_| may).map(|sighting| beliefs.print_of_extra(extra.recorded(), &sighting))
+    });
     let reading = Reading { extra, trouble: Trouble::default(), changed: Cell::new(false) };
     let blob = match raw_bytes {
         too_many if too_many > EXTRA_BYTES_MAX => {
@@ -57,7 +68,8 @@ pub fn read(worker: &mut Worker, known: &KnownBlobs, extra: &FoundExtra) -> Resu
         few if few <= MEMORY_BYTES_MAX => reading.small(worker, known, &watched),
         _ => reading.large(worker, known, &watched),
     };
-    reading.outcome(watched.before.st_mode & 0o777, blob)
+    let remembered = remembered.filter(|_| blob.is_ok() && watched.is_unchanged(extra));
+    reading.outcome(watched.before.st_mode & 0o777, blob, remembered)
 }
 
 /// One reading, and what came in its way.
@@ -68,7 +80,7 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn outcome(self, mode: u32, blob: Result<EncodedBlob>) -> Result<Outcome> {
+    fn outcome(self, mode: u32, blob: Result<EncodedBlob>, remembered: Option<Print>) -> Result<Outcome> {
         let trouble = self.trouble.lock().expect("no holder of the trouble panics").take();
         match (blob, trouble) {
             (Err(_), _) if self.changed.get() => Ok(Outcome::Changed),
@@ -76,7 +88,7 @@ impl Reading<'_> {
             // Content that is not as long as it was said to be.
             (Err(error), None) if error.kind() == ErrorKind::Source => Ok(Outcome::Changed),
             (Err(error), None) => Err(error),
-            (Ok(blob), _) => Ok(Outcome::Read(mode, blob)),
+            (Ok(blob), _) => Ok(Outcome::Read(mode, blob, remembered)),
         }
     }
 
