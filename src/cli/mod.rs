@@ -38,6 +38,7 @@ mod look;
 mod ls;
 mod man;
 mod memory;
+mod mount;
 mod named_file;
 mod new_way;
 mod notify;
@@ -261,6 +262,7 @@ enum Command {
     Find(find::Arguments),
     Dump(dump::Arguments),
     Sql(sql::Arguments),
+    Mount(mount::Arguments),
     Diff(diff::Arguments),
     Stats(stats::Arguments),
     Forget(forget::Arguments),
@@ -294,6 +296,7 @@ impl Command {
             Self::Find(_) => "find",
             Self::Dump(_) => "dump",
             Self::Sql(_) => "sql",
+            Self::Mount(_) => "mount",
             Self::Diff(_) => "diff",
             Self::Stats(_) => "stats",
             Self::Forget(_) => "forget",
@@ -323,6 +326,7 @@ impl Command {
             Self::Dump(arguments) => arguments.jobs,
             Self::Prune(arguments) => arguments.jobs,
             Self::Sql(arguments) => arguments.jobs,
+            Self::Mount(arguments) => arguments.jobs,
             Self::Diff(arguments) => arguments.jobs,
             Self::History(arguments) => arguments.row.jobs,
             Self::Copy(arguments) => arguments.jobs,
@@ -368,6 +372,7 @@ impl Command {
             Self::Find(arguments) => find::run(arguments, session).await,
             Self::Dump(arguments) => dump::run(arguments, session).await,
             Self::Sql(arguments) => sql::run(arguments, session).await,
+            Self::Mount(arguments) => mount::run(arguments, session).await,
             Self::Diff(arguments) => diff::run(arguments, session).await,
             Self::Stats(arguments) => stats::run(arguments, session).await,
             Self::Forget(arguments) => forget::run(arguments, session).await,

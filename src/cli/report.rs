@@ -197,7 +197,7 @@ fn hint(kind: ErrorKind, command: &str) -> Option<String> {
         }
         (
             ErrorKind::Locked,
-            "verify" | "restore" | "ls" | "find" | "dump" | "sql" | "diff" | "stats" | "history",
+            "verify" | "restore" | "ls" | "find" | "dump" | "sql" | "mount" | "diff" | "stats" | "history",
         ) => {
             "wait until the other process is done, or add --no-lock to read at the same time; if that process has \
              ended, `packvault unlock` or --force-unlock removes its lock"

@@ -214,8 +214,8 @@ pub struct LoadedMap {
 pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<LoadedMap> {
     look_ahead(reader, Half::Map, links).await?;
     let mut deltas = Vec::new();
-    let objects = stream::iter(links).map(async |link| (link, read_map(reader, link).await));
-    let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
+    let objects: Vec<_> = links.iter().map(async |link| (link, read_map(reader, link).await)).collect();
+    let mut objects = pin!(stream::iter(objects).buffered(READS_IN_FLIGHT));
     while let Some((link, object)) = objects.next().await {
         let object = object?;
         if object.kind == PageMapKind::Delta {
@@ -238,8 +238,8 @@ pub async fn load_map(reader: &MetadataReader, links: &[ChainLink]) -> ChainResu
 pub async fn load_hashes(reader: &MetadataReader, links: &[ChainLink]) -> ChainResult<PageHashes> {
     look_ahead(reader, Half::Hashes, links).await?;
     let mut deltas = Vec::new();
-    let objects = stream::iter(links).map(async |link| (link, read_hashes(reader, link).await));
-    let mut objects = pin!(objects.buffered(READS_IN_FLIGHT));
+    let objects: Vec<_> = links.iter().map(async |link| (link, read_hashes(reader, link).await)).collect();
+    let mut objects = pin!(stream::iter(objects).buffered(READS_IN_FLIGHT));
     while let Some((link, object)) = objects.next().await {
         match object? {
             PageHashObject::Delta(delta) => deltas.push((link, delta)),

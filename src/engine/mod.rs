@@ -39,7 +39,7 @@ use crate::format::SnapshotId;
 use crate::process::Identity;
 use crate::progress::Progress;
 use crate::repo::Repository;
-use crate::repo::locks::LockRequest;
+use crate::repo::locks::{LockRequest, Pulse};
 
 /// What surrounds an operation.
 #[derive(Clone)]
@@ -85,6 +85,17 @@ impl ReadLocking {
         context: &Context,
         work: impl FnOnce(bool) -> W,
     ) -> Result<(T, Vec<String>)> {
+        self.around_with(repository, operation, context, |pulse| work(pulse.is_some())).await
+    }
+
+    /// The same for work that wants to know whether the lock is still ours.
+    async fn around_with<T, W: Future<Output = Result<T>>>(
+        self,
+        repository: &Repository,
+        operation: &'static str,
+        context: &Context,
+        work: impl FnOnce(Option<Pulse>) -> W,
+    ) -> Result<(T, Vec<String>)> {
         sweep(context);
         let request = context.lock_request(operation, self.force_unlock);
         let lock = match self.without_lock {
@@ -92,7 +103,7 @@ impl ReadLocking {
             false => repository.lock_for_reading(&request).await?,
         };
         // On the heap: what an operation keeps would fill much of a small stack.
-        let work = Box::pin(work(lock.is_held()));
+        let work = Box::pin(work(lock.pulse()));
         lock.during(work).await
     }
 }

@@ -167,11 +167,11 @@ impl Repository {
     ) -> Result<Vec<Manifest>> {
         let end = files.position(name).unwrap_or_default();
         let before = &files.manifests[end.saturating_sub(count)..end];
-        futures::stream::iter(before)
-            .map(async |(name, meta)| match self.load_named(name, meta).await {
-                Err(error) if error.is_inconclusive() => Err(error),
-                manifest => Ok(manifest.ok()),
-            })
+        let reads = before.iter().map(async |(name, meta)| match self.load_named(name, meta).await {
+            Err(error) if error.is_inconclusive() => Err(error),
+            manifest => Ok(manifest.ok()),
+        });
+        futures::stream::iter(reads.collect::<Vec<_>>())
             .buffered(READS_IN_FLIGHT)
             .try_filter_map(async |manifest| Ok(manifest))
             .try_collect()

@@ -366,7 +366,7 @@ fn a_database_whose_pages_are_scattered_is_handed_out_with_each_blob_read_once()
 }
 
 /// Puts a flipped byte into the frame of a blob.
-fn damage(storage: &MemoryStorage, id: &BlobId) {
+pub fn damage(storage: &MemoryStorage, id: &BlobId) {
     let repo = dissect(storage);
     let place = &repo.blobs[id];
     let name = crate::support::anatomy::pack_key(&place.pack);

@@ -59,6 +59,7 @@ mod losses;
 mod lost_configuration;
 mod malice;
 mod mended;
+mod mounted;
 mod named_files;
 mod newer;
 mod one_moment;

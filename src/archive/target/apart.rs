@@ -15,19 +15,39 @@ use crate::archive::repositories;
 /// Refuses a target that is, holds, or lies in a repository; `repository` is the one that is read, if it is a
 /// folder of this machine.
 pub fn check_apart(target: &Path, repository: Option<&Path>) -> Result<()> {
-    let target_there = existing(target)?;
-    if let Some(around) = repositories::around(&target_there) {
-        let why = format!("{} is a repository, and a restore into it would damage it", around.display());
-        return Err(refused(target, &why));
+    match meeting(target, repository)? {
+        None => Ok(()),
+        Some(Meeting::Repository(around)) => {
+            let why = format!("{} is a repository, and a restore into it would damage it", around.display());
+            Err(refused(target, &why))
+        }
+        Some(Meeting::Own(why)) => Err(refused(target, &format!("{why}; name another folder"))),
     }
-    let Some(repository) = repository else { return Ok(()) };
-    let Ok(repository) = std::fs::canonicalize(repository) else { return Ok(()) };
-    let why = match relation(&target_there, target.exists(), &repository) {
-        None => return Ok(()),
+}
+
+/// How a folder and a repository meet.
+#[derive(Debug)]
+pub enum Meeting {
+    /// The folder is, or lies in, this repository, whichever it is.
+    Repository(PathBuf),
+    /// It meets the one that is read; as words.
+    Own(String),
+}
+
+/// Tells whether a folder is, holds, or lies in a repository.
+pub fn meeting(folder: &Path, repository: Option<&Path>) -> Result<Option<Meeting>> {
+    let there = existing(folder)?;
+    if let Some(around) = repositories::around(&there) {
+        return Ok(Some(Meeting::Repository(around)));
+    }
+    let Some(repository) = repository else { return Ok(None) };
+    let Ok(repository) = std::fs::canonicalize(repository) else { return Ok(None) };
+    let why = match relation(&there, folder.exists(), &repository) {
+        None => return Ok(None),
         Some(Relation::Inside) => "it lies in the repository",
         Some(Relation::Around) => "the repository lies in it",
     };
-    Err(refused(target, &format!("{why} ({}); name another folder", repository.display())))
+    Ok(Some(Meeting::Own(format!("{why} ({})", repository.display()))))
 }
 
 enum Relation {

@@ -7,7 +7,7 @@
 //! that a user or an application looks at has changed, and giving up is removing one folder. All steps go through held
 //! handles of the target and of its folders, one component at a time, and follow no link.
 
-mod apart;
+pub mod apart;
 mod entry;
 mod folders;
 mod in_use;

@@ -12,6 +12,7 @@ pub mod find;
 pub mod history;
 mod kept;
 pub mod ls;
+pub mod mount;
 mod output;
 mod owners;
 pub mod pages;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use futures::join;
 
+use self::kept::SharedKept;
 pub use self::output::Output;
 use self::pages::PageReader;
 pub use self::tree::Tree;
@@ -41,6 +43,7 @@ use crate::profiles;
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
 use crate::repo::indexes::DamagedIndex;
+use crate::repo::locks::Pulse;
 use crate::repo::snapshots::SnapshotFiles;
 use crate::{Error, ErrorKind, Result};
 
@@ -61,6 +64,8 @@ pub struct Inside {
     reader: MetadataReader,
     files: Arc<SnapshotFiles>,
     damaged: Arc<Vec<DamagedIndex>>,
+    /// Of the lock; `None` where none is held.
+    pulse: Option<Pulse>,
 }
 
 /// Opens the repository, does the work under a shared lock, and returns with what came of it what the user should
@@ -74,18 +79,23 @@ pub async fn look<T>(
 ) -> Result<(T, Vec<String>)> {
     let context = &context.logged();
     let span = tracing::info_span!(target: "packvault::operation", "look", command = operation);
-    let looking = async |is_locked: bool| {
-        let inside = Inside::open(repository, reach, context, is_locked).await?;
+    let looking = async |pulse: Option<Pulse>| {
+        let inside = Inside::open(repository, reach, context, pulse).await?;
         let done = work(&inside).await;
         inside.pipeline.quiesce().await;
         done.map_err(|error| inside.blamed(error))
     };
-    let work = locking.around(repository, operation, context, looking);
+    let work = locking.around_with(repository, operation, context, looking);
     logged::operation(span, repository.storage().location(), work).await
 }
 
 impl Inside {
-    async fn open(repository: &Repository, reach: Reach, context: &Context, is_locked: bool) -> Result<Self> {
+    async fn open(
+        repository: &Repository,
+        reach: Reach,
+        context: &Context,
+        pulse: Option<Pulse>,
+    ) -> Result<Self> {
         let pipeline = Pipeline::new(context, 0);
         let lengths = async {
             match reach {
@@ -93,7 +103,7 @@ impl Inside {
                 Reach::Many => repository.pack_lengths().await,
             }
         };
-        let (files, indexes, lengths) = match is_locked {
+        let (files, indexes, lengths) = match pulse.is_some() {
             // Side by side, for on a long line each costs several times there and back.
             true => join!(repository.list_snapshots(), repository.find_indexes(), lengths),
             // What names others is read first, so that all it names is there already.
@@ -111,7 +121,7 @@ impl Inside {
         }
         let reader = MetadataReader::new(store, pipeline.clone());
         let (files, damaged) = (Arc::new(files), Arc::new(damaged));
-        Ok(Self { repository: repository.clone(), pipeline, reader, files, damaged })
+        Ok(Self { repository: repository.clone(), pipeline, reader, files, damaged, pulse })
     }
 
     /// Returns the names of all snapshots that were not forgotten, oldest first.
@@ -245,8 +255,16 @@ impl Snapshot {
         Err(Error::new(ErrorKind::Unsupported, message))
     }
 
-    /// Reads where each page lies and what it hashes to.
+    /// Reads where each page lies and what it hashes to. The tables are taken off what is in flight.
     pub async fn pages(&self) -> Result<PageReader> {
+        let pages = self.pages_keeping(SharedKept::default()).await?;
+        let union = self.inside.reader.store().union().table_bytes();
+        self.inside.pipeline.set_aside(pages.table_bytes().saturating_add(union)).await;
+        Ok(pages)
+    }
+
+    /// The same with what other readers of the repository keep, and without taking anything off.
+    async fn pages_keeping(&self, kept: SharedKept) -> Result<PageReader> {
         self.expect_pages()?;
         let Inside { repository, reader, files, pipeline, .. } = &self.inside;
         let steps = usize::try_from(self.manifest.db.map_chain_depth).unwrap_or_default();
@@ -256,8 +274,6 @@ impl Snapshot {
         let links = chain::links(&mut manifests, &self.manifest).await?;
         let (map, hashes) = chain::load_both(reader, &links).await?;
         chain::check_geometry(&self.manifest, &map, &hashes)?;
-        let tables = hashes.hashes.len().saturating_mul(16) as u64;
-        pipeline.set_aside(tables.saturating_add(reader.store().union().table_bytes())).await;
-        PageReader::new(pipeline.clone(), reader.store().clone(), map, Arc::new(hashes))
+        PageReader::sharing(kept, pipeline.clone(), reader.store().clone(), (map, Arc::new(hashes)))
     }
 }

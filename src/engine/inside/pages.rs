@@ -120,6 +120,11 @@ impl PageReader {
         self.page_count() * self.page_size()
     }
 
+    /// Returns what its tables have: a page hash for each page, and some for each run.
+    pub(super) fn table_bytes(&self) -> u64 {
+        self.page_count().saturating_mul(16)
+    }
+
     /// Returns where the pages lie.
     pub fn map(&self) -> &PageMap {
         &self.0.map

@@ -28,7 +28,7 @@ pub(super) use self::by_listing::pause;
 use self::heartbeat::{Freshness, Heartbeat, Moment};
 use self::holder::record;
 pub use self::holder::{Age, DEAD_AFTER, Found};
-pub use self::reading::ReadingLock;
+pub use self::reading::{Pulse, ReadingLock};
 pub use self::unlock::Unlocked;
 use super::{Repository, UlidSource, key, storage_error};
 use crate::error::Obstacle;

@@ -12,7 +12,7 @@ use packvault_storage::ErrorKind::{Denied, Full};
 use packvault_storage::{Error as StorageError, Key};
 
 use super::holder::{Age, Found, look};
-use super::{Lock, LockRequest, Side, by_listing};
+use super::{Lock, LockRequest, Planted, Side, by_listing};
 use crate::repo::Repository;
 use crate::{Error, ErrorKind, Result};
 
@@ -100,10 +100,26 @@ impl Found {
     }
 }
 
+/// Tells whether a lock is still ours, to whoever works under it for a long time.
+#[derive(Debug, Clone)]
+pub struct Pulse(Planted);
+
+impl Pulse {
+    /// Fails once the lock may be somebody else's; for good.
+    pub fn expect(&self) -> Result<()> {
+        self.0.expect_fresh()
+    }
+}
+
 impl ReadingLock {
     /// Tells whether a lock is held.
     pub fn is_held(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Returns what tells whether the lock is still ours; `None` where none is held.
+    pub fn pulse(&self) -> Option<Pulse> {
+        self.lock.as_ref().map(|lock| Pulse(lock.planted.clone()))
     }
 
     /// Waits for the work and gives the lock up, however the work ended; its own error comes first. Returns what
