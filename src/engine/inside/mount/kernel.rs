@@ -246,7 +246,7 @@ impl Filesystem for Kernel {
         };
         let served = Arc::clone(&self.served);
         self.answer(async move {
-            let standing = served.lookup(parent, &name).await;
+            let standing = served.answered(served.lookup(parent, &name)).await;
             match found(&served, &format!("cannot look for {name:?}"), standing) {
                 Ok(standing) => reply.entry(&GOOD_FOR, &attributes(&standing), Generation(0)),
                 Err(errno) => reply.error(errno),
@@ -258,7 +258,7 @@ impl Filesystem for Kernel {
         let Some(place) = Place::of_number(number.0) else { return reply.error(Errno::ENOENT) };
         let served = Arc::clone(&self.served);
         self.answer(async move {
-            match found(&served, "cannot look at a file", served.standing(place).await) {
+            match found(&served, "cannot look at a file", served.answered(served.standing(place)).await) {
                 Ok(standing) => reply.attr(&GOOD_FOR, &attributes(&standing)),
                 Err(errno) => reply.error(errno),
             }
@@ -279,7 +279,7 @@ impl Filesystem for Kernel {
         let Some(place) = Place::of_number(number.0) else { return reply.error(Errno::ENOENT) };
         let (served, open, handle) = (Arc::clone(&self.served), Arc::clone(&self.open), self.number());
         self.answer(async move {
-            let file = match found(&served, "cannot open a file", served.open(place).await) {
+            let file = match found(&served, "cannot open a file", served.answered(served.open(place)).await) {
                 Ok(file) => file,
                 Err(errno) => return reply.error(errno),
             };
@@ -335,7 +335,7 @@ impl Filesystem for Kernel {
         let Some(place) = Place::of_number(number.0) else { return reply.error(Errno::ENOENT) };
         let (served, open, handle) = (Arc::clone(&self.served), Arc::clone(&self.open), self.number());
         self.answer(async move {
-            let names = found(&served, "cannot open a folder", served.list(place).await);
+            let names = found(&served, "cannot open a folder", served.answered(served.list(place)).await);
             match names.and_then(|names| note(&open, handle, Opened::Folder(Arc::new(names)))) {
                 Ok(()) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(errno) => reply.error(errno),
@@ -370,7 +370,7 @@ impl Filesystem for Kernel {
 /// Answers the reads of one open file until it is closed.
 async fn read_on(served: Arc<Served>, file: OpenFile, mut reads: mpsc::UnboundedReceiver<Read>) {
     while let Some(Read { offset, bytes, reply, _permit }) = reads.recv().await {
-        match served.read(&file, offset, bytes).await {
+        match served.answered(served.read(&file, offset, bytes)).await {
             Ok(read) => reply.data(&read),
             Err(error) => {
                 served.tell(&file.reading(), &error);

@@ -129,9 +129,9 @@ async fn serve(
     begun: impl FnOnce(()) -> Result<()>,
     context: &Context,
 ) -> Result<End> {
-    let (runtime, own) = (tokio::runtime::Handle::current(), folder.to_owned());
+    let (runtime, own, asked) = (tokio::runtime::Handle::current(), folder.to_owned(), Arc::clone(&served));
     let starting = inside.pipeline.run(move |_| {
-        kernel::Serving::start(&own, served, runtime).map_err(|error| folder::not_mounted(&own, error))
+        kernel::Serving::start(&own, asked, runtime).map_err(|error| folder::not_mounted(&own, error))
     });
     let mut serving = starting.await?;
     let ended = match begun(()) {
@@ -142,6 +142,7 @@ async fn serve(
             error = lost(inside.pulse.as_ref()) => Err(error),
         },
     };
+    served.stop();
     serving.end().await;
     ended
 }

@@ -25,6 +25,7 @@ use super::places::{Lying, Part, Place, at_part, at_path};
 use super::shelf::Shelf;
 use super::{Witness, names};
 use crate::archive::unnamed::unnamed_file;
+use crate::cancel::Cancel;
 use crate::format::{BlobId, Manifest};
 use crate::{Error, ErrorKind, Result};
 
@@ -137,6 +138,8 @@ pub struct Served {
     room: Arc<Semaphore>,
     fetches: Semaphore,
     reads: Semaphore,
+    /// Ends what is being answered.
+    stop: Cancel,
     told: Mutex<BTreeSet<String>>,
     witness: Arc<dyn Witness>,
 }
@@ -160,6 +163,7 @@ impl Served {
             room: Arc::new(Semaphore::new((CONTENT_BYTES_MAX / CONTENT_UNIT_BYTES) as usize)),
             fetches: Semaphore::new(FETCHES_MAX),
             reads: Semaphore::new(READS_MAX),
+            stop: Cancel::new(),
             told: Mutex::default(),
             witness,
         }
@@ -180,10 +184,24 @@ impl Served {
         self.latest().map(|name| format!("{SNAPSHOTS_NAME}/{name}"))
     }
 
+    /// Has every answer that is waited for, and every later one, be an error: a store that is asked may never answer.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Returns what comes of a question, or an error once the mount ends.
+    pub async fn answered<T>(&self, question: impl Future<Output = Result<T>>) -> Result<T> {
+        self.stop.check()?;
+        tokio::select! {
+            answer = question => answer,
+            () = self.stop.cancelled() => Err(Error::new(ErrorKind::Interrupted, "interrupted")),
+        }
+    }
+
     /// Tells a problem, unless it was told before; none that is only the end of the mount.
     pub fn tell(&self, what: &str, error: &Error) {
         tracing::warn!(target: "packvault::mount", what, why = error.chain(), "cannot be served");
-        if error.kind() == ErrorKind::Interrupted || self.inside.pipeline.context().cancel.is_cancelled() {
+        if error.kind() == ErrorKind::Interrupted || self.stop.is_cancelled() {
             return;
         }
         let problem = format!("{what}: {}", error.chain());
