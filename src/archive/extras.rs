@@ -148,6 +148,11 @@ impl FoundExtra {
         Some(Self::new(self.root.clone(), relative.to_owned(), 0, false))
     }
 
+    /// Returns what has its name with this ending.
+    pub fn beside(&self, ending: &str) -> Self {
+        Self::new(self.root.clone(), format!("{}{ending}", self.relative), 0, false)
+    }
+
     /// Opens the file; `None` if it is gone.
     pub fn open(&self) -> Result<Option<(File, Stat)>> {
         file_at(&self.root.held, &self.relative, &self.path())

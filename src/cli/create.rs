@@ -97,6 +97,11 @@ pub struct Arguments {
     /// configuration means the same.
     #[arg(long, value_name = "WHICH")]
     reread: Option<RereadChoice>,
+    /// Make no snapshot if nothing changed since the newest one
+    ///
+    /// The archive is read as always, and compared with the newest snapshot: pages, attachments, files and their modes.
+    #[arg(long, conflicts_with = "dry_run")]
+    if_changed: bool,
     /// Show what would be stored, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -299,6 +304,7 @@ impl Arguments {
             adopt: self.adopt,
             application: None,
             file_memory: None,
+            only_if_changed: self.if_changed,
             hold_max: self
                 .max_hold
                 .or(archive.max_hold())

@@ -81,6 +81,7 @@ mod unlock;
 mod values;
 mod verify;
 mod version;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -268,6 +269,7 @@ enum Command {
     Forget(forget::Arguments),
     History(history::Arguments),
     Run(run::Arguments),
+    Watch(watch::Arguments),
     Status(status::Arguments),
     Schedule(schedule::Arguments),
     Prune(prune::Arguments),
@@ -302,6 +304,7 @@ impl Command {
             Self::Forget(_) => "forget",
             Self::History(_) => "history",
             Self::Run(_) => "run",
+            Self::Watch(_) => "watch",
             Self::Status(_) => "status",
             Self::Schedule(_) => "schedule",
             Self::Prune(_) => "prune",
@@ -346,6 +349,8 @@ impl Command {
             | Self::Demo(_)
             | Self::Report(_)
             | Self::Status(_)
+            // Each of its snapshots is recorded as one.
+            | Self::Watch(_)
             | Self::Schedule(_) => false,
             _ => true,
         }
@@ -378,6 +383,7 @@ impl Command {
             Self::Forget(arguments) => forget::run(arguments, session).await,
             Self::History(arguments) => history::run(arguments, session).await,
             Self::Run(arguments) => run::run(arguments, session).await,
+            Self::Watch(arguments) => watch::run(arguments, session).await,
             Self::Status(arguments) => status::run(arguments, session).await,
             Self::Schedule(arguments) => schedule::run(arguments, session),
             Self::Prune(arguments) => prune::run(arguments, session).await,

@@ -184,7 +184,7 @@ impl Arguments {
             return Ok((archive, None));
         }
         let turn = match state(session) {
-            Ok(state) => Turn::take(&state, name, self.wait, session.cancel()).await,
+            Ok(state) => Turn::take(&state, "run", name, self.wait, session.cancel()).await,
             Err(error) => Err(error),
         };
         match turn {
@@ -402,20 +402,24 @@ async fn put_off(jitter: Duration, session: &Session) -> Result<()> {
 }
 
 fn jitter(text: &str) -> std::result::Result<Duration, String> {
-    let refused = || format!("{text:?} is no time; write 90s, 10m or 1h, up to 24h");
+    span(text).ok_or_else(|| format!("{text:?} is no time; write 90s, 10m or 1h, up to 24h"))
+}
+
+/// Returns the time that a text says, up to a day.
+pub fn span(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|sign: char| sign.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
-        _ => return Err(refused()),
+        _ => return None,
     };
-    let seconds =
-        digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(refused)?;
-    Some(Duration::from_secs(seconds)).filter(|time| *time <= JITTER_MAX).ok_or_else(refused)
+    let seconds = digits.parse::<u64>().ok()?.checked_mul(unit)?;
+    Some(Duration::from_secs(seconds)).filter(|time| *time <= JITTER_MAX)
 }
 
-fn state(session: &Session) -> Result<PathBuf> {
+/// Returns the folder in which runs are kept apart.
+pub fn state(session: &Session) -> Result<PathBuf> {
     session.settings().state().ok_or_else(|| {
         let message =
             "runs cannot be kept apart without a folder for what is remembered: set HOME, or XDG_STATE_HOME";

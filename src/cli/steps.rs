@@ -1,12 +1,13 @@
 //! The steps of a run: each asks the command of its name, with the words a user would type.
 
-use clap::{Args, Command, FromArgMatches};
+use clap::{Args, Command, FromArgMatches, ValueEnum as _};
 use jiff::Timestamp;
 use packvault::engine::schedule::Schedule;
 use packvault::engine::schedule::due::{Said, Step, Work};
 use packvault::engine::schedule::status::PlannedStep;
 use packvault::{Error, ErrorKind, Result};
 
+use super::create::RereadChoice;
 use super::report::Exit;
 use super::session::Session;
 use super::settings::Archive;
@@ -58,8 +59,14 @@ pub async fn perform(step: &Step, archive: &Archive, session: &Session) -> Resul
 }
 
 async fn snapshot(name: &str, session: &Session) -> Result<Ended> {
-    let made = create::make(&words::<create::Arguments>(&["--", name])?, session).await?;
+    made(create::make(&words::<create::Arguments>(&["--", name])?, session).await?)
+}
+
+fn made(made: create::Made) -> Result<Ended> {
     let report = &made.report;
+    if report.unchanged {
+        return Ok(Ended { exit: made.exit(), text: "nothing changed".to_owned(), snapshot: None });
+    }
     let added = text::size(report.bytes_added);
     let snapshot = report.id.clone().unwrap_or_default();
     let problem = report.source_problems.iter().chain(&report.warnings).next();
@@ -68,7 +75,23 @@ async fn snapshot(name: &str, session: &Session) -> Result<Ended> {
     Ok(Ended { exit: made.exit(), text, snapshot: report.id.clone() })
 }
 
-async fn copied(place: &str, archive: &Archive, session: &Session) -> Result<Ended> {
+/// Makes a snapshot of an archive, if it is not as it is in the newest one.
+pub async fn snapshot_if_changed(
+    name: &str,
+    reread: Option<RereadChoice>,
+    session: &Session,
+) -> Result<Ended> {
+    let reread = reread.and_then(|choice| choice.to_possible_value());
+    let mut typed = vec!["--if-changed"];
+    if let Some(reread) = &reread {
+        typed.extend(["--reread", reread.get_name()]);
+    }
+    typed.extend(["--", name]);
+    made(create::make(&words::<create::Arguments>(&typed)?, session).await?)
+}
+
+/// Copies what a place lacks.
+pub async fn copied(place: &str, archive: &Archive, session: &Session) -> Result<Ended> {
     let report = copies::copy_to(archive, place, session, None).await?;
     let copied = text::counted(report.copied.len() as u64, "snapshot");
     let text = format!("{copied} copied, {} written", text::size(report.bytes_written));

@@ -39,6 +39,7 @@ pub fn init(report: &InitReport, location: &str, exclusion: Option<&str>) -> Str
 pub fn create(report: &CreateReport) -> String {
     let mut text = match &report.id {
         Some(id) => format!("snapshot {}\n", escape(id)),
+        None if report.unchanged => "nothing changed, no snapshot was made\n".to_owned(),
         None => "dry run, nothing was written; a backup now would be\n".to_owned(),
     };
     let parent = report.parent.as_deref().map_or_else(|| "none, this is the first".to_owned(), escape);
@@ -274,6 +275,7 @@ mod tests {
             complete: true,
             databases: vec![],
             files: CreatedFiles::default(),
+            unchanged: false,
         }
     }
 
@@ -358,6 +360,12 @@ snapshot 20261123T204517Z-a3d383f8178590a92e4fc25f5cbd274b
         };
         let text = create(&report);
         assert!(text.contains("  read         131 of 4,001 files, 3,870 did not change\n"), "{text}");
+    }
+
+    #[test]
+    fn create_says_that_nothing_changed() {
+        let text = create(&CreateReport { id: None, unchanged: true, ..created() });
+        assert!(text.starts_with("nothing changed, no snapshot was made\n"), "{text}");
     }
 
     #[test]

@@ -30,9 +30,10 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Takes the turn of an archive, or waits for it; `state` is packvault's folder for what it remembers.
-    pub async fn take(state: &Path, archive: &str, waits: bool, cancel: &Cancel) -> Result<Self> {
-        let mut file = open(state, archive).map_err(|error| {
+    /// Takes the turn of an archive for a kind of work, or waits for it; `state` is packvault's folder for what it
+    /// remembers.
+    pub async fn take(state: &Path, kind: &str, archive: &str, waits: bool, cancel: &Cancel) -> Result<Self> {
+        let mut file = open(state, kind, archive).map_err(|error| {
             let message = format!("cannot keep runs of {archive} apart in {}", state.display());
             Error::caused(ErrorKind::Io, message, error)
         })?;
@@ -42,7 +43,7 @@ impl Turn {
                 Ok(()) => break,
                 Err(Errno::INTR) => continue,
                 Err(Errno::WOULDBLOCK) if waits && Instant::now() < deadline => {}
-                Err(Errno::WOULDBLOCK) => return Err(in_use(archive, &mut file)),
+                Err(Errno::WOULDBLOCK) => return Err(in_use(kind, archive, &mut file)),
                 Err(error) => {
                     let message = format!("cannot keep runs of {archive} apart in {}", state.display());
                     return Err(Error::caused(ErrorKind::Io, message, std::io::Error::from(error)));
@@ -59,14 +60,16 @@ impl Turn {
     }
 }
 
-fn open(state: &Path, archive: &str) -> std::io::Result<File> {
+fn open(state: &Path, kind: &str, archive: &str) -> std::io::Result<File> {
     let folder = state.join("runs");
     DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
     // A name may hold what no file name can.
     let name = BlobId::of(archive.as_bytes()).to_string();
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    options.open(folder.join(format!("{}.lock", &name[..32])))
+    // The locks of runs have no more than that in their names, and always had.
+    let ending = if kind == "run" { "lock".to_owned() } else { format!("{kind}.lock") };
+    options.open(folder.join(format!("{}.{ending}", &name[..32])))
 }
 
 fn tell(file: &mut File) -> std::io::Result<()> {
@@ -76,14 +79,15 @@ fn tell(file: &mut File) -> std::io::Result<()> {
     write!(file, "process {}, since {since}", std::process::id())
 }
 
-fn in_use(archive: &str, file: &mut File) -> Error {
+fn in_use(kind: &str, archive: &str, file: &mut File) -> Error {
     let mut holder = String::new();
     let read = file.take(HOLDER_BYTES_MAX).read_to_string(&mut holder);
     let holder = match read.is_ok() && !holder.is_empty() {
         true => format!(" ({holder})"),
         false => String::new(),
     };
-    let message = format!("another run of {archive} is at work{holder}; --wait waits for its end");
+    let wait = if kind == "run" { "; --wait waits for its end" } else { "" };
+    let message = format!("another {kind} of {archive} is at work{holder}{wait}");
     Error::new(ErrorKind::InUse, message)
 }
 
@@ -95,12 +99,16 @@ mod tests {
     async fn a_second_run_of_an_archive_is_refused_and_one_of_another_is_not() {
         let state = tempfile::tempdir().unwrap();
         let cancel = Cancel::new();
-        let take = async |archive: &str| Turn::take(state.path(), archive, false, &cancel).await;
+        let take = async |archive: &str| Turn::take(state.path(), "run", archive, false, &cancel).await;
         let first = take("mail/../x").await.unwrap();
         let error = take("mail/../x").await.err().unwrap();
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
         take("chats").await.unwrap();
+        let watch = Turn::take(state.path(), "watch", "mail/../x", false, &cancel).await.unwrap();
+        let error = Turn::take(state.path(), "watch", "mail/../x", false, &cancel).await.err().unwrap();
+        assert!(error.to_string().starts_with("another watch of mail/../x is at work"), "{error}");
+        drop(watch);
         drop(first);
         take("mail/../x").await.unwrap();
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 1, "nothing lies elsewhere");
@@ -110,14 +118,14 @@ mod tests {
     async fn whoever_waits_gets_the_turn_or_is_stopped() {
         let state = tempfile::tempdir().unwrap();
         let cancel = Cancel::new();
-        let first = Turn::take(state.path(), "mail", true, &cancel).await.unwrap();
-        let waiting = Turn::take(state.path(), "mail", true, &cancel);
+        let first = Turn::take(state.path(), "run", "mail", true, &cancel).await.unwrap();
+        let waiting = Turn::take(state.path(), "run", "mail", true, &cancel);
         let letting_go = async {
             tokio::time::sleep(Duration::from_secs(10)).await;
             drop(first);
         };
         let (second, ()) = tokio::join!(waiting, letting_go);
-        let waiting = Turn::take(state.path(), "mail", true, &cancel);
+        let waiting = Turn::take(state.path(), "run", "mail", true, &cancel);
         let stopping = async {
             tokio::time::sleep(Duration::from_secs(10)).await;
             cancel.cancel();

@@ -26,7 +26,7 @@ pub struct InitReport {
 /// What `create` stored.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CreateReport {
-    /// The id of the snapshot; `null` for a dry run, which makes none.
+    /// The id of the snapshot; `null` where none was made, for a dry run or because nothing changed.
     pub id: Option<String>,
     /// The snapshot this one builds on; `null` for the first.
     pub parent: Option<String>,
@@ -60,6 +60,8 @@ pub struct CreateReport {
     pub databases: Vec<CapturedDatabase>,
     /// Which files were read.
     pub files: CreatedFiles,
+    /// Whether no snapshot was made because the archive is as it is in the newest one, and that was asked for.
+    pub unchanged: bool,
 }
 
 /// A database among the extra files of a [`CreateReport`].
@@ -818,6 +820,7 @@ mod tests {
                 extras_read: 14,
                 extras_unread: 15,
             },
+            unchanged: false,
         };
         assert_eq!(
             json(&create),
@@ -829,7 +832,8 @@ mod tests {
                 r#""left_out":[{"path":"a","reason":"a socket"}],"source_problems":["torn"],"#,
                 r#""warnings":["odd"],"complete":false,"#,
                 r#""databases":[{"path":"b","bytes":11,"read":"transaction"}],"#,
-                r#""files":{"attachments_read":12,"attachments_unread":13,"extras_read":14,"extras_unread":15}}"#
+                r#""files":{"attachments_read":12,"attachments_unread":13,"extras_read":14,"extras_unread":15},"#,
+                r#""unchanged":false}"#
             )
         );
     }

@@ -91,6 +91,7 @@ mod unread;
 mod untrusted_databases;
 mod unwritable;
 mod verify_cost;
+mod watched;
 mod ways_in;
 mod whose;
 mod wrong_configurations;

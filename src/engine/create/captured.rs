@@ -11,7 +11,7 @@ use crate::archive::pinned::{PinnedDatabase, Reading};
 use crate::archive::profile::{ArchivePaths, Artifact, CapturedFacts};
 use crate::engine::content_paths;
 use crate::format::manifest::Auxiliary;
-use crate::format::{ArchiveAttributes, Geometry};
+use crate::format::{ArchiveAttributes, Geometry, Manifest};
 use crate::repo::notes::{ArchiveIdentity, Note};
 use crate::{Error, ErrorKind, Result};
 
@@ -48,6 +48,17 @@ impl Capture {
             database: attributes_at(&paths.database),
             ..self.extras.attributes.clone()
         }
+    }
+
+    /// Tells whether all that a restore would put back is as it is in a snapshot, and nothing is to be said of it.
+    pub(super) fn is_as_in(&self, snapshot: &Manifest) -> bool {
+        let Geometry { page_size, page_count } = self.geometry;
+        self.pages_changed == 0
+            && (snapshot.db.page_size, snapshot.db.page_count) == (page_size, page_count)
+            && self.lists == snapshot.attachments.lists
+            && self.extras.tree.as_deref().unwrap_or_default() == snapshot.extras_tree
+            && (self.artifacts.is_empty() && snapshot.auxiliary.is_empty() && snapshot.metadata.is_none())
+            && (self.source.problems.is_empty() && self.findings.sentences().is_empty())
     }
 
     /// Hands over what was seen of the files.

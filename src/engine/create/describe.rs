@@ -128,6 +128,7 @@ pub(super) fn report(
             extras_read: captured.extras.read,
             extras_unread: captured.extras.count - captured.extras.read,
         },
+        unchanged: false,
     }
 }
 

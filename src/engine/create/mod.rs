@@ -19,6 +19,7 @@ mod pages;
 mod plan;
 mod publish;
 mod reach;
+mod sight;
 pub(super) mod sink;
 pub(super) mod spool;
 
@@ -37,8 +38,9 @@ use self::describe::Description;
 use self::keyframe::ParentState;
 use self::known::KnownBlobs;
 use self::publish::{Publication, keep_for_next_time};
-use self::sink::BlobSink;
+pub use self::sight::{Sight, look};
 pub(super) use self::sink::stored_blob;
+use self::sink::{Added, BlobSink};
 use super::identity::{self, Recorded};
 use super::metadata::MetadataReader;
 use super::pipeline::{Pipeline, Worker};
@@ -92,6 +94,8 @@ pub struct CreateOptions {
     pub hold_max: Option<Duration>,
     /// What is remembered of files, so that those which did not change are not read; without it, all are read.
     pub file_memory: Option<FileMemoryOptions>,
+    /// Whether no snapshot is made of an archive that is as it is in the newest one.
+    pub only_if_changed: bool,
 }
 
 /// Captures the archive. On failure, and when interrupted, no snapshot, lock or staging stays behind.
@@ -214,6 +218,26 @@ async fn run(
         (&repository.config().repo_id, &mut parent, recorded, beliefs.as_ref()),
     ))
     .await;
+    let as_before = parent.manifest().filter(|parent| {
+        options.only_if_changed && captured.as_ref().is_ok_and(|captured| captured.is_as_in(parent))
+    });
+    if let (Ok(captured), Some(parent)) = (&captured, as_before) {
+        let sources = Description {
+            options,
+            profile: profile.as_ref(),
+            parent: Some(parent),
+            captured,
+            added: &Added::default(),
+        };
+        let manifest = sources.manifest(repository, level, started)?;
+        let report = describe::report(options, manifest, captured, &Added::default());
+        // What was stored to describe the snapshot that is not made is most often not in a pack yet.
+        let durable = sink.abandon().await;
+        pipeline.quiesce().await;
+        keep_for_next_time(repository, lock, durable).await;
+        tracing::info!(target: "packvault::decision", "nothing changed, and no snapshot is made");
+        return Ok(CreateReport { id: None, unchanged: true, ..report });
+    }
     let finished = match captured {
         Ok(captured) => {
             context.progress.begin(Stage::Seal, Unit::Steps, None);

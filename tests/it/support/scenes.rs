@@ -129,8 +129,9 @@ pub const NO_REPOSITORY: [&str; 7] = ["archive", "completions", "demo", "man", "
 pub const LOOKS: [&str; 7] = ["diff", "dump", "find", "history", "ls", "sql", "stats"];
 
 /// Commands whose table is another one: a change of keys dies at any call in the tests of `src/repo/keys`, runs of
-/// several operations in `schedules.rs`, and a mount, which writes nothing, ends in many ways in `mounted.rs`.
-pub const OTHER_TABLES: [&str; 4] = ["key", "mount", "run", "status"];
+/// several operations in `schedules.rs`, creates one after the other in `watched.rs`, and a mount, which writes nothing,
+/// ends in many ways in `mounted.rs`.
+pub const OTHER_TABLES: [&str; 5] = ["key", "mount", "run", "status", "watch"];
 
 /// Snapshots that a forget finds.
 const FORGOTTEN_AND_KEPT: usize = 5;
