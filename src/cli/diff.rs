@@ -2,6 +2,7 @@
 
 use packvault::engine::Selection;
 use packvault::engine::inside::diff::{Change, ChangedFile, DiffOptions, DiffReport, diff};
+use packvault::engine::inside::rows::RowsOptions;
 use packvault::{Error, ErrorKind, Result};
 
 use super::report::Exit;
@@ -9,7 +10,7 @@ use super::session::Session;
 use super::subject::Subject;
 use super::table::{self, Column};
 use super::text::{count, counted, escape, size};
-use super::{look, select, summary};
+use super::{look, row_diff, select, summary};
 
 /// Show what differs between two snapshots
 ///
@@ -21,6 +22,7 @@ Examples:
   packvault diff latest~1 latest --repo /mnt/backup
   packvault diff mail latest~7 latest
   packvault diff a3d383f8 0b9e11d2 --no-tables --json
+  packvault diff latest~1 latest --rows labels
 
 {}", super::exit_codes("  5  done, but whose the changed pages are could not be told\n")))]
 pub struct Arguments {
@@ -30,6 +32,9 @@ pub struct Arguments {
     /// Count changed pages, and do not work out of which tables they are
     #[arg(long)]
     no_tables: bool,
+    /// Show which rows of this table were added, removed or changed, and nothing else
+    #[arg(long, value_name = "TABLE", conflicts_with = "no_tables")]
+    rows: Option<String>,
     #[command(flatten)]
     locks: super::ReadLockFlags,
     /// How many cores to use; all by default
@@ -51,6 +56,10 @@ pub async fn run(arguments: &Arguments, session: &Session) -> Result<Exit> {
         "latest" => Selection::Latest,
         text => Selection::One(select::snapshot(&opened.repository, text).await?),
     };
+    if let Some(table) = &arguments.rows {
+        let options = RowsOptions { table: table.clone(), locking: arguments.locks.locking() };
+        return row_diff::run(opened, other, options, arguments.jobs, session).await;
+    }
     let options = DiffOptions { without_tables: arguments.no_tables, locking: arguments.locks.locking() };
     let context = session.context(arguments.jobs);
     let report = diff(&opened.repository, (opened.selection, other), &options, &context).await?;

@@ -53,6 +53,7 @@ mod repair;
 mod report;
 mod restore;
 mod restore_check;
+mod row_diff;
 mod row_history;
 mod run;
 mod sample;

@@ -78,6 +78,7 @@ mod requests;
 mod restored_over;
 mod resume;
 mod retention;
+mod row_differences;
 mod schedules;
 mod short_answers;
 mod sqlite_profile;

@@ -43,6 +43,36 @@ pub fn parsed(bytes: &[u8], number: u64, page_size: u64) -> Parsed {
     parsed
 }
 
+/// A page of the b-tree of a table that is ordered by its rowids.
+#[derive(Debug, PartialEq, Eq)]
+pub enum TablePage {
+    /// Rows.
+    Leaf,
+    /// The pages below it, each with the largest rowid in it; that of the last is not told.
+    Inner(Vec<(u64, Option<i64>)>),
+}
+
+/// Takes a page of the b-tree of a table apart; `None` where it is none, or what it says cannot be.
+pub fn table_page(bytes: &[u8], number: u64) -> Option<TablePage> {
+    const INNER: u8 = 5;
+    const LEAF: u8 = 13;
+    let header = if number == 1 { 100 } else { 0 };
+    match *bytes.get(header)? {
+        LEAF => return Some(TablePage::Leaf),
+        INNER => {}
+        _ => return None,
+    }
+    let cells = u16_at(bytes, header + 3)?;
+    let mut children = Vec::with_capacity(cells + 1);
+    for cell in 0..cells {
+        let at = u16_at(bytes, header + 12 + 2 * cell)?;
+        let (rowid, _) = varint(bytes, at + 4)?;
+        children.push((u64::from(u32_at(bytes, at)?), Some(rowid as i64)));
+    }
+    children.push((u64::from(u32_at(bytes, header + 8)?), None));
+    Some(TablePage::Inner(children))
+}
+
 /// Returns the first overflow page of a cell, if it has one (the format of SQLite's files, section 1.6).
 fn overflow(bytes: &[u8], at: usize, is_table: bool, page_size: u64) -> Option<u64> {
     let (payload, length) = varint(bytes, at)?;

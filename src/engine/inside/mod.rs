@@ -19,6 +19,8 @@ pub mod pages;
 pub mod pattern;
 pub mod report;
 mod row;
+pub mod rows;
+mod scope;
 pub mod sql;
 pub mod stats;
 pub mod tree;

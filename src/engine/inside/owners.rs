@@ -42,6 +42,18 @@ impl Changed {
         self.0.iter().filter(|mark| **mark != SAME).count() as u64
     }
 
+    /// Returns the places of those that differ and are nobody's.
+    pub fn nobodys(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.iter().zip(0..).filter(|(mark, _)| **mark == NOBODYS).map(|(_, place)| place)
+    }
+
+    /// Takes out a page that is accounted for.
+    pub fn settle(&mut self, place: u64) {
+        if let Some(mark) = usize::try_from(place).ok().and_then(|place| self.0.get_mut(place)) {
+            *mark = SAME;
+        }
+    }
+
     /// Gives a page to an owner if it differs, which is told, and is nobody's yet.
     fn own(&mut self, number: u64, owner: u32) -> bool {
         let Some(mark) = place(number).and_then(|place| self.0.get_mut(place)) else { return false };
@@ -71,6 +83,12 @@ pub async fn attributed(pages: &PageReader, changed: Changed, context: &Context)
     if changed.count() == 0 {
         return Ok(Vec::new());
     }
+    let (changed, roots) = owned(pages, changed, context).await?;
+    Ok(counted(&changed, roots))
+}
+
+/// Gives each changed page to its owner; returns these in the order of their numbers.
+async fn owned(pages: &PageReader, changed: Changed, context: &Context) -> Result<(Changed, Vec<Root>)> {
     let mut roots = ask(pages.clone(), &Bounds::new(&context.cancel, SCHEMA_TIME), roots).await?;
     let (schema, kind) = ("sqlite_schema".to_owned(), "table".to_owned());
     roots.insert(0, Root { name: schema.clone(), table: schema, kind, page: 1 });
@@ -80,7 +98,13 @@ pub async fn attributed(pages: &PageReader, changed: Changed, context: &Context)
     for (number, root) in (0..).zip(&roots) {
         walk.tree(root.page, number).await?;
     }
-    Ok(counted(&walk.changed, roots))
+    Ok((walk.changed, roots))
+}
+
+/// Tells which changed pages belong to no table or index, as far as their b-trees say: free pages, and overflow pages
+/// whose rows stayed as they were.
+pub async fn of_nobody(pages: &PageReader, changed: Changed, context: &Context) -> Result<Changed> {
+    owned(pages, changed, context).await.map(|(changed, _)| changed)
 }
 
 /// Returns the owners of the pages, the one with the most first, and those of nobody last.

@@ -106,7 +106,7 @@ pub fn look_up(connection: &Connection, table: &str, key: &[String]) -> Result<F
 }
 
 /// Returns the columns of a table's primary key in their order, or its rowid; `None` if there is no such table.
-fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<Option<Vec<String>>> {
+pub(super) fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<Option<Vec<String>>> {
     let mut statement = connection.prepare("SELECT name, pk FROM pragma_table_info(?1) ORDER BY pk, cid")?;
     let columns =
         statement.query_map([table], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))?;
@@ -119,7 +119,7 @@ fn key_columns(connection: &Connection, table: &str) -> rusqlite::Result<Option<
     Ok(Some(if of_key.is_empty() { vec!["rowid".to_owned()] } else { of_key }))
 }
 
-fn quoted(name: &str) -> String {
+pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -187,6 +187,28 @@ pub(super) async fn ask_noting<T: Send + 'static>(
     Ok((answered, noted.map(|noted| noted.pages)))
 }
 
+/// The same with the databases of two snapshots.
+pub(super) async fn ask_both<T: Send + 'static>(
+    (before, after): (PageReader, PageReader),
+    bounds: &Bounds,
+    work: impl FnOnce(&Connection, &Connection) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    bounds::grant_memory(bounds::MEMORY_BYTES_MAX);
+    let sources = [Source::new(before, bounds, None), Source::new(after, bounds, None)];
+    let [first, second] = sources.clone();
+    let asked = aside::run(bounds, "compare the databases of the snapshots", move |bounds| {
+        let opened = |source| open(source).map_err(|error| sql_error("open", error));
+        let (mut first, mut second) = (opened(first)?, opened(second)?);
+        bounds.within(&mut first, |first| bounds.within(&mut second, |second| work(first, second)))
+    });
+    let answered = asked.await;
+    let failure = sources.iter().find_map(|source| source.failure());
+    match failure {
+        Some(failure) if answered.is_err() => Err(failure),
+        _ => answered,
+    }
+}
+
 async fn ask_source<T: Send + 'static>(
     source: &Arc<Source>,
     bounds: &Bounds,
@@ -199,7 +221,7 @@ async fn ask_source<T: Send + 'static>(
         bounds.within(&mut connection, |connection| work(connection))
     });
     let answered = asked.await;
-    match source.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    match source.failure() {
         // SQLite knows only that reading failed.
         Some(failure) if answered.is_err() => Err(failure),
         _ => answered,
@@ -232,6 +254,11 @@ impl Source {
             failure: Mutex::default(),
             noted: Mutex::new(noted),
         })
+    }
+
+    /// Takes why pages could not be read, if any could not.
+    fn failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn note(&self, offset: u64, bytes: u64) {
