@@ -50,7 +50,7 @@ const NONE: [(&str, &str); 1] = [(
      `pg_dumpall`, or Immich's own database dumps",
 )];
 
-const PRESETS: [Preset; 4] = [
+const PRESETS: [Preset; 6] = [
     Preset {
         name: "vaultwarden",
         title: "Vaultwarden",
@@ -129,6 +129,46 @@ secrets = [".secret*"]
 allow_plaintext_secrets = true
 [archive.mealie.stats]
 recipes = "SELECT count(*) FROM recipes"
+"#,
+    },
+    Preset {
+        name: "calibre-web",
+        title: "Calibre-Web",
+        source: "https://github.com/janeczku/calibre-web/wiki/Configuration",
+        tried: Some("0.6.27"),
+        section: r#"# The home holds two folders: `config` (CALIBRE_DBPATH, `/config` in containers) and `books`, the
+# library of Calibre. `app.db` are the users and what was set up in the browser.
+[archive.calibre-web]
+profile = "sqlite"
+home = "/srv/calibre-web"
+database = "books/metadata.db"
+files = ["books/**", "config/app.db", "config/gdrive.db", "config/.key", "config/client_secrets.json"]
+optional = ["books/**", "config/gdrive.db", "config/.key", "config/client_secrets.json"]
+# These hold secrets, and the repository is not encrypted: keep it where only you can read it.
+secrets = ["config/.key", "config/client_secrets.json"]
+allow_plaintext_secrets = true
+[archive.calibre-web.stats]
+books = "SELECT count(*) FROM books"
+"#,
+    },
+    Preset {
+        name: "actual",
+        title: "Actual Budget, its server",
+        source: "https://actualbudget.org/docs/config/",
+        tried: Some("25.6.0"),
+        section: r#"# The home is the folder of ACTUAL_DATA_DIR, `/data` in containers. Each budget is a database and a
+# file in `user-files`.
+[archive.actual]
+profile = "sqlite"
+home = "/srv/actual"
+database = "server-files/account.sqlite"
+files = ["user-files/**", ".migrate", "config.json"]
+optional = ["user-files/**", ".migrate", "config.json"]
+# This may hold secrets, and the repository is not encrypted: keep it where only you can read it.
+secrets = ["config.json"]
+allow_plaintext_secrets = true
+[archive.actual.stats]
+budgets = "SELECT count(*) FROM files"
 "#,
     },
 ];

@@ -419,7 +419,7 @@ fn presets_are_sections_that_packvault_takes() {
     assert_eq!(code(&presets), 0, "{}", stderr(&presets));
     let text = String::from_utf8(presets.stdout).unwrap();
     let run = configured(&scratch, &text);
-    for name in ["vaultwarden", "paperless", "home-assistant", "mealie"] {
+    for name in ["vaultwarden", "paperless", "home-assistant", "mealie", "calibre-web", "actual"] {
         // The section is understood; the application is not there.
         let output = run(&["create", name, "--repo", "./none"]);
         assert_eq!(code(&output), 10, "{name}: {}", stderr(&output));
@@ -459,10 +459,19 @@ fn presets_work_as_pasted_on_a_fresh_installation_without_anything_optional() {
         &["configuration.yaml", ".storage/auth"],
     );
     first_start(&scratch, "srv/mealie", "mealie.db", &["recipes"], &[]);
+    first_start(&scratch, "srv/calibre-web", "books/metadata.db", &["books"], &["config/app.db"]);
+    first_start(&scratch, "srv/actual", "server-files/account.sqlite", &["files"], &[]);
     let text = String::from_utf8(scratch.run(&["archive", "presets"]).stdout).unwrap();
     let text = text.replace("\"/srv/", &format!("\"{}/srv/", scratch.path("").display()));
     let run = configured(&scratch, &text);
-    for (name, extras) in [("vaultwarden", 1), ("paperless", 1), ("home-assistant", 2), ("mealie", 0)] {
+    for (name, extras) in [
+        ("vaultwarden", 1),
+        ("paperless", 1),
+        ("home-assistant", 2),
+        ("mealie", 0),
+        ("calibre-web", 1),
+        ("actual", 0),
+    ] {
         let repository = format!("./of-{name}");
         run(&["init", "--repo", &repository]);
         let output = run(&["create", name, "--repo", &repository, "--json"]);
