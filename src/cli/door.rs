@@ -3,7 +3,7 @@
 //! Before a secret is fetched, the repository is compared with what this machine remembers of the location, so that
 //! nobody is asked for a passphrase by what was laid in its place. Afterwards the key is, and the newest snapshot.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use packvault::format::{KeyName, RepoConfig, RepoId, RepositoryKey, SnapshotId};
 use packvault::location::seen::{self, Seen, Sighting};
@@ -28,6 +28,38 @@ pub struct Door<'a> {
     except: Option<&'a KeyName>,
     /// The flags of the repository, where it is one of two.
     of_two: Option<&'a KeyFlags>,
+}
+
+/// The keys that were found in this run, each of a repository and the place where it lies: a run of many steps asks for
+/// a passphrase once, and pays for it once.
+#[derive(Default)]
+pub struct FoundKeys(Mutex<Vec<Found>>);
+
+struct Found {
+    location: String,
+    repository: RepoId,
+    key: RepositoryKey,
+    name: Option<KeyName>,
+}
+
+impl FoundKeys {
+    /// Returns the key that opened this place before, if the repository that lies there now says that it is its own.
+    fn of(&self, location: &str, config: &RepoConfig) -> Option<Opened> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.iter().find(|one| one.location == location && one.repository == config.repo_id)?;
+        let is_proved = config.key_check.is_some() && config.check_key(&found.key).is_ok();
+        is_proved.then(|| Opened {
+            repository: found.repository.clone(),
+            key: found.key.clone(),
+            name: found.name.clone(),
+        })
+    }
+
+    fn keep(&self, location: &str, opened: &Opened) {
+        let (repository, key, name) = (opened.repository.clone(), opened.key.clone(), opened.name.clone());
+        let found = Found { location: location.to_owned(), repository, key, name };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(found);
+    }
 }
 
 /// A repository that was opened, and what this machine knows of it now.
@@ -199,10 +231,20 @@ impl<'a> Door<'a> {
 
     async fn find_key(&self, storage: &dyn Storage, config: &RepoConfig) -> Result<Opened> {
         let known = self.seen.of(config.repo_id.as_str());
-        let opened = self.unlock(storage, Some(&config.repo_id), known).await?;
+        let (found, location) = (self.session.found_keys(), self.choice.location.to_string());
+        // What is left without one key file is asked for anew.
+        let before = self.except.map_or_else(|| found.of(&location, config), |_| None);
+        let is_new = before.is_none();
+        let opened = match before {
+            Some(opened) => opened,
+            None => self.unlock(storage, Some(&config.repo_id), known).await?,
+        };
         let fingerprint = keys::fingerprint(&config.repo_id, &opened.key);
         if !self.flags().accept_change {
             self.seen.expect_key(config.repo_id.as_str(), &fingerprint)?;
+        }
+        if is_new && self.except.is_none() {
+            found.keep(&location, &opened);
         }
         Ok(opened)
     }

@@ -17,7 +17,7 @@ use packvault::{Cancel, Error, ErrorKind, Location, Result};
 use serde::Serialize;
 
 use super::application::PausableApplication;
-use super::door::{Door, Entered, Known};
+use super::door::{Door, Entered, FoundKeys, Known};
 use super::interrupt::{self, Paused};
 use super::key_flags::KeyFlags;
 use super::log::Log;
@@ -47,6 +47,8 @@ pub struct Session {
     /// What was said that is not to be said again.
     said: Arc<Mutex<BTreeSet<String>>>,
     paused: Paused,
+    /// The keys that were found.
+    keys: Arc<FoundKeys>,
     /// What this machine knows of the repository that was opened last.
     known: Mutex<Option<Known>>,
     /// The repository that the user meant.
@@ -70,8 +72,21 @@ impl Session {
         let settings = awaited::unless_stopped(&cancel, || Settings::load(Environment::read()))?;
         let (retried, warned) = (Arc::default(), AtomicBool::new(false));
         let (said, known, chosen) = (Arc::default(), Mutex::default(), Mutex::default());
-        let record = Record::default();
-        Ok(Self { globals, settings, renderer, cancel, retried, warned, said, paused, known, chosen, record })
+        let (keys, record) = Default::default();
+        Ok(Self {
+            globals,
+            settings,
+            renderer,
+            cancel,
+            retried,
+            warned,
+            said,
+            paused,
+            keys,
+            known,
+            chosen,
+            record,
+        })
     }
 
     /// Starts the log, if anything asks for it.
@@ -112,6 +127,7 @@ impl Session {
             warned: AtomicBool::new(true),
             said: Arc::clone(&self.said),
             paused: Arc::clone(&self.paused),
+            keys: Arc::clone(&self.keys),
             known: Mutex::default(),
             chosen: Mutex::default(),
             record: Record::default(),
@@ -160,6 +176,11 @@ impl Session {
     /// Returns the flags that say how an encrypted repository is opened.
     pub fn key_flags(&self) -> &KeyFlags {
         &self.globals.key
+    }
+
+    /// Returns the keys that this session and those of its steps have found.
+    pub fn found_keys(&self) -> &FoundKeys {
+        &self.keys
     }
 
     /// Returns which repository the user means, and how it is opened.

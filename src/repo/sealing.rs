@@ -233,3 +233,20 @@ pub(super) fn nonce() -> Result<Nonce> {
     }
     Ok(nonce)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_byte_of_a_nonce_is_random_and_no_two_are_equal() {
+        let nonces: Vec<Nonce> = (0..64).map(|_| nonce().unwrap()).collect();
+        assert_eq!(nonces.iter().collect::<BTreeSet<_>>().len(), nonces.len());
+        for at in 0..sealed::NONCE_BYTES {
+            // That all of them are equal by chance happens once in 256 to the 63rd.
+            assert!(nonces.iter().any(|other| other[at] != nonces[0][at]), "byte {at}");
+        }
+    }
+}

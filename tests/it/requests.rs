@@ -11,7 +11,8 @@ use std::time::SystemTime;
 
 use packvault::engine::verify::{Depth, VerifyOptions, verify};
 use packvault::engine::{Selection, list};
-use packvault::format::{BlobId, PackId, index};
+use packvault::format::sealed::{self, Binding};
+use packvault::format::{BlobId, PackId, SnapshotId, index};
 use packvault::location;
 use packvault::profiles::msgvault::Msgvault;
 use packvault_storage::{MemoryStorage, Operation, RecordStorage, Storage};
@@ -198,19 +199,34 @@ async fn crowded(packs: &[Vec<Vec<u8>>]) -> (MemoryStorage, String) {
 }
 
 /// Adds so many snapshots that differ in their tags, each with a note.
-async fn add_snapshots(storage: &MemoryStorage, count: usize) {
+async fn add_snapshots(kind: Kind, storage: &MemoryStorage, count: usize) {
+    let sealed = |number: usize, binding: Binding<'_>, plain: &[u8]| match kind {
+        Kind::Plain => plain.to_vec(),
+        Kind::Encrypted => {
+            let mut nonce = [0; 24];
+            nonce[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            nonce[8] = u8::from(matches!(binding, Binding::Note(_)));
+            sealed::seal(&repository_key(), nonce, &binding, plain)
+        }
+    };
     let found = opened(shared(storage)).await.unwrap().find_snapshots().await.unwrap();
     let mut manifest = found.into_iter().next().unwrap().manifest.unwrap();
-    let note_of = |id: &str| key(&format!("snapshots/{id}.packvault.json"));
     let note = r#"{"version":1,"source_problems":["torn"]}"#;
-    storage.put_raw(&note_of(&manifest.snapshot_id), note, SystemTime::now());
-    for number in 0..count {
+    let put_note = |number: usize, id: &str| {
+        let name = format!("{id}.packvault.json");
+        let note = sealed(number, Binding::Note(&name), note.as_bytes());
+        storage.put_raw(&key(&format!("snapshots/{name}")), note, SystemTime::now());
+    };
+    put_note(0, &manifest.snapshot_id);
+    for number in 1..=count {
         manifest.options.tag = format!("number {number}");
         manifest.seal_id().unwrap();
         let id = manifest.snapshot_id.clone();
-        storage.put_raw(&note_of(&id), note, SystemTime::now());
+        put_note(number, &id);
         let name = key(&format!("snapshots/{id}.mvmanifest"));
-        storage.put_raw(&name, manifest.encode(), SystemTime::now());
+        let id = SnapshotId::parse(&id).unwrap();
+        let bytes = sealed(number, Binding::Manifest(&id), &manifest.encode());
+        storage.put_raw(&name, bytes, SystemTime::now());
     }
 }
 
@@ -218,16 +234,17 @@ async fn add_snapshots(storage: &MemoryStorage, count: usize) {
 fn a_list_asks_once_for_each_manifest_and_each_note_however_many_there_are() {
     // By hand: how long it takes, for so many snapshots.
     let by_hand = std::env::var("PACKVAULT_LIST").ok().and_then(|count| count.parse::<usize>().ok());
-    for count in by_hand.map_or(vec![40, 400], |count| vec![count]) {
+    let counts = by_hand.map_or(vec![40, 400], |count| vec![count]);
+    for (kind, count) in KINDS.into_iter().flat_map(|kind| counts.iter().map(move |count| (kind, *count))) {
         runtime().block_on(async {
-            let (storage, ..) = repository_of(1).await;
-            add_snapshots(&storage, count - 1).await;
+            let (storage, ..) = repository_of_kind(kind, 1).await;
+            add_snapshots(kind, &storage, count - 1).await;
             let record = RecordStorage::new(shared(&storage));
             let repository = opened(Arc::new(record.clone())).await.unwrap();
             let begun = std::time::Instant::now();
             let rows = list::list(&repository).await.unwrap();
             if by_hand.is_some() {
-                eprintln!("{count} snapshots: {:?}", begun.elapsed());
+                eprintln!("{count} snapshots, {kind:?}: {:?}", begun.elapsed());
             }
             assert_eq!(rows.len(), count);
             assert!(rows.iter().all(|row| row.problem.is_none() && row.source_problems == ["torn"]));

@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use serde_json::Value;
 
+use crate::support::encrypted::identity;
 use crate::support::{Scratch, names, stderr, write_program};
 
 /// A folder with applications, repositories and a configuration.
@@ -414,10 +415,55 @@ fn what_is_shown_of_a_schedule_is_understood_by_what_reads_it() {
     let output = shell.env("PACKVAULT_CONFIG", machine.scratch.path("config.toml")).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{command}: {}", stderr(&output));
     assert_eq!(machine.snapshots("a"), 1);
+}
+
+/// The example is read by the tool it is for, and what packvault's container runs does wait and then run.
+#[test]
+fn the_example_for_containers_is_understood_and_starts_a_run_in_the_night() {
+    let machine = Machine::new(&[], "");
     let (_, files) = machine.json(&["schedule", "show", "compose"]);
     let compose = files[0]["text"].as_str().unwrap();
     for part in ["\nservices:\n", "packvault run --all", "- state:/state", "\nvolumes:\n"] {
         assert!(compose.contains(part), "{part}: {compose}");
+    }
+    let lines = compose.lines().skip_while(|line| line.trim() != "- |").skip(1);
+    let lines: Vec<&str> = lines.map_while(|line| line.strip_prefix("        ")).collect();
+    assert!(lines.len() > 3, "{compose}");
+    // Compose turns two dollars into one.
+    let script = lines.join("\n").replace("$$", "$");
+    write_program(&machine.scratch.path("sleep"), "#!/bin/sh\necho \"$1\" > \"$HOME/slept\"\n");
+    write_program(&machine.scratch.path("packvault"), "#!/bin/sh\necho \"$*\" > \"$HOME/ran\"\nkill $PPID\n");
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", &script]).env_clear().env("HOME", machine.scratch.path(""));
+    shell.env("PATH", format!("{}:/usr/bin:/bin", machine.scratch.path("").display()));
+    let output = shell.output().unwrap();
+    let told =
+        |name: &str| fs::read_to_string(machine.scratch.path(name)).unwrap_or_else(|_| stderr(&output));
+    assert_eq!(told("ran").trim(), "run --all --progress none");
+    let slept: u32 = told("slept").trim().parse().unwrap();
+    // A day has 25 hours at most.
+    assert!((1..=90_000).contains(&slept), "{slept} s");
+
+    fs::write(machine.scratch.path("compose.yml"), compose).unwrap();
+    let mut tool = Command::new("docker-compose");
+    tool.args(["--file", "compose.yml", "config"]).current_dir(machine.scratch.path(""));
+    let Ok(output) = tool.output() else {
+        let required = std::env::var("PACKVAULT_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name == "compose"),
+            "PACKVAULT_REQUIRE demands docker-compose"
+        );
+        eprintln!("NOT RUN: docker-compose is not here (apt-get install docker-compose)");
+        return;
+    };
+    assert!(output.status.success(), "{}", stderr(&output));
+    // A variable that is missing would be one that the shell should have had.
+    assert_eq!(stderr(&output), "");
+    let read = String::from_utf8(output.stdout).unwrap();
+    for part in
+        ["image: packvault:latest", "init: true", "recipes:/srv/recipes", "/etc/packvault/config.toml:ro"]
+    {
+        assert!(read.contains(part), "{part}: {read}");
     }
 }
 
@@ -655,5 +701,194 @@ fn a_run_that_is_killed_at_any_moment_is_taken_up_by_the_next() {
         let output = machine.run(&["verify", "--all", "--repo", &machine.path(place)]);
         assert_eq!(output.status.code(), Some(0), "{place}: {}", stderr(&output));
         crate::support::assert_no_remains(&machine.scratch.path(place));
+    }
+}
+
+/// A schedule whose places are encrypted, each with a key of its own, beside an archive that is not.
+struct Sealed {
+    machine: Machine,
+}
+
+impl Sealed {
+    fn new() -> Self {
+        let mut machine = Machine::new(&["b"], "");
+        machine.application("a");
+        let place = |name: &str| {
+            let (location, key) = (machine.path(name), machine.path(&format!("key-of-{name}")));
+            format!(
+                "[repository.{name}]\nlocation = '{location}'\nidentity = '{key}'\nencryption = 'required'\n"
+            )
+        };
+        let section = format!(
+            "{}{}[archive.a]\nprofile = 'sqlite'\nhome = '{}'\ndatabase = 'app.db'\nrepository = 'disk'\ncopies = \
+             ['far']\nmax_age = '2d'\nverify = {{ every = '1d', sample = '50%' }}\nrestore_check = '7d'\nkeep = {{ last \
+             = 2 }}\n",
+            place("disk"),
+            place("far"),
+            machine.path("a")
+        );
+        machine.config = format!("{section}{}", machine.config);
+        machine.configure("");
+        let sealed = Self { machine };
+        for (name, key) in [("disk", "age"), ("far", "ed25519")] {
+            sealed.give(name, if key == "age" { "age.txt" } else { key });
+            let recipient = identity(&format!("{key}.pub"));
+            let init = ["init", "--repo", name, "--encrypt", "--recipient", &recipient];
+            let output = sealed.machine.run(&init);
+            assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        }
+        sealed
+    }
+
+    /// Puts a key of the fixtures where that of the place is looked for.
+    fn give(&self, place: &str, key: &str) {
+        fs::copy(identity(key), self.key_of(place)).unwrap();
+    }
+
+    fn key_of(&self, place: &str) -> std::path::PathBuf {
+        self.machine.scratch.path(&format!("key-of-{place}"))
+    }
+
+    fn stored(&self, place: &str) -> Vec<String> {
+        crate::support::snapshot_files(&self.machine.scratch.path(place))
+    }
+
+    /// Runs everything; returns the exit code and what became of the steps of `a`, with what was said of one that failed.
+    fn run(&self) -> (i32, Vec<String>, String) {
+        let (code, report) = self.machine.json(&["run", "--all"]);
+        let archives = report["archives"].as_array().unwrap();
+        let of = |name: &str| archives.iter().find(|archive| archive["archive"] == name).unwrap();
+        assert_eq!(outcomes(of("b"))[0], "create done", "{report}");
+        (code, outcomes(of("a")), of("a").to_string())
+    }
+}
+
+#[test]
+fn places_that_are_encrypted_with_different_keys_are_run_proved_and_seen() {
+    let sealed = Sealed::new();
+    let (code, steps, said) = sealed.run();
+    let expected = [
+        "create done",
+        "copy done",
+        "forget done",
+        "verify done",
+        "verify done",
+        "restore_check done",
+        "restore_check done",
+    ];
+    assert_eq!((code, steps), (0, expected.map(str::to_owned).to_vec()), "{said}");
+    assert_eq!(sealed.stored("disk"), sealed.stored("far"));
+    for place in ["disk", "far"] {
+        let config = fs::read_to_string(sealed.machine.scratch.path(place).join("config.toml")).unwrap();
+        assert!(config.contains("xchacha20poly1305"), "{config}");
+        // A key that opens one place opens the other not.
+        fs::rename(sealed.key_of(place), sealed.machine.scratch.path("aside")).unwrap();
+    }
+    // `status` needs no key, and knows what was read and proved.
+    let (code, report) = sealed.machine.json(&["status", "a"]);
+    assert_eq!(code, 0, "{report}");
+    let places = report["archives"][0]["places"].as_array().unwrap();
+    assert_eq!(places.len(), 2, "{report}");
+    for place in places {
+        assert!(place["read_share"].as_f64().is_some_and(|share| share > 0.0), "{report}");
+        assert_eq!((&place["asked"], &place["restore_check"]["proved"]), (&true.into(), &true.into()));
+        assert_eq!(place["newest"]["id"], places[0]["newest"]["id"], "{report}");
+    }
+}
+
+#[test]
+fn a_key_of_one_place_that_is_wrong_or_gone_costs_no_other_and_is_made_up_for() {
+    let sealed = Sealed::new();
+    assert_eq!(sealed.run().0, 0);
+    sealed.machine.application("a");
+
+    // The copy's key is another one: what opens it is said, and the snapshot is there.
+    sealed.give("far", "rsa");
+    let (code, steps, said) = sealed.run();
+    assert_eq!(
+        (code, &steps[..3]),
+        (6, &["create done", "copy failed", "forget done"].map(str::to_owned)[..]),
+        "{said}"
+    );
+    assert!(said.contains("it opens with ssh-ed25519 (ssh-ed25519)"), "{said}");
+    assert_eq!((sealed.stored("disk").len(), sealed.stored("far").len()), (2, 1));
+    let (code, report) = sealed.machine.json(&["status", "a"]);
+    assert_eq!((code, &report["archives"][0]["findings"][0]["place"]), (22, &"far".into()), "{report}");
+    sealed.give("far", "ed25519");
+    let (code, _, said) = sealed.run();
+    assert_eq!((code, sealed.stored("far")), (0, sealed.stored("disk")), "{said}");
+    assert_eq!(sealed.machine.json(&["status", "a"]).0, 0);
+
+    // The key of the repository is gone: nothing of the archive is done, all of the other is.
+    let before = (sealed.stored("disk"), sealed.stored("far"));
+    fs::remove_file(sealed.key_of("disk")).unwrap();
+    let (code, steps, said) = sealed.run();
+    assert_eq!((code, steps[0].as_str()), (2, "create failed"), "{said}");
+    sealed.give("disk", "rsa");
+    let (code, steps, said) = sealed.run();
+    assert_eq!((code, steps[0].as_str()), (12, "create failed"), "{said}");
+    assert_eq!((sealed.stored("disk"), sealed.stored("far")), before);
+    sealed.give("disk", "age.txt");
+    assert_eq!(sealed.run().0, 0);
+}
+
+#[test]
+fn a_copy_that_was_exchanged_for_a_plain_one_gets_nothing_and_is_not_taken_for_the_copy() {
+    let sealed = Sealed::new();
+    assert_eq!(sealed.run().0, 0);
+    let far = sealed.machine.scratch.path("far");
+    fs::rename(&far, sealed.machine.scratch.path("aside")).unwrap();
+    let plain = sealed.machine.path("plain");
+    assert_eq!(sealed.machine.run(&["init", "--repo", &plain]).status.code(), Some(0));
+    fs::rename(&plain, &far).unwrap();
+    let before = crate::support::contents(&far);
+    let (code, steps, said) = sealed.run();
+    assert_eq!((code, steps[1].as_str()), (13, "copy failed"), "{said}");
+    assert_eq!(crate::support::contents(&far), before, "nothing was stored in plain text");
+    let (code, report) = sealed.machine.json(&["status", "a"]);
+    assert_eq!(code, 22, "{report}");
+    let place = &report["archives"][0]["places"][1];
+    assert!(place["not_asked"].as_str().is_some_and(|why| why.contains("encrypted")), "{report}");
+    fs::remove_dir_all(&far).unwrap();
+    fs::rename(sealed.machine.scratch.path("aside"), &far).unwrap();
+    assert_eq!(sealed.run().0, 0);
+    assert_eq!(sealed.machine.json(&["status", "a"]).0, 0);
+}
+
+/// Six steps open two repositories: each passphrase is asked for once, and paid for once.
+#[test]
+fn a_run_fetches_the_passphrase_of_each_place_once_however_many_steps_it_has() {
+    let sealed = Sealed::new();
+    let asking = |place: &str| {
+        let program = sealed.machine.scratch.path(&format!("ask-{place}"));
+        write_program(
+            &program,
+            &format!("#!/bin/sh\necho asked >> \"$HOME/asked-{place}\"\necho 'the words of {place}'\n"),
+        );
+        program.to_str().unwrap().to_owned()
+    };
+    let mut config = sealed.machine.config.clone();
+    for place in ["disk", "far"] {
+        let program = asking(place);
+        let output = sealed.machine.run(&[
+            "key",
+            "add",
+            "--repo",
+            place,
+            "--new-passphrase-command",
+            &program,
+            "words",
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        fs::remove_file(sealed.machine.scratch.path(&format!("asked-{place}"))).unwrap();
+        let key = format!("identity = '{}'", sealed.machine.path(&format!("key-of-{place}")));
+        config = config.replace(&key, &format!("passphrase = {{ command = ['{program}'] }}"));
+    }
+    fs::write(sealed.machine.scratch.path("config.toml"), &config).unwrap();
+    let (code, steps, said) = sealed.run();
+    assert_eq!((code, steps.len()), (0, 7), "{said}");
+    for place in ["disk", "far"] {
+        let asked = fs::read_to_string(sealed.machine.scratch.path(&format!("asked-{place}"))).unwrap();
+        assert_eq!(asked.lines().count(), 1, "{place}");
     }
 }

@@ -322,11 +322,21 @@ fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
         open_sealed(&file, &key, pack_id(1)).unwrap_err().kind()
     };
     let end = trailer_at as u64;
+    let trailer = |footer_offset: u64, region_bytes: u64| {
+        [&footer_offset.to_le_bytes()[..], &region_bytes.to_le_bytes(), &good[good.len() - 4..]].concat()
+    };
     for (footer_offset, region_bytes) in
         [(end - 8, 9), (end - 8, 7), (5, end - 5), (end + 1, u64::MAX), (u64::MAX, end + 1), (0, u64::MAX)]
     {
         assert_eq!(kind(footer_offset, region_bytes), FormatErrorKind::Truncated);
+        // Before a byte of the footer is read.
+        let last = trailer(footer_offset, region_bytes);
+        encrypted::Trailer::parse(&last, good.len() as u64).unwrap_err();
     }
+    let largest =
+        |region_bytes: u64| encrypted::Trailer::parse(&trailer(6, region_bytes), 6 + region_bytes + 20);
+    largest(FOOTER_BYTES_MAX).unwrap();
+    assert_eq!(largest(FOOTER_BYTES_MAX + 1).unwrap_err().kind(), FormatErrorKind::Truncated);
     assert_eq!(kind(end - 8, 8), FormatErrorKind::Truncated);
     let mut wrong_magic = good.clone();
     *wrong_magic.last_mut().unwrap() = b'X';
@@ -336,6 +346,41 @@ fn the_trailer_of_an_encrypted_pack_must_meet_the_end_of_the_file() {
     assert_eq!(encrypted::Trailer::parse(&smallest, 25).unwrap_err().kind(), FormatErrorKind::Truncated);
     let cut = encrypted::Trailer::parse(&good[..25], 25).unwrap_err();
     assert_eq!(cut.kind(), FormatErrorKind::Truncated);
+}
+
+/// Whoever has the key, or had it once, may list what lies there in plain text.
+#[test]
+fn a_sealed_footer_that_lists_a_frame_as_plain_is_refused() {
+    let key = RepositoryKey::from_bytes([7; 32]);
+    let (_, mut listed) = sealed_pack(&key);
+    let frames_end = listed.last().map(|last| last.offset + last.stored_bytes).unwrap();
+    listed[1].flags = BlobFlags::RAW;
+    let binding = crate::format::sealed::Binding::PackFooter(pack_id(1));
+    let region = crate::format::sealed::seal(&key, [9; 24], &binding, &footer::encode_region(&listed));
+    let bytes = region.len() as u64;
+    let last = [&frames_end.to_le_bytes()[..], &bytes.to_le_bytes(), TRAILER_MAGIC].concat();
+    let trailer = encrypted::Trailer::parse(&last, frames_end + bytes + 20).unwrap();
+    let error = encrypted::open_footer(&region, &trailer, &key, pack_id(1)).unwrap_err();
+    assert_eq!(error.kind(), FormatErrorKind::Corrupt);
+}
+
+#[test]
+fn a_frame_that_comes_in_pieces_is_checked_as_one_that_comes_whole() {
+    let key = RepositoryKey::from_bytes([7; 32]);
+    let (file, listed) = sealed_pack(&key);
+    let entry = listed[0];
+    let stored = &file[entry.offset as usize..][..entry.stored_bytes as usize];
+    let check = |entry: Entry| {
+        let mut check = encrypted::FrameCheck::new(&key, &entry)?;
+        check.feed(stored)?;
+        check.finish().map(drop)
+    };
+    check(entry).unwrap();
+    let kind = |entry: Entry| check(entry).unwrap_err().kind();
+    assert_eq!(kind(Entry { crc32c: entry.crc32c ^ 1, ..entry }), FormatErrorKind::Corrupt);
+    assert_eq!(kind(Entry { id: listed[2].id, ..entry }), FormatErrorKind::Decrypt);
+    assert_eq!(kind(Entry { flags: BlobFlags::RAW, ..entry }), FormatErrorKind::Corrupt);
+    assert_eq!(kind(Entry { stored_bytes: 39, ..entry }), FormatErrorKind::Truncated);
 }
 
 #[test]

@@ -228,10 +228,27 @@ async fn a_file_that_is_cut_or_changed_opens_nothing_and_stops_nobody() {
 async fn an_age_file_that_wraps_something_else_is_named() {
     let recipient = AGE.lines().find(|line| !line.starts_with('#')).unwrap();
     let recipient = age::x25519::Identity::from_str(recipient).unwrap().to_public();
-    let something = age::encrypt(&recipient, &[b'x'; 5000]).unwrap();
-    let storage = store(&[("letter", Bytes::from(something))]).await;
-    let said = refused(&storage, having(AGE)).await;
-    assert!(said.contains("letter cannot be used: what it wraps is no key"), "{said}");
+    let key = crate::format::key_file::payload::encode(&repository(), &the_key());
+    let key_and_more = [key.as_slice(), b"x"].concat();
+    for wrapped in [vec![b'x'; 5000], key_and_more] {
+        let something = age::encrypt(&recipient, &wrapped).unwrap();
+        let storage = store(&[("letter", Bytes::from(something))]).await;
+        let said = refused(&storage, having(AGE)).await;
+        assert!(said.contains("letter cannot be used: what it wraps is no key"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn other_things_in_the_folder_are_passed_over_up_to_a_bound() {
+    let storage = store(&[("own", wrapped(&cheap("x")))]).await;
+    let put = |number: usize| {
+        storage.put_raw(&key(format!("keys/note-{number}.txt")), "", SystemTime::UNIX_EPOCH);
+    };
+    (0..OTHER_NAMES_MAX).for_each(put);
+    assert_eq!(opens(&storage, knowing("x")).await, "own");
+    put(OTHER_NAMES_MAX);
+    let error = opened(&storage, knowing("x"), Choice::default()).await.unwrap_err();
+    assert!(error.to_string().contains("or things that are none"), "{error}");
 }
 
 #[tokio::test]
