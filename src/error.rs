@@ -3,6 +3,8 @@
 //! A message names the operation and the object, in lower case, without a full stop, and does not repeat
 //! its cause. Hints and exit codes belong to the command line.
 
+pub(crate) mod lift;
+
 use std::fmt;
 
 use rustix::io::Errno;

@@ -15,9 +15,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::beneath::file_error;
 use super::extras::FoundExtra;
 use crate::Result;
+use crate::error::lift::file_error;
 use crate::format::{ArchiveAttributes, Attributes};
 
 /// Permission bits of a restored file: no setuid, no setgid.

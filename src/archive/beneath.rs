@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 
+use crate::error::lift::{file_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// Opens the folder itself; a link at the path is followed, for it is the user's own.
@@ -88,14 +89,4 @@ pub fn unchanged(before: &Stat, after: &Stat) -> bool {
 
 fn not_plain(shown: &Path, what: &str) -> Error {
     Error::new(ErrorKind::Source, format!("{} is not a plain file: it is {what}", shown.display()))
-}
-
-/// Makes the error of a failed system call on a path.
-pub fn file_error(operation: &str, path: &Path, errno: Errno) -> Error {
-    io_error(operation, path, std::io::Error::from(errno))
-}
-
-/// Makes the error of a failed read or write on a path.
-pub fn io_error(operation: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::caused(ErrorKind::Io, format!("cannot {operation} {}", path.display()), error)
 }

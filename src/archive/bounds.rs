@@ -15,8 +15,8 @@ use rusqlite::limits::Limit;
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use super::deadline::interrupting;
-use super::sqlite::database_error;
 use crate::cancel::Cancel;
+use crate::error::lift::database_error;
 use crate::{Error, ErrorKind, Result};
 
 /// SQLite asks after so many steps of its machine whether it should go on.

@@ -19,9 +19,10 @@ use rusqlite::Connection;
 
 use super::freeze::geometry;
 use super::pinned::{PageSource, PinnedDatabase};
-use super::sqlite::{database_error, open_foreign_file};
+use super::sqlite::open_foreign_file;
 use super::unnamed::unnamed_file_opened;
 use crate::Result;
+use crate::error::lift::database_error;
 
 /// Makes an empty file share all of another one.
 pub fn share(from: &File, to: &File) -> io::Result<()> {

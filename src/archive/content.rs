@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Stat, fstat};
 
-use super::beneath::{file_error, io_error, unchanged};
+use super::beneath::unchanged;
 use super::sighting::Sighting;
+use crate::error::lift::{file_error, io_error};
 use crate::format::BlobId;
 use crate::{Error, ErrorKind, Result};
 

@@ -67,7 +67,7 @@ pub fn interrupting<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::sqlite::database_error;
+    use crate::error::lift::database_error;
 
     #[test]
     fn a_call_that_does_not_return_is_interrupted() {

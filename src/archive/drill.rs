@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::geteuid;
 
-use super::beneath::io_error;
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How the folders are called.

@@ -14,10 +14,11 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, statat};
 use rustix::io::Errno;
 
-use super::beneath::{file_at, file_error, folder_at, open_folder, stat_at};
+use super::beneath::{file_at, folder_at, open_folder, stat_at};
 use super::collisions::separate;
 use super::repositories::Recognised;
 use super::selected::{SelectedFolder, Selection, find_selected};
+use crate::error::lift::file_error;
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
 

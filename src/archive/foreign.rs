@@ -30,15 +30,15 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode};
 
-use super::beneath::io_error;
 use super::database_file::{
     Before, Facts, LogPlace, Moved, Rests, SharedLock, Sidecar, Watch, lock_shown, sidecar, sidecar_bytes,
 };
 use super::freeze::{check_length, check_scan_handle, geometry, open_for_scan, resolve};
 use super::pinned::{PinnedDatabase, Reading};
-use super::sqlite::{BUSY_TIMEOUT, database_error, open_foreign, open_foreign_file, open_foreign_log};
+use super::sqlite::{BUSY_TIMEOUT, open_foreign, open_foreign_file, open_foreign_log};
 use crate::archive::deadline::unless_cancelled;
 use crate::cancel::Cancel;
+use crate::error::lift::{database_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// How long writers may keep the pin from standing.

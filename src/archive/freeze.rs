@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::beneath::io_error;
 use super::database_file::{Before, Facts, LogPlace, Rests, SharedLock, Sidecar, Watch, sidecar_bytes};
 use super::deadline::interrupted_at;
 use super::gate::Gatekeeper;
 use super::pinned::{PinnedDatabase, Reading};
-use super::sqlite::{database_error, no_file_beside, open_existing};
+use super::sqlite::{no_file_beside, open_existing};
 use crate::cancel::Cancel;
+use crate::error::lift::{database_error, io_error};
 use crate::format::Geometry;
 use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};

@@ -18,9 +18,10 @@ use super::extras::FoundExtra;
 use super::foreign;
 use super::health::{self, Depth, Health};
 use super::pinned::{PageSource, PinnedDatabase, Reading};
-use super::sqlite::{database_error, immutable_uri};
+use super::sqlite::immutable_uri;
 use super::unnamed::{unnamed_file, unnamed_file_opened};
 use crate::cancel::Cancel;
+use crate::error::lift::database_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are copied at a time.

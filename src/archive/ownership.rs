@@ -10,9 +10,9 @@ use std::time::Instant;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::beneath::{file_error, io_error};
 use super::gate::{Gate, Gatekeeper};
 use crate::cancel::Cancel;
+use crate::error::lift::{file_error, io_error};
 use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result};
 

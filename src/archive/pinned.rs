@@ -15,9 +15,8 @@ use std::time::Instant;
 
 use rusqlite::Connection;
 
-use super::beneath::io_error;
 use super::database_file::{Moved, Sidecar, Watch, sidecar_bytes};
-use super::sqlite::database_error;
+use crate::error::lift::{database_error, io_error};
 use crate::format::Geometry;
 use crate::{Error, ErrorKind, Result};
 

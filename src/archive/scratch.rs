@@ -13,11 +13,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
 
-use super::beneath::io_error;
 use super::bounds::restrain;
-use super::sqlite::{database_error, uri};
+use super::sqlite::uri;
 use super::unnamed::unnamed_file_opened;
 use crate::Result;
+use crate::error::lift::{database_error, io_error};
 
 /// Connections opened ahead; each takes a descriptor.
 const CONNECTIONS: usize = 16;

@@ -10,7 +10,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::bounds::restrain;
 use super::database_file::{Sidecar, sidecar};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
+use crate::error::lift::database_error;
 
 /// How long one statement waits for another connection's lock.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -137,17 +138,6 @@ fn percent_encoded(path: &Path) -> String {
         }
     }
     encoded
-}
-
-/// Makes the error of a failed step on a database.
-pub fn database_error(operation: &str, path: &Path, error: rusqlite::Error) -> Error {
-    use rusqlite::ErrorCode;
-    let kind = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::InUse,
-        Some(ErrorCode::OperationInterrupted) => ErrorKind::Interrupted,
-        _ => ErrorKind::Source,
-    };
-    Error::caused(kind, format!("cannot {operation} the database {}", path.display()), error)
 }
 
 /// Makes a database with so many objects in its schema that SQLite reads it for seconds.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::getuid;
 
-use super::beneath::io_error;
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How the folders of this program begin, in which a file has its name for a moment.

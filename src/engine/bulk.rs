@@ -21,11 +21,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use self::batches::Batch;
 use self::fetcher::Fetcher;
 use super::pipeline::{Pipeline, Reservation, Worker};
+use crate::error::lift::format_error;
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PackId};
 use crate::repo::Sealing;
 use crate::repo::blobs::{BlobFailure, BlobStore};
-use crate::repo::indexes::format_error;
 use crate::repo::reads::Reads;
 use crate::{Error, ErrorKind, Result};
 

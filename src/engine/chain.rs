@@ -16,13 +16,13 @@ use futures::{StreamExt, stream};
 pub use self::halves::{RollingHashes, RollingMap};
 pub use self::known::{Half, KnownMaps};
 use super::metadata::MetadataReader;
+use crate::error::lift::format_error;
 use crate::format::{
     BlobId, Geometry, Manifest, PageHashObject, PageHashes, PageMap, PageMapKind, PageMapObject, Run,
     SnapshotId,
 };
 use crate::repo::Repository;
 use crate::repo::blobs::BlobFailure;
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Steps with a non-zero depth after which a chain is given up.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::chain::KnownMaps;
 use super::pipeline::Pipeline;
 use super::read_ahead::ReadAhead;
+use crate::error::lift::format_error;
 use crate::format::{BlobId, ExtrasEntry, FormatError, ListedAttachment, attachment_list, extras_tree};
 use crate::repo::blobs::{BlobFailure, BlobStore};
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind};
 
 /// The largest list, tree or artifact that is read: a list of 6 million attachments.

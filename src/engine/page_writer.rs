@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::bulk::{BlobVisitor, PieceSink};
-use crate::archive::beneath::io_error;
 use crate::archive::sparse;
+use crate::error::lift::io_error;
 use crate::format::pack::Entry;
 use crate::format::{BlobId, PageHash, PageHashes, PageMap, Run};
 use crate::progress::{Progress, Stage};

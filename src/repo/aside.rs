@@ -16,7 +16,8 @@ use super::carried::PlainPart;
 use super::indexes::index_file_key;
 use super::locks::Lock;
 use super::packs::pack_key;
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::storage_error;
 use crate::format::PackId;
 use crate::{Error, ErrorKind, Result};
 

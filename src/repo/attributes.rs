@@ -7,9 +7,9 @@
 use bytes::Bytes;
 use packvault_storage::{Key, ListedObject};
 
-use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::ArchiveAttributes;
 use crate::format::attributes::OBJECT_BYTES_MAX;
 use crate::format::sealed::Binding;

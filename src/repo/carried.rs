@@ -8,9 +8,9 @@ use packvault_storage::{
     Error as StorageError, ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta,
 };
 
-use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
-use super::{Repository, attributes, notes, snapshots, storage_error};
+use super::{Repository, attributes, notes, snapshots};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::sealed::Binding;
 use crate::format::{ArchiveAttributes, FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
 use crate::{Error, ErrorKind, Result};

@@ -21,8 +21,9 @@ use futures::TryStreamExt;
 use packvault_storage::{Key, ListedObject, Prefix};
 use serde::{Deserialize, Serialize};
 
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
 use crate::Result;
+use crate::error::lift::storage_error;
 use crate::format::PackId;
 
 const SUFFIX: &str = ".packvault-condemned";

@@ -12,7 +12,8 @@ use futures::future::BoxFuture;
 use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Key, Prefix, Storage};
 
 use super::locks::{self, LockRequest};
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::{RepoConfig, RepoId, RepositoryKey, SUPPORTED_READER_LEVEL};
 use crate::progress::Silent;
 use crate::{Cancel, Error, ErrorKind, Result};
@@ -49,7 +50,7 @@ pub async fn read(storage: &dyn Storage) -> Result<RepoConfig> {
         let message = format!("cannot use config.toml at {place}");
         match is_cut_off(&bytes) {
             true => Error::caused(ErrorKind::Damaged, message, error),
-            false => super::indexes::format_error(message, error),
+            false => format_error(message, error),
         }
     })
 }

@@ -14,8 +14,9 @@ use bytes::Bytes;
 use packvault_storage::{ErrorKind as StorageErrorKind, Key};
 
 use super::snapshots::SnapshotFiles;
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
 use crate::Result;
+use crate::error::lift::storage_error;
 use crate::format::SnapshotId;
 
 const SUFFIX: &str = ".packvault-forgotten";

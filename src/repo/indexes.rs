@@ -9,10 +9,11 @@ use tokio::sync::Semaphore;
 
 use super::cache::Trust;
 pub use super::union::{Claim, IndexFile, IndexUnion, PlacedBlob, claims_of};
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::index::{self, IndexEntry};
 use crate::format::sealed::Binding;
-use crate::format::{BlobFlags, FormatError, FormatErrorKind, IndexId, PackId};
+use crate::format::{BlobFlags, IndexId, PackId};
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".mvidx";
@@ -172,37 +173,5 @@ impl Repository {
             .create(&index_key(id), Bytes::from(file))
             .await
             .map_err(|error| storage_error(format!("cannot publish index {id}"), error))
-    }
-}
-
-/// Lifts a codec's error: what a newer version wrote is told apart from damage.
-pub(crate) fn format_error(message: impl Into<String>, error: FormatError) -> Error {
-    let kind = match error.kind() {
-        FormatErrorKind::NeedsUpgrade { .. }
-        | FormatErrorKind::UnsupportedVersion
-        | FormatErrorKind::Encrypted => ErrorKind::Unsupported,
-        _ => ErrorKind::Damaged,
-    };
-    Error::caused(kind, message, error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_newer_version_wrote_is_no_damage() {
-        use FormatErrorKind as Kind;
-        for (kind, lifted) in [
-            (Kind::NeedsUpgrade { level: 9 }, ErrorKind::Unsupported),
-            (Kind::UnsupportedVersion, ErrorKind::Unsupported),
-            (Kind::Encrypted, ErrorKind::Unsupported),
-            (Kind::Corrupt, ErrorKind::Damaged),
-            (Kind::Truncated, ErrorKind::Damaged),
-            (Kind::BadMagic, ErrorKind::Damaged),
-        ] {
-            let error = format_error("cannot use it", FormatError::new(kind, "the codec says so"));
-            assert_eq!(error.kind(), lifted, "{error:?}");
-        }
     }
 }

@@ -20,9 +20,9 @@ use packvault_storage::{Key, ListedObject};
 use serde::{Deserialize, Serialize};
 
 use super::cache::Trust;
-use super::indexes::format_error;
 use super::snapshots::SnapshotFiles;
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::sealed::Binding;
 use crate::format::{BlobId, FormatError, FormatErrorKind};
 use crate::{Error, ErrorKind, Result};

@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::indexes::format_error;
+use super::Repository;
 use super::packs::pack_key;
-use super::{Repository, storage_error};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::pack::{self, Entry, Footer, encrypted};
 use crate::format::{BlobId, FormatError, FormatErrorKind, PackId};
 use crate::{Error, ErrorKind, Result};

@@ -13,7 +13,8 @@ use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Ke
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::{Repository, Sealing, key, storage_error};
+use super::{Repository, Sealing, key};
+use crate::error::lift::storage_error;
 use crate::format::index::IndexEntry;
 use crate::format::pack::{self, Entry};
 use crate::format::{BlobFlags, BlobId, PackId};

@@ -9,11 +9,12 @@ use std::collections::HashSet;
 
 use packvault_storage::{Key, NotRemoved};
 
+use super::Repository;
 use super::condemned::CondemnedNote;
 use super::indexes::index_key;
 use super::locks::Lock;
 use super::packs::pack_key;
-use super::{Repository, storage_error};
+use crate::error::lift::storage_error;
 use crate::format::{IndexId, PackId};
 use crate::{Error, ErrorKind, Result};
 

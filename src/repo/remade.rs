@@ -15,7 +15,8 @@ use super::aside::put_in_place;
 use super::config::{self, CONFIG_BYTES_MAX, config_key};
 use super::locks::{self, LockRequest};
 use super::sealing::nonce;
-use super::{Repository, Sealing, storage_error};
+use super::{Repository, Sealing};
+use crate::error::lift::storage_error;
 use crate::format::{RepoConfig, RepoId, RepositoryKey};
 use crate::{Error, ErrorKind, Result};
 

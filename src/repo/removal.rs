@@ -17,9 +17,9 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key};
 
-use super::indexes::format_error;
 use super::locks::{Lock, Watch};
-use super::{Repository, attributes, forgotten, notes, snapshots, storage_error};
+use super::{Repository, attributes, forgotten, notes, snapshots};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::{Manifest, SnapshotId};
 use crate::{Cancel, Result};
 

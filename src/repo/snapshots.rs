@@ -7,9 +7,9 @@ use futures::{StreamExt, TryStreamExt};
 use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, ObjectMeta, Prefix};
 
 use super::cache::Trust;
-use super::indexes::format_error;
 use super::notes::notes_among;
-use super::{Repository, key, storage_error};
+use super::{Repository, key};
+use crate::error::lift::{format_error, storage_error};
 use crate::format::sealed::Binding;
 use crate::format::{FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
 use crate::{Error, ErrorKind, Result};

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Facts, Opener, ShownLock, Sidecar, lock_shown, log_lock_shown, openers, sidecar, sidecar_bytes};
-use crate::archive::beneath::io_error;
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// For how long somebody may hold the database without its log: he is just opening or closing it.

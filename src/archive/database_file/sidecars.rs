@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Result;
-use crate::archive::beneath::io_error;
+use crate::error::lift::io_error;
 
 /// A file that SQLite may keep beside a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

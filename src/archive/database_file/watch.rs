@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::log_place::Checkpoints;
 use super::{LogPlace, SharedLock, Sidecar, Stillness, sidecar};
-use crate::archive::beneath::io_error;
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// The length of a log's header, which every new beginning of the log changes.

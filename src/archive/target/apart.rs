@@ -9,8 +9,8 @@ use rustix::fs::stat;
 
 use super::refused;
 use crate::Result;
-use crate::archive::beneath::io_error;
 use crate::archive::repositories;
+use crate::error::lift::io_error;
 
 /// Refuses a target that is, holds, or lies in a repository; `repository` is the one that is read, if it is a
 /// folder of this machine.

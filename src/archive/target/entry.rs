@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::archive::beneath::file_error;
+use crate::error::lift::file_error;
 
 /// The bit of a mode by which a folder's files belong to their owners alone.
 const STICKY: u32 = 0o1000;

@@ -16,7 +16,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use crate::archive::beneath::{file_error, folder_at};
+use crate::archive::beneath::folder_at;
+use crate::error::lift::file_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Of a link itself.

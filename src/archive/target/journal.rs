@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folders::{remove_if_there, sync_folder};
 use super::steps::Step;
-use crate::archive::beneath::{file_at, file_error, io_error};
+use crate::archive::beneath::file_at;
+use crate::error::lift::{file_error, io_error};
 use crate::format::paths;
 use crate::{Error, ErrorKind, Result};
 

@@ -20,8 +20,9 @@ use super::journal::Journal;
 use super::moves::Grounds;
 use super::undo::undo;
 use super::{STAGING_PREFIX, TargetPolicy, in_use, refused};
-use crate::archive::beneath::{file_error, folder_at, open_folder};
+use crate::archive::beneath::{folder_at, open_folder};
 use crate::archive::profile::SIDECARS;
+use crate::error::lift::file_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Settles what killed restores left in the target; returns what the user should know.

@@ -36,9 +36,9 @@ pub use self::leftovers::{check_finished, is_staging};
 use self::moves::Grounds;
 use self::opening::{check_not_live, cleaned, open_or_make, own, remove_made};
 use super::attributes::{self, Outcome, RestoredAttributes};
-use super::beneath::{file_error, io_error};
 use super::ownership::Ownership;
 use super::profile::Profile;
+use crate::error::lift::{file_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// How the staging folder's name begins.

@@ -35,7 +35,8 @@ use super::journal::{Journal, MERGED, NEW, OLD};
 use super::old_database::{MERGED_NAME, Merged, copy_into, make_alike, merge, open};
 use super::refused;
 use super::steps::{Action, Plan, Step};
-use crate::archive::beneath::{file_error, folder_at};
+use crate::archive::beneath::folder_at;
+use crate::error::lift::file_error;
 use crate::{Error, ErrorKind, Result};
 
 /// The folders between which a restore moves things.

@@ -10,7 +10,8 @@ use rustix::process::geteuid;
 use super::entry::Entry;
 use super::folders::{join, split};
 use super::refused;
-use crate::archive::beneath::{file_error, folder_at};
+use crate::archive::beneath::folder_at;
+use crate::error::lift::{file_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// Checks a folder of the target in which names are to change.
@@ -101,8 +102,7 @@ pub const FOLDER_IN_THE_WAY: &str = "it is a folder where a file is restored";
 /// Opens the folder and looks at it; where it does not exist, the one that it would be made in is checked.
 fn find_folder(target: &OwnedFd, path: &Path, relative: &str) -> Result<Option<(OwnedFd, Entry)>> {
     let shown = shown_folder(path, relative);
-    let mut held =
-        target.try_clone().map_err(|error| crate::archive::beneath::io_error("open", path, error))?;
+    let mut held = target.try_clone().map_err(|error| io_error("open", path, error))?;
     let mut entry = Entry::of(&held, path)?;
     let mut reached = String::new();
     for part in relative.split('/').filter(|part| !part.is_empty()) {

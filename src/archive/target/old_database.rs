@@ -11,8 +11,8 @@ use std::path::Path;
 use rusqlite::ErrorCode;
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 
-use crate::archive::beneath::{file_error, io_error};
 use crate::archive::sqlite::open_staged;
+use crate::error::lift::{file_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// The name of the copy in its folder.

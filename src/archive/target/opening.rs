@@ -8,8 +8,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, mkdirat, openat, 
 use rustix::io::Errno;
 
 use super::{TargetPolicy, refused};
-use crate::archive::beneath::{file_error, io_error, open_folder};
+use crate::archive::beneath::open_folder;
 use crate::archive::ownership::Ownership;
+use crate::error::lift::{file_error, io_error};
 use crate::{Error, ErrorKind, Result};
 
 /// Strips trailing separators, behind which a link could hide, and makes the path absolute.

@@ -17,8 +17,9 @@ use super::journal::{self, Journal};
 use super::opening::remove_made;
 use super::steps::{self, Plan};
 use super::{Target, leftovers, refused, undo};
-use crate::archive::beneath::{file_error, open_folder};
+use crate::archive::beneath::open_folder;
 use crate::archive::profile::SIDECARS;
+use crate::error::lift::file_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How often it is tried to remove the staging of a restore that is given up.

@@ -16,8 +16,8 @@ use super::entry::{Entry, Seen};
 use super::folders::{HeldFolders, join, typed_names};
 use super::obstacles::{self, FOLDER_IN_THE_WAY};
 use super::refused;
-use crate::archive::beneath::file_error;
 use crate::archive::profile::SIDECARS;
+use crate::error::lift::file_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How every SQLite database begins.

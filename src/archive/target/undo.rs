@@ -17,8 +17,8 @@ use super::moves::Grounds;
 use super::old_database::MERGED_NAME;
 use super::steps::{Action, Step};
 use crate::Result;
-use crate::archive::beneath::file_error;
 use crate::archive::profile::SIDECARS;
+use crate::error::lift::file_error;
 
 /// What became of an undo.
 #[derive(Debug, Default)]

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use super::fetcher::Fetcher;
 use super::{BlobVisitor, PieceSink, sealed};
 use crate::engine::pipeline::{Pipeline, Task};
+use crate::error::lift::format_error;
 use crate::format::pack::Entry;
 use crate::format::{FormatError, PackId, StreamDecoder};
 use crate::repo::blobs::BlobFailure;
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a large blob fetched with one request.

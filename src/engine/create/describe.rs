@@ -10,9 +10,9 @@ use super::sink::Added;
 use crate::archive::pinned::Reading;
 use crate::archive::profile::Profile;
 use crate::engine::report::{CreateReport, CreatedAttachments, CreatedDatabase, CreatedFiles, PagesRead};
+use crate::error::lift::format_error;
 use crate::format::{Geometry, Manifest, manifest};
 use crate::repo::Repository;
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// What the manifest of one snapshot is made of.

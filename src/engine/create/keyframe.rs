@@ -8,12 +8,12 @@ use super::sink::BlobSink;
 use crate::archive::page_cache;
 use crate::engine::chain::{self, ChainFailure, ChainLink, LoadedMap, Manifests};
 use crate::engine::metadata::MetadataReader;
+use crate::error::lift::format_error;
 use crate::format::{
     BlobId, Geometry, Manifest, PageHash, PageHashDelta, PageHashes, PageMapKind, PageMapObject, RepoConfig,
 };
 use crate::progress::Progress;
 use crate::repo::Repository;
-use crate::repo::indexes::format_error;
 use crate::{Error, ErrorKind, Result};
 
 /// A chain of this depth ends: at most 29 deltas follow a keyframe.

@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use super::known::KnownBlobs;
 use crate::engine::pipeline::{Pipeline, Worker};
+use crate::error::lift::format_error;
 use crate::format::{BlobFlags, BlobId, crc32c};
-use crate::repo::indexes::format_error;
 use crate::repo::packs::{PackWriter, StoredBlob, WrittenPacks};
 use crate::repo::{Repository, Sealing};
 use crate::{Error, ErrorKind, Result};

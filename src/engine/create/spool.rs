@@ -9,8 +9,8 @@ use super::sink::{EncodedBlob, Payload};
 use crate::archive::content::Content;
 use crate::archive::unnamed::unnamed_file;
 use crate::engine::pipeline::Worker;
+use crate::error::lift::format_error;
 use crate::format::{BlobFlags, BlobId, Crc32c, FormatError, Hasher, StreamCompressor, saves_enough};
-use crate::repo::indexes::format_error;
 use crate::repo::{FrameSealer, Sealing};
 use crate::{Error, ErrorKind, Result};
 

@@ -46,6 +46,7 @@ use super::report::{
 };
 use super::retention::policy::Rules;
 use super::{Context, logged};
+use crate::error::lift::storage_error;
 use crate::format::{BlobId, IndexEntry, IndexId, Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -530,8 +531,7 @@ async fn remove_packs(
     lock.pruning()?.notes(&over).await?;
     if !waiting.is_empty() {
         let now = repository.storage().now().await;
-        let now =
-            now.map_err(|error| crate::repo::storage_error("cannot ask the store for the time", error))?;
+        let now = now.map_err(|error| storage_error("cannot ask the store for the time", error))?;
         let youngest = notes.iter().filter(|note| !note.is_void()).filter_map(|note| note.age).min();
         let waited = if new.is_empty() { youngest.unwrap_or_default() } else { std::time::Duration::ZERO };
         let due_at = Timestamp::try_from(now + GRACE.saturating_sub(waited)).ok();

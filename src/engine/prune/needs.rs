@@ -11,6 +11,7 @@ use crate::engine::Context;
 use crate::engine::chain::{self, ChainFailure, Manifests, RollingMaps};
 use crate::engine::metadata::{BlobResult, MetadataReader};
 use crate::engine::pipeline::Pipeline;
+use crate::error::lift::format_error;
 use crate::format::{BlobId, Manifest};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -172,7 +173,7 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     async fn snapshot(&mut self, manifest: &Manifest) -> Result<()> {
-        let format = |error| crate::repo::indexes::format_error("it names no blob", error);
+        let format = |error| format_error("it names no blob", error);
         match &manifest.metadata {
             Some(metadata) => self.need(&metadata.blob().map_err(format)?),
             None => self.maps(manifest).await?,
@@ -214,7 +215,7 @@ impl Walk<'_> {
         chain::check_geometry(manifest, &now.map, &now.hashes)?;
         let own = [manifest.page_map(), manifest.page_hash_map()];
         for id in own {
-            self.need(&id.map_err(|error| crate::repo::indexes::format_error("it names no map", error))?);
+            self.need(&id.map_err(|error| format_error("it names no map", error))?);
         }
         now.objects.iter().for_each(|id| self.need(id));
         now.map.blobs().for_each(|id| self.need(id));

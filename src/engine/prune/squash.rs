@@ -27,13 +27,14 @@ use crate::engine::metadata::MetadataReader;
 use crate::engine::pipeline::Pipeline;
 use crate::engine::report::SquashedSnapshot;
 use crate::engine::retention::links;
+use crate::error::lift::format_error;
 use crate::format::{
     BlobId, IndexId, Manifest, PageHashDelta, PageHashObject, PageHashes, PageMap, PageMapKind,
     PageMapObject, SnapshotId,
 };
 use crate::repo::Repository;
 use crate::repo::blobs::BlobStore;
-use crate::repo::indexes::{IndexUnion, format_error};
+use crate::repo::indexes::IndexUnion;
 use crate::repo::locks::Lock;
 use crate::repo::packs::PackWriter;
 use crate::repo::removal::Remover;

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::plan::PlannedPages;
-use crate::archive::beneath::io_error;
 use crate::archive::target::Target;
 use crate::engine::bulk;
 use crate::engine::page_writer::{PageWriter, into_file};
 use crate::engine::pipeline::Pipeline;
+use crate::error::lift::io_error;
 use crate::progress::{Stage, Unit};
 use crate::repo::blobs::BlobStore;
 use crate::{Error, ErrorKind, Result};

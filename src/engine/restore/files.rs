@@ -5,10 +5,10 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::archive::beneath::io_error;
 use crate::archive::sparse;
 use crate::archive::target::Target;
 use crate::engine::bulk::{BlobVisitor, PieceSink};
+use crate::error::lift::io_error;
 use crate::format::BlobId;
 use crate::format::pack::Entry;
 use crate::progress::{Progress, Stage};

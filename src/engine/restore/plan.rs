@@ -9,10 +9,10 @@ use crate::engine::Selection;
 use crate::engine::chain::{self, Manifests};
 use crate::engine::inside::pattern::Patterns;
 use crate::engine::metadata::MetadataReader;
+use crate::error::lift::format_error;
 use crate::format::{BlobId, ExtrasEntry, Manifest, PageHash, PageHashes, PageMap, paths};
 use crate::profiles;
 use crate::repo::Repository;
-use crate::repo::indexes::format_error;
 use crate::repo::snapshots::SnapshotFiles;
 use crate::{Error, ErrorKind, Result};
 

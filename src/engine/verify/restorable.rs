@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::problem;
-use crate::archive::beneath::io_error;
 use crate::archive::bounds::{self, Bounds};
 use crate::archive::profile::Profile;
 use crate::archive::scratch::Scratch;
@@ -19,6 +18,7 @@ use crate::engine::page_writer::{PageWriter, into_file};
 use crate::engine::pipeline::Pipeline;
 use crate::engine::report::VerifyProblem;
 use crate::engine::{aside, bulk, content_paths};
+use crate::error::lift::io_error;
 use crate::format::{BlobId, Manifest, Run};
 use crate::profiles;
 use crate::progress::{Stage, Unit};

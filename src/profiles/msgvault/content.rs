@@ -14,12 +14,13 @@ use std::sync::Arc;
 use rustix::fs::{FileType, Stat};
 
 use super::packed::{LivePacks, PackRow, load_row, load_rows};
-use crate::archive::beneath::{file_at, folder_at, io_error, open_folder, stat_at};
+use crate::archive::beneath::{file_at, folder_at, open_folder, stat_at};
 use crate::archive::content::{Content, ContentRef, ContentStore, SeenContent};
 use crate::archive::pinned::PinnedDatabase;
 use crate::archive::profile::ArchivePaths;
 use crate::archive::sighting::Sighting;
 use crate::archive::sqlite::open_existing;
+use crate::error::lift::io_error;
 use crate::format::{BlobId, paths};
 use crate::{Error, ErrorKind, Result};
 

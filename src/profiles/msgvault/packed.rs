@@ -17,11 +17,12 @@ use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rustix::fs::{FileType, Stat};
 
-use crate::archive::beneath::{file_at, io_error, stat_at};
+use crate::archive::beneath::{file_at, stat_at};
 use crate::archive::bounds::{Bounds, bounded_error, restrain};
 use crate::archive::content::SeenContent;
 use crate::archive::sighting::Sighting;
-use crate::archive::sqlite::{database_error, open_at_rest, open_staged};
+use crate::archive::sqlite::{open_at_rest, open_staged};
+use crate::error::lift::{database_error, io_error};
 use crate::format::pack::{self, Entry, Footer, Trailer};
 use crate::format::{BlobFlags, BlobId, Decompressor, FormatError, PackId};
 use crate::{Error, ErrorKind, Result};

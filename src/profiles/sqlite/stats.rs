@@ -24,7 +24,7 @@ use serde::Deserialize;
 use super::functions;
 use crate::archive::bounds::is_too_much;
 use crate::archive::health::is_damage;
-use crate::archive::sqlite::database_error;
+use crate::error::lift::database_error;
 use crate::format::go_json::JsonWriter;
 use crate::{Error, ErrorKind, Result};
 

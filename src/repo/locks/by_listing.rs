@@ -30,9 +30,8 @@ use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, Object
 use tokio::time::Instant;
 
 use super::holder::{is_stale, locked, look_at};
-use super::{
-    LockRequest, POLL, Planted, Planting, Side, UlidSource, WAIT_MAX, lock_error, lower_ulid, storage_error,
-};
+use super::{LockRequest, POLL, Planted, Planting, Side, UlidSource, WAIT_MAX, lock_error, lower_ulid};
+use crate::error::lift::storage_error;
 use crate::process::Identity;
 use crate::{Error, ErrorKind, Result};
 

@@ -7,10 +7,11 @@
 use futures::TryStreamExt;
 use packvault_storage::{Key, Prefix};
 
+use super::LockRequest;
 use super::by_listing::ByListing;
 use super::holder::{Found, look};
-use super::{LockRequest, storage_error};
 use crate::Result;
+use crate::error::lift::storage_error;
 use crate::process::Fate;
 use crate::repo::Repository;
 

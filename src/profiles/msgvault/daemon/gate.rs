@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use super::super::config::{CONFIG_BYTES_MAX, MsgvaultConfig, Secret};
 use super::client::Answer;
 use super::{Daemon, find, in_folder};
-use crate::archive::beneath::io_error;
 use crate::archive::gate::{Gate, Gatekeeper};
 use crate::archive::ownership::LockFiles;
 use crate::cancel::Cancel;
+use crate::error::lift::io_error;
 use crate::progress::Progress;
 use crate::{Error, ErrorKind, Result, plain_file};
 

@@ -20,7 +20,7 @@ pub use self::gate::{MsgvaultGatekeeper, Patience};
 use self::client::{Answer, Client};
 use self::process::Process;
 use self::record::{Candidate, Record};
-use crate::archive::beneath::io_error;
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// The version of the daemon's protocol that is spoken here.

@@ -14,7 +14,8 @@ use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::super::config::Secret;
-use crate::archive::beneath::{file_at, io_error, open_folder};
+use crate::archive::beneath::{file_at, open_folder};
+use crate::error::lift::io_error;
 use crate::{Error, ErrorKind, Result};
 
 /// The service that a record of msgvault names, if it names one.
