@@ -5,20 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use packvault::archive::profile::ExtrasChoice;
-use packvault::engine::create::{CreateOptions, FileMemoryOptions, REST, Reread, create};
+use packvault::engine::create::{CreateOptions, FileMemoryOptions, REST, create};
 use packvault::engine::report::CreateReport;
 use packvault::ledger::Sizes;
 use packvault::location::Purpose;
 use packvault::profiles::sqlite::SqliteKeys;
 use packvault::repo::Repository;
 use packvault::{Error, ErrorKind, Result};
-use serde::Deserialize;
 
 use super::application::{Hooks, PausableApplication, Status, Surely};
 use super::copies;
 use super::report::Exit;
 use super::session::Session;
-use super::settings::{Archive, Settings};
+use super::settings::{Archive, RereadChoice, Settings};
 use super::summary;
 use super::text::ByteSize;
 
@@ -138,29 +137,6 @@ pub struct Arguments {
     /// Files not to store; may be repeated
     #[arg(long, value_name = "GLOB", requires = "database", help_heading = "Any SQLite application")]
     exclude: Vec<String>,
-}
-
-/// How many of the files are read that did not change.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum RereadChoice {
-    /// Every one
-    All,
-    /// One thirtieth, or one for each day since the last
-    #[default]
-    Share,
-    /// None
-    None,
-}
-
-impl From<RereadChoice> for Reread {
-    fn from(choice: RereadChoice) -> Self {
-        match choice {
-            RereadChoice::All => Self::All,
-            RereadChoice::Share => Self::Share,
-            RereadChoice::None => Self::None,
-        }
-    }
 }
 
 /// A snapshot that was made, and whether the application goes on.

@@ -7,10 +7,9 @@ use packvault::engine::schedule::due::{Said, Step, Work};
 use packvault::engine::schedule::status::PlannedStep;
 use packvault::{Error, ErrorKind, Result};
 
-use super::create::RereadChoice;
 use super::report::Exit;
 use super::session::Session;
-use super::settings::Archive;
+use super::settings::{Archive, RereadChoice};
 use super::{copies, create, forget, prune, restore_check, text, verify};
 
 /// How a step ended.

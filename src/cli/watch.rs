@@ -14,12 +14,11 @@ use packvault::{Error, ErrorKind, Result};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::create::RereadChoice;
 use super::record;
 use super::report::Exit;
 use super::run::{span, state};
 use super::session::Session;
-use super::settings::Archive;
+use super::settings::{Archive, RereadChoice};
 use super::steps::{self, Ended};
 use super::text::{self, escape};
 use super::turn::Turn;

@@ -7,19 +7,43 @@ use std::sync::Arc;
 
 use packvault::archive::profile::{ArchivePaths, Profile};
 use packvault::archive::target::LiveHome;
+use packvault::engine::create::Reread;
 use packvault::profiles;
 use packvault::profiles::archive::{KnownArchive as _, Named, Place};
 use packvault::profiles::msgvault::{MsgvaultArchive, MsgvaultKeys};
 use packvault::profiles::sqlite::{SqliteArchive, SqliteKeys};
 use packvault::repo::notes::ArchiveIdentity;
 use packvault::{Error, ErrorKind, Location, Result};
+use serde::Deserialize;
 
 use super::super::application::Hooks;
-use super::super::create::RereadChoice;
 use super::super::keep::Keep;
 use super::super::text::ByteSize;
 use super::file::ArchiveSection;
 use super::{Settings, given, usage};
+
+/// How many of the files are read that did not change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RereadChoice {
+    /// Every one
+    All,
+    /// One thirtieth, or one for each day since the last
+    #[default]
+    Share,
+    /// None
+    None,
+}
+
+impl From<RereadChoice> for Reread {
+    fn from(choice: RereadChoice) -> Self {
+        match choice {
+            RereadChoice::All => Self::All,
+            RereadChoice::Share => Self::Share,
+            RereadChoice::None => Self::None,
+        }
+    }
+}
 
 /// An archive to back up.
 #[derive(Debug, Clone)]

@@ -13,9 +13,9 @@ use packvault::{Error, ErrorKind, Result};
 use serde::Deserialize;
 
 use super::super::application::Hold;
-use super::super::create::RereadChoice;
 use super::super::keep::{Keep, Span};
 use super::super::text::ByteSize;
+use super::archive::RereadChoice;
 use super::repository::{Encryption, RepositorySection};
 use super::schedule::{Notify, Sampling};
 use super::{mistake, sections, usage};

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use packvault::{Error, ErrorKind, Result};
 
-pub use self::archive::Archive;
+pub use self::archive::{Archive, RereadChoice};
 pub use self::environment::Environment;
 use self::file::{ConfigFile, read_config};
 use self::home::expand_home;
