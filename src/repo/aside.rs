@@ -17,8 +17,8 @@ use super::indexes::index_file_key;
 use super::locks::Lock;
 use super::packs::pack_key;
 use super::{Repository, key};
-use crate::error::lift::storage_error;
 use crate::format::PackId;
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of an object that are copied at a time.

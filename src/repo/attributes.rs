@@ -9,10 +9,11 @@ use packvault_storage::{Key, ListedObject};
 
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::ArchiveAttributes;
 use crate::format::attributes::OBJECT_BYTES_MAX;
 use crate::format::sealed::Binding;
+use crate::repo::storage_error;
 use crate::{ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault-attributes";

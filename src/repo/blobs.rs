@@ -16,9 +16,9 @@ use super::opened::{Known, OpenedPack, Reach, complete};
 use super::packs::pack_key;
 use super::reads::Reads;
 use super::{Repository, Sealing};
-use crate::error::lift::storage_error;
 use crate::format::pack::{self, Entry};
 use crate::format::{BlobId, PackId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Packs whose footer is kept at hand (section 11).

@@ -10,9 +10,10 @@ use packvault_storage::{
 
 use super::snapshots::SnapshotFiles;
 use super::{Repository, attributes, notes, snapshots};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::sealed::Binding;
 use crate::format::{ArchiveAttributes, FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// One of the objects of a snapshot.

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Repository, key};
 use crate::Result;
-use crate::error::lift::storage_error;
 use crate::format::PackId;
+use crate::repo::storage_error;
 
 const SUFFIX: &str = ".packvault-condemned";
 const VERSION: u64 = 1;

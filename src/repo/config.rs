@@ -13,9 +13,10 @@ use packvault_storage::{Error as StorageError, ErrorKind as StorageErrorKind, Ke
 
 use super::locks::{self, LockRequest};
 use super::{Repository, key};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::{RepoConfig, RepoId, RepositoryKey, SUPPORTED_READER_LEVEL};
 use crate::progress::Silent;
+use crate::repo::storage_error;
 use crate::{Cancel, Error, ErrorKind, Result};
 
 /// The largest configuration that is read; ours has 164 bytes.

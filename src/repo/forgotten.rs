@@ -16,8 +16,8 @@ use packvault_storage::{ErrorKind as StorageErrorKind, Key};
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key};
 use crate::Result;
-use crate::error::lift::storage_error;
 use crate::format::SnapshotId;
+use crate::repo::storage_error;
 
 const SUFFIX: &str = ".packvault-forgotten";
 

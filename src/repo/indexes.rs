@@ -10,10 +10,11 @@ use tokio::sync::Semaphore;
 use super::cache::Trust;
 pub use super::union::{Claim, IndexFile, IndexUnion, PlacedBlob, claims_of};
 use super::{Repository, key};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::index::{self, IndexEntry};
 use crate::format::sealed::Binding;
 use crate::format::{BlobFlags, IndexId, PackId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".mvidx";

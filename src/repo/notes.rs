@@ -22,9 +22,10 @@ use serde::{Deserialize, Serialize};
 use super::cache::Trust;
 use super::snapshots::SnapshotFiles;
 use super::{Repository, key};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::sealed::Binding;
 use crate::format::{BlobId, FormatError, FormatErrorKind};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".packvault.json";

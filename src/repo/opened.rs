@@ -10,9 +10,10 @@ use bytes::Bytes;
 
 use super::Repository;
 use super::packs::pack_key;
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::pack::{self, Entry, Footer, encrypted};
 use crate::format::{BlobId, FormatError, FormatErrorKind, PackId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read from the end of a pack at most on the word of an index: the footer of the fullest pack.

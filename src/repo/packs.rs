@@ -14,10 +14,10 @@ use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
 use super::{Repository, Sealing, key};
-use crate::error::lift::storage_error;
 use crate::format::index::IndexEntry;
 use crate::format::pack::{self, Entry};
 use crate::format::{BlobFlags, BlobId, PackId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// The extension of msgvault's packs.

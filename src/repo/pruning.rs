@@ -14,8 +14,8 @@ use super::condemned::CondemnedNote;
 use super::indexes::index_key;
 use super::locks::Lock;
 use super::packs::pack_key;
-use crate::error::lift::storage_error;
 use crate::format::{IndexId, PackId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Objects removed between two looks at the lock.

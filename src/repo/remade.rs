@@ -16,8 +16,8 @@ use super::config::{self, CONFIG_BYTES_MAX, config_key};
 use super::locks::{self, LockRequest};
 use super::sealing::nonce;
 use super::{Repository, Sealing};
-use crate::error::lift::storage_error;
 use crate::format::{RepoConfig, RepoId, RepositoryKey};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 impl Repository {

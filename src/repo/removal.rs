@@ -19,8 +19,9 @@ use packvault_storage::{ErrorKind as StorageErrorKind, Key};
 
 use super::locks::{Lock, Watch};
 use super::{Repository, attributes, forgotten, notes, snapshots};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::{Manifest, SnapshotId};
+use crate::repo::storage_error;
 use crate::{Cancel, Result};
 
 /// How long a look at the lock is good for: far less than the margin by which a holder gives its lock up early.

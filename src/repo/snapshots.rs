@@ -9,9 +9,10 @@ use packvault_storage::{ErrorKind as StorageErrorKind, Key, ListedObject, Object
 use super::cache::Trust;
 use super::notes::notes_among;
 use super::{Repository, key};
-use crate::error::lift::{format_error, storage_error};
+use crate::error::lift::format_error;
 use crate::format::sealed::Binding;
 use crate::format::{FormatError, Manifest, SUPPORTED_READER_LEVEL, SnapshotId};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 const SUFFIX: &str = ".mvmanifest";

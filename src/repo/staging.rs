@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Repository;
 use super::locks::STALE_AFTER;
 use crate::Result;
-use crate::error::lift::storage_error;
+use crate::repo::storage_error;
 
 impl Repository {
     /// Removes what earlier runs left behind. The caller holds the exclusive lock, so nothing that lies

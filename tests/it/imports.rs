@@ -13,7 +13,7 @@ const FLOORS: [(&str, &[&str]); 13] = [
     ("clock", &["error"]),
     ("process", &[]),
     ("plain_file", &[]),
-    ("error", &[]),
+    ("error", &["format"]),
     ("progress", &[]),
     ("cancel", &["error"]),
     ("format", &[]),

@@ -46,7 +46,6 @@ use super::report::{
 };
 use super::retention::policy::Rules;
 use super::{Context, logged};
-use crate::error::lift::storage_error;
 use crate::format::{BlobId, IndexEntry, IndexId, Manifest, PackId, pack};
 use crate::progress::{Stage, Unit};
 use crate::repo::Repository;
@@ -54,6 +53,7 @@ use crate::repo::blobs::BlobStore;
 use crate::repo::condemned::GRACE;
 use crate::repo::indexes::IndexUnion;
 use crate::repo::locks::Lock;
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How a repository is pruned.

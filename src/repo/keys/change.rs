@@ -4,9 +4,9 @@ use bytes::Bytes;
 use packvault_storage::{ErrorKind as StorageErrorKind, Storage};
 
 use super::{KeyFile, file_key, list, read};
-use crate::error::lift::storage_error;
 use crate::format::{KeyHeader, KeyName};
 use crate::repo::locks::LockRequest;
+use crate::repo::storage_error;
 use crate::repo::{Repository, config};
 use crate::{Error, ErrorKind, Result};
 

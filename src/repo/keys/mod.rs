@@ -25,9 +25,9 @@ pub use self::open::{Choice, Opened, open};
 pub use self::secrets::{KeyIdentity, Passphrase, Secrets};
 pub use self::wrap::{NewWay, Recipient, WORK_FACTOR, WORK_FACTOR_MAX, generate, new_key, wrap};
 use super::key;
-use crate::error::lift::storage_error;
 use crate::format::key_file::KEY_FILE_BYTES_MAX;
 use crate::format::{FormatError, KeyHeader, KeyName};
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// Key files of one repository that are looked at.

@@ -31,8 +31,8 @@ use tokio::time::Instant;
 
 use super::holder::{is_stale, locked, look_at};
 use super::{LockRequest, POLL, Planted, Planting, Side, UlidSource, WAIT_MAX, lock_error, lower_ulid};
-use crate::error::lift::storage_error;
 use crate::process::Identity;
+use crate::repo::storage_error;
 use crate::{Error, ErrorKind, Result};
 
 /// How long the contender with the lowest name waits for the others to withdraw. One that stays holds the

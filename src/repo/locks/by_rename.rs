@@ -13,9 +13,9 @@ use packvault_storage::{ErrorKind as StorageErrorKind, Key, Prefix};
 
 use super::holder::{holder, is_stale, locked_by};
 use super::{Lock, LockRequest, POLL, Planted, Planting, Side, WAIT_MAX, key, lock_error, lower_ulid};
-use crate::error::lift::storage_error;
 use crate::format::LockRecord;
 use crate::repo::Repository;
+use crate::repo::storage_error;
 use crate::{Error, Result};
 
 fn exclusive_key() -> Key {

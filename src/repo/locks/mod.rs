@@ -32,9 +32,9 @@ pub use self::reading::{Pulse, ReadingLock};
 pub use self::unlock::Unlocked;
 use super::{Repository, UlidSource, key};
 use crate::error::Obstacle;
-use crate::error::lift::storage_error;
 use crate::process::Identity;
 use crate::progress::Progress;
+use crate::repo::storage_error;
 use crate::{Cancel, Error, ErrorKind, Result};
 
 /// A lock not touched for this long is stale.

@@ -11,9 +11,9 @@ use super::LockRequest;
 use super::by_listing::ByListing;
 use super::holder::{Found, look};
 use crate::Result;
-use crate::error::lift::storage_error;
 use crate::process::Fate;
 use crate::repo::Repository;
+use crate::repo::storage_error;
 
 /// What became of the locks of a repository.
 #[derive(Debug, Clone, Default)]
